@@ -1,0 +1,186 @@
+"""A region's bytes in this process: one mmap and the views on it.
+
+Owns `Attachment`. It works on any descriptor that can be mapped: it knows
+nothing of mounts, layouts or paths. Which window and which rights make sense is
+the caller's business (client.py).
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+    import numpy.typing as npt
+
+_STILL_USED = (
+    "the attachment is still used by an array or a slice of its buf; "
+    "delete or release those first (del array, view.release())"
+)
+
+
+class Attachment:
+    """A window of a region, mapped into this process; made by `Region.attach`.
+
+    `buf` is its memory itself: what is written there is seen at once by every process that
+    has attached the same bytes. An access to an offset at which nothing is mapped in the region
+    ends the process with SIGBUS.
+
+    Closing the region leaves its attachments as they are. An attachment that is not closed
+    goes when it and the last view of it are gone. A forked child has it too, on the same memory;
+    each process closes its own.
+    """
+
+    __slots__ = ("__weakref__", "_address", "_buf", "_map", "_offset", "_size")
+
+    def __init__(self, fd: int, offset: int, size: int, *, writable: bool) -> None:
+        """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on."""
+        self._offset = offset
+        self._size = size
+        self._map = _map_shared(fd, offset, size, writable=writable)
+        self._buf = memoryview(self._map)
+        self._address: int | None = None
+
+    @property
+    def offset(self) -> int:
+        """Where in the region the window begins, in bytes."""
+        return self._offset
+
+    @property
+    def size(self) -> int:
+        """The length of the window in bytes."""
+        return self._size
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has taken the window away."""
+        return self._map.closed
+
+    @property
+    def buf(self) -> memoryview:
+        """The bytes of the window: a flat view without a copy, writable if the attachment is."""
+        self._require_open()
+        return self._buf
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the window was attached for reading only."""
+        return self.buf.readonly
+
+    @property
+    def address(self) -> int:
+        """Where the window begins in this process's memory, as for a C library."""
+        self._require_open()
+        if self._address is None:
+            self._address = _address_of(self._map)
+        return self._address
+
+    def as_array(
+        self, dtype: npt.DTypeLike, shape: int | tuple[int, ...], *, offset: int = 0
+    ) -> np.ndarray[Any, Any]:
+        """A NumPy array on the window's memory, without a copy; read-only if the attachment is.
+
+        `offset` is the place of its first element, in bytes from the start of the window. The
+        attachment cannot be closed while the array, or a view of it, exists. Raises ImportError
+        without NumPy, ValueError if the array does not fit or has Python objects for elements.
+        """
+        try:
+            import numpy as np  # noqa: PLC0415 - optional, and slow to import
+        except ImportError as error:
+            raise ImportError("as_array() needs NumPy: pip install 'msharefs[numpy]'") from error
+        element = np.dtype(dtype)
+        if element.hasobject:
+            raise ValueError("an array of Python objects holds pointers of one process only")
+        if offset < 0:
+            # NumPy does not look, and would read what lies before the window.
+            raise ValueError(f"offset {offset} is negative")
+        try:
+            return np.ndarray(shape, element, buffer=self.buf, offset=offset)
+        except TypeError as error:
+            raise ValueError(
+                f"no array of {element} with shape {shape} at offset {offset} "
+                f"in a window of {self._size} bytes: {error}"
+            ) from error
+
+    def close(self) -> None:
+        """Take the window out of this process; closing twice does nothing.
+
+        `buf` is released with it: using it later raises ValueError. While an array or a slice of
+        it exists, BufferError is raised and the attachment stays as it is: those views remain
+        valid (a `buf` that was kept may be released; `attachment.buf` gives a fresh one).
+        """
+        if self._map.closed:
+            return
+        # First the view of our own: it fails if an array stands directly on it.
+        try:
+            self._buf.release()
+        except BufferError:
+            raise BufferError(_STILL_USED) from None
+        # Slices of that view hold the map itself, and only closing the map finds them.
+        try:
+            self._map.close()
+        except BufferError:
+            self._buf = memoryview(self._map)
+            raise BufferError(_STILL_USED) from None
+
+    def __enter__(self) -> Self:
+        self._require_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except BufferError:
+            # The frames of an exception on its way keep their views alive. It is the news, not
+            # they: the window goes as soon as the last of them does.
+            if error is None:
+                raise
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<{type(self).__name__} closed>"
+        rights = "read-only" if self.readonly else "writable"
+        return f"<{type(self).__name__} of {self._size} bytes at {self._offset}, {rights}>"
+
+    def _require_open(self) -> None:
+        if self._map.closed:
+            raise ValueError("operation on a closed attachment")
+
+
+def _map_shared(fd: int, offset: int, size: int, *, writable: bool) -> mmap.mmap:
+    prot = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=offset, trackfd=False)
+    # Before 3.13 the module keeps a duplicate of the descriptor until the map is closed: the
+    # region counts as open for so long, which is true enough of an attached one.
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=offset)
+
+
+def _address_of(map_: mmap.mmap) -> int:
+    """Where `map_` lies, asked through the buffer protocol, which serves read-only maps too."""
+    import ctypes  # noqa: PLC0415 - few need an address, and it takes milliseconds to import
+
+    class PyBuffer(ctypes.Structure):
+        """The start of CPython's Py_buffer, and room for the rest of it."""
+
+        _fields_ = (
+            ("buf", ctypes.c_void_p),
+            ("obj", ctypes.c_void_p),
+            ("rest", ctypes.c_byte * 128),
+        )
+
+    view = PyBuffer()
+    get = ctypes.pythonapi.PyObject_GetBuffer
+    get.argtypes = [ctypes.py_object, ctypes.POINTER(PyBuffer), ctypes.c_int]
+    get(map_, ctypes.byref(view), 0)
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+    return int(view.buf or 0)

@@ -1,0 +1,109 @@
+"""The exceptions of the Python client: one family under OSError.
+
+Owns the map from errno to exception class. Every class is an MshareError and
+keeps the built-in class that Python programs catch for the same errno, so both
+`except MshareError` and `except FileExistsError` work. Knows no file, no mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+class MshareError(OSError):
+    """An operation on a region or a mount failed; `errno` says why, `filename` where."""
+
+
+class InvalidArgument(MshareError, ValueError):
+    """EINVAL: an offset, size or combination that the region or the mount does not allow."""
+
+
+class SizeNotSet(InvalidArgument):
+    """EINVAL: the region has no size yet, so nothing can be mapped or attached."""
+
+
+class SizeAlreadySet(InvalidArgument):
+    """EINVAL: a region's size is set once, and this region already has another one."""
+
+
+class RegionExists(MshareError, FileExistsError):
+    """EEXIST: the name is taken."""
+
+
+class MappingExists(MshareError, FileExistsError):
+    """EEXIST: map(replace=False) met bytes that are mapped already. Nothing has changed."""
+
+
+class RegionNotFound(MshareError, FileNotFoundError):
+    """ENOENT: no such name, or the name is another region's by now."""
+
+
+class AccessDenied(MshareError, PermissionError):
+    """EACCES, EPERM: the mode, the way of opening or a mapping's protection forbids it."""
+
+
+class NotARegion(MshareError):
+    """ENOTTY, EISDIR: the file is something else than a region."""
+
+
+class NotMounted(MshareError):
+    """ENODEV: the directory is not on a mounted msharefs."""
+
+
+class OutOfMemory(MshareError):
+    """ENOMEM: no memory, over the mount's size=, or too many mappings. Nothing has changed."""
+
+
+class OutOfInodes(MshareError):
+    """ENOSPC: the mount holds as many regions and directories as its nr_inodes= allows."""
+
+
+class RegionTooLarge(MshareError):
+    """EFBIG: a size beyond the mount's max_region=."""
+
+
+class MountGone(MshareError):
+    """ENOTCONN: the file system that served the region has ended."""
+
+
+_CLASS_OF: dict[int, type[MshareError]] = {
+    errno.EINVAL: InvalidArgument,
+    errno.EEXIST: RegionExists,
+    errno.ENOENT: RegionNotFound,
+    errno.EACCES: AccessDenied,
+    errno.EPERM: AccessDenied,
+    errno.ENOTTY: NotARegion,
+    errno.EISDIR: NotARegion,
+    errno.ENODEV: NotMounted,
+    errno.ENOMEM: OutOfMemory,
+    errno.ENOSPC: OutOfInodes,
+    errno.EFBIG: RegionTooLarge,
+    errno.ENOTCONN: MountGone,
+    errno.ECONNABORTED: MountGone,
+}
+
+
+def from_os_error(error: OSError, what: str, path: StrOrBytesPath) -> MshareError:
+    """The MshareError that says `what` could not be done, for the errno of `error`."""
+    number = error.errno or errno.EIO
+    kind = _CLASS_OF.get(number, MshareError)
+    return kind(number, f"{what}: {os.strerror(number)}", path)
+
+
+@contextmanager
+def translated(what: str, path: StrOrBytesPath) -> Iterator[None]:
+    """Raise an OSError of the body as its MshareError; an MshareError passes as it is."""
+    try:
+        yield
+    except MshareError:
+        raise
+    except OSError as error:
+        raise from_os_error(error, what, path) from error

@@ -1,0 +1,103 @@
+"""The rules of CREATE_MAPPING and UNMAP arguments, in the order of semantics.md ("ioctl").
+
+Owns the step from a client's numbers to a `Mapping` or a `Range` of a sized region.
+Looks at the arguments and the region only; memory and budget come later.
+"""
+
+from __future__ import annotations
+
+from msharefs.abi import (
+    HUGE_PAGE_SIZE,
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_HUGE_2MB,
+    MAP_HUGE_MASK,
+    MAP_HUGETLB,
+    MAP_NORESERVE,
+    MAP_POPULATE,
+    MAP_SHARED,
+    PAGE_SIZE,
+    PROT_ALL,
+    CreateMapping,
+    Unmap,
+)
+from msharefs.core.errors import AlreadyExists, BadDescriptor, InvalidArgument, NotSupported
+from msharefs.core.layout import Mapping, Range
+from msharefs.core.region import Event, Region
+
+KNOWN_FLAGS = (
+    MAP_SHARED
+    | MAP_FIXED
+    | MAP_ANONYMOUS
+    | MAP_FIXED_NOREPLACE
+    | MAP_NORESERVE
+    | MAP_POPULATE
+    | MAP_HUGETLB
+)
+LARGEST_FD = (1 << 31) - 1
+
+
+def wanted_mapping(region: Region, request: CreateMapping) -> Mapping:
+    """What CREATE_MAPPING asks for. Raises SizeNotSet, InvalidArgument, BadDescriptor,
+    NotSupported (file-backed) or AlreadyExists (MAP_FIXED_NOREPLACE over a mapping)."""
+    region.next_state(Event.MAP)
+    _check_within(region, request.region_offset, request.size)
+    _check_flags(request.flags)
+    if request.prot & ~PROT_ALL:
+        raise InvalidArgument(f"prot {request.prot:#x} has unknown bits")
+    unit = HUGE_PAGE_SIZE if request.flags & MAP_HUGETLB else PAGE_SIZE
+    start, end = _in_units(region, request.region_offset, request.size, unit)
+    if not request.flags & MAP_ANONYMOUS:
+        _check_file(request)
+    if request.flags & MAP_FIXED_NOREPLACE and region.layout.overlapping(start, end):
+        raise AlreadyExists(f"something is mapped in {start:#x}-{end:#x}")
+    return Mapping(
+        start,
+        end,
+        request.prot,
+        reserve=not request.flags & MAP_NORESERVE,
+        huge=bool(request.flags & MAP_HUGETLB),
+    )
+
+
+def unmapped_range(region: Region, request: Unmap) -> Range:
+    """What UNMAP asks for. Raises SizeNotSet or InvalidArgument."""
+    region.next_state(Event.MAP)
+    _check_within(region, request.region_offset, request.size)
+    return Range(*_in_units(region, request.region_offset, request.size, PAGE_SIZE))
+
+
+def _check_within(region: Region, offset: int, size: int) -> None:
+    # Both are u64 in the payload and exact here, so a sum that wraps in C is just too large.
+    if offset >= region.size or offset + size > region.size:
+        raise InvalidArgument(f"{offset:#x}+{size:#x} is beyond the region's {region.size:#x}")
+    if size == 0:
+        raise InvalidArgument("size is 0")
+    if offset % PAGE_SIZE:
+        raise InvalidArgument(f"region_offset {offset:#x} is not page aligned")
+
+
+def _check_flags(flags: int) -> None:
+    if flags & (MAP_SHARED | MAP_FIXED) != MAP_SHARED | MAP_FIXED:
+        raise InvalidArgument(f"flags {flags:#x} need MAP_SHARED and MAP_FIXED")
+    page_size_bits = flags & MAP_HUGE_MASK
+    if page_size_bits and (not flags & MAP_HUGETLB or page_size_bits != MAP_HUGE_2MB):
+        raise InvalidArgument(f"flags {flags:#x} ask for huge pages of another size")
+    if flags & ~(KNOWN_FLAGS | MAP_HUGE_MASK):
+        raise InvalidArgument(f"flags {flags:#x} have unknown bits")
+
+
+def _in_units(region: Region, offset: int, size: int, unit: int) -> tuple[int, int]:
+    if offset % unit:
+        raise InvalidArgument(f"region_offset {offset:#x} is not a multiple of {unit}")
+    end = offset + -(-size // unit) * unit
+    if end > region.size:
+        raise InvalidArgument(f"the end rounded up, {end:#x}, is beyond the region")
+    return offset, end
+
+
+def _check_file(request: CreateMapping) -> None:
+    if request.fd > LARGEST_FD:
+        raise BadDescriptor("no MAP_ANONYMOUS and no file descriptor")
+    raise NotSupported("file-backed mappings are not offered yet")

@@ -1,0 +1,143 @@
+"""Domain errors: one family, each with its errno and a sentence for the log.
+
+Owns the map from "what rule refused it" to errno (semantics.md). Adapters send
+`errno` to the kernel and log the text; they never choose an errno themselves.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class RefusedError(Exception):
+    """A request that a rule refuses. Nothing has changed when it is raised."""
+
+    errno: int = errno.EINVAL
+
+    @property
+    def code(self) -> str:
+        """The symbolic name of the errno, such as "EINVAL"."""
+        return errno.errorcode.get(self.errno, os.strerror(self.errno))
+
+
+class InvalidArgument(RefusedError):
+    """A value, alignment or combination that the interface does not allow."""
+
+
+class SizeAlreadySet(RefusedError):
+    """A region's size is set once and never again."""
+
+
+class SizeNotSet(RefusedError):
+    """Nothing can be mapped before the size is set."""
+
+
+class NotPermitted(RefusedError):
+    """The object belongs to the file system itself, or the kind of object is not offered."""
+
+    errno = errno.EPERM
+
+
+class AccessDenied(RefusedError):
+    """The descriptor was not opened for what it is used for."""
+
+    errno = errno.EACCES
+
+
+class NotFound(RefusedError):
+    """No such name or inode."""
+
+    errno = errno.ENOENT
+
+
+class AlreadyExists(RefusedError):
+    """The name is taken, or MAP_FIXED_NOREPLACE met a mapping."""
+
+    errno = errno.EEXIST
+
+
+class NotADirectory(RefusedError):
+    """A directory was needed."""
+
+    errno = errno.ENOTDIR
+
+
+class IsADirectory(RefusedError):
+    """A directory cannot be used here."""
+
+    errno = errno.EISDIR
+
+
+class DirectoryNotEmpty(RefusedError):
+    """A directory with names in it cannot go."""
+
+    errno = errno.ENOTEMPTY
+
+
+class NameTooLong(RefusedError):
+    """A name has more than 255 bytes."""
+
+    errno = errno.ENAMETOOLONG
+
+
+class TooManyLinks(RefusedError):
+    """The link count of an inode is at its limit."""
+
+    errno = errno.EMLINK
+
+
+class OutOfInodes(RefusedError):
+    """The mount's nr_inodes is used up."""
+
+    errno = errno.ENOSPC
+
+
+class OutOfMemory(RefusedError):
+    """No memory, over the mount's size, or too many mappings."""
+
+    errno = errno.ENOMEM
+
+
+class FileTooLarge(RefusedError):
+    """A size beyond the mount's max_region."""
+
+    errno = errno.EFBIG
+
+
+class NotAnIoctl(RefusedError):
+    """An ioctl number that is not ours, or an object that has none."""
+
+    errno = errno.ENOTTY
+
+
+class BadDescriptor(RefusedError):
+    """mshare_create.fd is not open in the caller."""
+
+    errno = errno.EBADF
+
+
+class NotSupported(RefusedError):
+    """The operation exists elsewhere, but not here."""
+
+    errno = errno.EOPNOTSUPP
+
+
+class NoAttribute(RefusedError):
+    """No such extended attribute."""
+
+    errno = errno.ENODATA
+
+
+class StorageFailed(RefusedError):
+    """The system refused memory or a descriptor for a reason of its own."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"the system said: {cause}")
+        self.errno = cause.errno or errno.EIO
+
+
+class Unanswered(RefusedError):
+    """The operation has nothing to do here; the kernel need not ask again."""
+
+    errno = errno.ENOSYS

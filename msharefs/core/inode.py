@@ -1,0 +1,159 @@
+"""Inodes: what they have in common, and the two kinds that are not regions.
+
+Owns attributes, link, lookup and handle counts, and the order of names in a directory.
+Rules about names are in namespace.py, rules about regions in region.py.
+"""
+
+from __future__ import annotations
+
+import stat
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from msharefs.abi import PAGE_SIZE
+
+ROOT_INO = 1
+INFO_INO = 2
+FIRST_FREE_INO = 3
+
+DOT_COOKIES = 2
+"""Directory offsets 1 and 2 are "." and ".."; names count from 3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the thread id and the credentials that the kernel reports."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Inode:
+    """One object of the file system. Numbers are never used again."""
+
+    __slots__ = (
+        "atime_ns",
+        "ctime_ns",
+        "gid",
+        "ino",
+        "lookups",
+        "mode",
+        "mtime_ns",
+        "nlink",
+        "opens",
+        "uid",
+    )
+
+    def __init__(self, ino: int, mode: int, uid: int, gid: int, now_ns: int) -> None:
+        self.ino = ino
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.nlink = 0
+        self.lookups = 0
+        self.opens = 0
+        self.atime_ns = self.mtime_ns = self.ctime_ns = now_ns
+
+    @property
+    def size(self) -> int:
+        """st_size in bytes."""
+        return 0
+
+    @property
+    def blocks(self) -> int:
+        """st_blocks: memory in units of 512 bytes."""
+        return 0
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether attributes change only through requests, so that the kernel may keep them."""
+        return True
+
+    @property
+    def referenced(self) -> bool:
+        """Whether a name, the kernel's inode cache or a handle still needs it."""
+        return self.nlink > 0 or self.lookups > 0 or self.opens > 0
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether names can be in it."""
+        return stat.S_ISDIR(self.mode)
+
+
+class InfoFile(Inode):
+    """mshare_info: the mount's alignment as text, read only, there from the start."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: bytes, uid: int, gid: int, now_ns: int) -> None:
+        super().__init__(INFO_INO, stat.S_IFREG | 0o444, uid, gid, now_ns)
+        self.text = text
+
+    @property
+    def size(self) -> int:
+        """The length of the text."""
+        return len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name in a directory. `cookie` is its place in a listing and never used again."""
+
+    name: bytes
+    ino: int
+    cookie: int
+
+
+class Directory(Inode):
+    """Names in the order of their making, so that a listing can go on from any cookie
+    while names come and go."""
+
+    __slots__ = ("_by_cookie", "_by_name", "_cookies", "_next_cookie", "parent")
+
+    def __init__(self, ino: int, parent: int, mode: int, uid: int, gid: int, now_ns: int) -> None:
+        super().__init__(ino, mode, uid, gid, now_ns)
+        self.parent = parent
+        self.nlink = 2
+        self._by_name: dict[bytes, Entry] = {}
+        self._by_cookie: dict[int, Entry] = {}
+        self._cookies: list[int] = []
+        self._next_cookie = DOT_COOKIES + 1
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def size(self) -> int:
+        """One page, as other file systems show for a directory."""
+        return PAGE_SIZE
+
+    def find(self, name: bytes) -> int | None:
+        """The inode number behind `name`, or None."""
+        entry = self._by_name.get(name)
+        return None if entry is None else entry.ino
+
+    def put(self, name: bytes, ino: int) -> None:
+        """Add `name`, which is not there, at the end."""
+        entry = Entry(name, ino, self._next_cookie)
+        self._next_cookie += 1
+        self._by_name[name] = entry
+        self._by_cookie[entry.cookie] = entry
+        self._cookies.append(entry.cookie)
+
+    def drop(self, name: bytes) -> None:
+        """Take `name`, which is there, out."""
+        entry = self._by_name.pop(name)
+        del self._by_cookie[entry.cookie]
+        if len(self._cookies) > 2 * len(self._by_cookie) + 64:
+            # Dropped cookies stay in the list until they are the majority.
+            self._cookies = list(self._by_cookie)
+
+    def listing(self, after: int) -> Iterator[Entry]:
+        """Entries whose cookie is greater than `after`, in order."""
+        cookies = self._cookies
+        for index in range(bisect_right(cookies, after), len(cookies)):
+            entry = self._by_cookie.get(cookies[index])
+            if entry is not None:
+                yield entry

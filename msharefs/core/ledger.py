@@ -1,0 +1,124 @@
+"""The ledger of memory: what is promised, what may still be, and the limit that follows.
+
+Owns the sums over all regions and the one number that keeps holes empty: the limit of
+the memory is exactly what is promised, so that a touch of a hole finds no free page.
+It decides nothing about a single region's layout.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterable
+
+from msharefs.core.errors import OutOfMemory, RefusedError, StorageFailed
+from msharefs.core.layout import Layout
+from msharefs.core.ports import Memory
+from msharefs.core.region import Region
+
+log = logging.getLogger(__name__)
+
+
+class Totals:
+    """The sizes of a layout at one moment, to tell later by how much it changed."""
+
+    __slots__ = ("count", "mapped", "reserved")
+
+    def __init__(self, layout: Layout) -> None:
+        self.count = len(layout)
+        self.mapped = layout.mapped
+        self.reserved = layout.reserved
+
+
+class Ledger:
+    """Reserved bytes are there for good; pending ones are being reserved by an operation;
+    optional ones belong to MAP_NORESERVE mappings and come at first touch, if they come."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._limit: int | None = None
+        self.capacity = memory.capacity
+        self.mappings = 0
+        self.reserved = 0
+        self.pending = 0
+        self.optional = 0
+
+    @property
+    def limit(self) -> int:
+        """How many bytes may be in use."""
+        return min(self.capacity, self.reserved + self.pending + self.optional)
+
+    def promise(self, need: int, regions: Iterable[Region]) -> None:
+        """Set `need` bytes aside and raise the limit. Raises OutOfMemory."""
+        if not need:
+            return
+        taken = max(self.reserved, self._memory.used()) + self.pending
+        if taken + need > self.capacity:
+            left = max(0, self.capacity - taken)
+            raise OutOfMemory(f"{need} bytes wanted, {left} of {self.capacity} left")
+        self.pending += need
+        try:
+            self.settle(regions)
+        except OSError as cause:
+            self.pending -= need
+            raise storage_error(cause) from cause
+
+    def withdraw(self, need: int) -> None:
+        """A promise was kept (and is accounted now) or failed."""
+        self.pending -= need
+
+    def account(self, before: Totals, layout: Layout) -> None:
+        """Add what changed in a layout."""
+        reserved = layout.reserved - before.reserved
+        self.mappings += len(layout) - before.count
+        self.reserved += reserved
+        self.optional += layout.mapped - before.mapped - reserved
+
+    def settle(self, regions: Iterable[Region]) -> bool:
+        """Let the memory's limit be what the sums say, sweeping `regions` where more is in
+        use. Returns whether it is so now; if not, a later call tries again."""
+        if self.limit == self._limit or self._try_limit(self.limit):
+            return True
+        sweep(regions)
+        if self._try_limit(self.limit):
+            return True
+        # Pages that cannot be had back now, such as those of a huge page that is pinned.
+        self._memory.set_limit(min(self.capacity, self._memory.used() + self.pending))
+        log.info("more memory is in use than the mappings hold; will look again")
+        return False
+
+    def _try_limit(self, limit: int) -> bool:
+        self._limit = None
+        try:
+            self._memory.set_limit(limit)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        self._limit = limit
+        return True
+
+
+def sweep(regions: Iterable[Region]) -> int:
+    """Take back pages in holes, touched while budget was free. Returns their bytes."""
+    swept = 0
+    for region in regions:
+        segment, layout = region.segment, region.layout
+        if segment is None:
+            continue
+        before = segment.allocated()
+        if before <= layout.reserved:
+            continue
+        for gap in layout.gaps(0, region.size):
+            segment.punch(gap.start, gap.size)
+        swept += before - segment.allocated()
+    if swept:
+        log.info("swept %d bytes that were touched outside of mappings", swept)
+    return swept
+
+
+def storage_error(cause: OSError) -> RefusedError:
+    """tmpfs says ENOSPC where users of mmap expect ENOMEM."""
+    if cause.errno in (errno.ENOSPC, errno.ENOMEM):
+        return OutOfMemory(f"no memory: {cause}")
+    return StorageFailed(cause)

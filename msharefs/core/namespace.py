@@ -1,0 +1,265 @@
+"""Directories, names and hard links: which inode a name means, and which change is allowed.
+
+Owns the inode table and the rules of semantics.md under "Names". It knows nothing of
+memory or of open files beyond their counts. Each method checks everything first and
+then changes, so that a refusal leaves all as it was. Permissions are checked by the
+kernel (default_permissions), and so are paths, loops of links and sticky directories.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msharefs.core.errors import (
+    AlreadyExists,
+    DirectoryNotEmpty,
+    InvalidArgument,
+    IsADirectory,
+    NameTooLong,
+    NotADirectory,
+    NotFound,
+    NotPermitted,
+    OutOfInodes,
+    TooManyLinks,
+)
+from msharefs.core.inode import (
+    FIRST_FREE_INO,
+    INFO_INO,
+    ROOT_INO,
+    Caller,
+    Directory,
+    InfoFile,
+    Inode,
+)
+from msharefs.core.region import Region
+
+NAME_MAX = 255
+LINK_MAX = 65000
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RootAttributes:
+    """Mode bits and owner of the root directory, from the mount options."""
+
+    mode: int = 0o1777
+    uid: int = 0
+    gid: int = 0
+
+
+class Namespace:
+    """The tree of names over the table of inodes."""
+
+    def __init__(
+        self,
+        root: RootAttributes,
+        *,
+        info_name: bytes,
+        info_text: bytes,
+        nr_inodes: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._clock = clock
+        self.nr_inodes = nr_inodes
+        now = clock()
+        top = Directory(ROOT_INO, ROOT_INO, stat.S_IFDIR | root.mode, root.uid, root.gid, now)
+        info = InfoFile(info_text, root.uid, root.gid, now)
+        # The kernel holds the root for as long as the mount lives, without a look-up.
+        top.lookups = 1
+        top.put(info_name, INFO_INO)
+        info.nlink = 1
+        self._inodes: dict[int, Inode] = {ROOT_INO: top, INFO_INO: info}
+        self._next_ino = FIRST_FREE_INO
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def get(self, ino: int) -> Inode:
+        """The inode with this number. Raises NotFound."""
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise NotFound(f"no inode {ino}")
+        return inode
+
+    def directory(self, ino: int) -> Directory:
+        """The directory with this number. Raises NotFound or NotADirectory."""
+        inode = self.get(ino)
+        if not isinstance(inode, Directory):
+            raise NotADirectory(f"inode {ino} is not a directory")
+        return inode
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """The inode behind a name, or None. Raises NameTooLong."""
+        directory = self.directory(parent)
+        _check_name(name)
+        if name == b".":
+            return directory
+        if name == b"..":
+            return self.get(directory.parent)
+        ino = directory.find(name)
+        return None if ino is None else self.get(ino)
+
+    def existing(self, parent: int, name: bytes) -> Inode:
+        """The inode behind a name. Raises NotFound."""
+        inode = self.find(parent, name)
+        if inode is None:
+            raise NotFound(f"no name {name!r} in directory {parent}")
+        return inode
+
+    def new_region(self, parent: int, name: bytes, mode: int, caller: Caller) -> Region:
+        """A region for `name`, which is free, not yet in the tree: see `add`."""
+        directory = self._check_new(parent, name)
+        gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
+        bits = mode & 0o7777
+        return Region(self._next_ino, bits, caller.uid, gid, self._clock(), caller)
+
+    def new_directory(self, parent: int, name: bytes, mode: int, caller: Caller) -> Directory:
+        """A directory for `name`, which is free, not yet in the tree: see `add`."""
+        directory = self._check_new(parent, name)
+        gid, bits = caller.gid, stat.S_IFDIR | mode & 0o7777
+        if directory.mode & stat.S_ISGID:
+            gid, bits = directory.gid, bits | stat.S_ISGID
+        return Directory(self._next_ino, parent, bits, caller.uid, gid, self._clock())
+
+    def add(self, parent: int, name: bytes, inode: Inode) -> None:
+        """Put what new_region or new_directory made into the tree."""
+        self._next_ino = inode.ino + 1
+        self._inodes[inode.ino] = inode
+        self._attach(self.directory(parent), name, inode)
+
+    def link(self, ino: int, parent: int, name: bytes) -> Inode:
+        """A further name for an inode that is not a directory."""
+        inode = self.get(ino)
+        if inode.is_directory or ino == INFO_INO:
+            raise NotPermitted(f"inode {ino} takes no further names")
+        directory = self._check_free(parent, name)
+        if inode.nlink == 0:
+            raise NotFound(f"inode {ino} has no name left to link")
+        if inode.nlink >= LINK_MAX:
+            raise TooManyLinks(f"inode {ino} has {inode.nlink} names")
+        self._attach(directory, name, inode)
+        return inode
+
+    def unlink(self, parent: int, name: bytes) -> Inode:
+        """Take a name that is not a directory's away. Returns what it meant."""
+        inode = self.existing(parent, name)
+        if inode.is_directory:
+            raise IsADirectory(f"{name!r} is a directory")
+        _check_not_info(inode)
+        self._detach(self.directory(parent), name, inode)
+        return inode
+
+    def rmdir(self, parent: int, name: bytes) -> Inode:
+        """Take an empty directory away. Returns it."""
+        inode = self.existing(parent, name)
+        if not isinstance(inode, Directory):
+            raise NotADirectory(f"{name!r} is not a directory")
+        if len(inode):
+            raise DirectoryNotEmpty(f"{name!r} has {len(inode)} names")
+        self._detach(self.directory(parent), name, inode)
+        inode.nlink = 0
+        return inode
+
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
+    ) -> Inode | None:
+        """Move a name, or with RENAME_EXCHANGE swap two. Returns what lost its name, if any."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == 3:
+            raise InvalidArgument(f"rename flags {flags:#x}")
+        inode = self.existing(parent, name)
+        target = self.find(new_parent, new_name)
+        _check_not_info(inode)
+        if target is not None:
+            _check_not_info(target)
+        if flags & RENAME_EXCHANGE:
+            if target is None:
+                raise NotFound(f"no name {new_name!r} in directory {new_parent}")
+            self._check_not_below(inode, new_parent)
+            self._check_not_below(target, parent)
+        elif target is inode:
+            return None
+        else:
+            self._check_not_below(inode, new_parent)
+            if target is not None:
+                _check_replaceable(inode, target, flags)
+        source, goal = self.directory(parent), self.directory(new_parent)
+        self._detach(source, name, inode)
+        if target is not None:
+            self._detach(goal, new_name, target)
+        self._attach(goal, new_name, inode)
+        if flags & RENAME_EXCHANGE and target is not None:
+            self._attach(source, name, target)
+            return None
+        if isinstance(target, Directory):
+            target.nlink = 0
+        return target
+
+    def drop_unreferenced(self, inode: Inode) -> bool:
+        """Forget the inode where nothing needs it any more. Returns whether it went."""
+        if inode.referenced:
+            return False
+        return self._inodes.pop(inode.ino, None) is not None
+
+    def _check_free(self, parent: int, name: bytes) -> Directory:
+        if self.find(parent, name) is not None:
+            raise AlreadyExists(f"{name!r} is there already")
+        directory = self.directory(parent)
+        if directory.nlink == 0:
+            raise NotFound(f"directory {parent} was removed")
+        return directory
+
+    def _check_new(self, parent: int, name: bytes) -> Directory:
+        directory = self._check_free(parent, name)
+        if len(self._inodes) >= self.nr_inodes:
+            raise OutOfInodes(f"nr_inodes={self.nr_inodes} is used up")
+        return directory
+
+    def _check_not_below(self, inode: Inode, directory: int) -> None:
+        """A directory cannot move into itself or below."""
+        while directory != ROOT_INO:
+            if directory == inode.ino:
+                raise InvalidArgument(f"directory {inode.ino} cannot move below itself")
+            directory = self.directory(directory).parent
+
+    def _attach(self, directory: Directory, name: bytes, inode: Inode) -> None:
+        directory.put(name, inode.ino)
+        directory.mtime_ns = directory.ctime_ns = inode.ctime_ns = self._clock()
+        if isinstance(inode, Directory):
+            inode.parent = directory.ino
+            directory.nlink += 1  # its ".."
+        else:
+            inode.nlink += 1
+
+    def _detach(self, directory: Directory, name: bytes, inode: Inode) -> None:
+        directory.drop(name)
+        directory.mtime_ns = directory.ctime_ns = inode.ctime_ns = self._clock()
+        if isinstance(inode, Directory):
+            directory.nlink -= 1
+        else:
+            inode.nlink -= 1
+
+
+def _check_name(name: bytes) -> None:
+    if len(name) > NAME_MAX:
+        raise NameTooLong(f"a name of {len(name)} bytes")
+
+
+def _check_not_info(inode: Inode) -> None:
+    if inode.ino == INFO_INO:
+        raise NotPermitted("mshare_info belongs to the file system")
+
+
+def _check_replaceable(inode: Inode, target: Inode, flags: int) -> None:
+    """Whether a rename of `inode` may take the name of `target`."""
+    if flags & RENAME_NOREPLACE:
+        raise AlreadyExists("the new name is there already")
+    if inode.is_directory and not target.is_directory:
+        raise NotADirectory("a directory cannot replace a file")
+    if target.is_directory and not inode.is_directory:
+        raise IsADirectory("a file cannot replace a directory")
+    if isinstance(target, Directory) and len(target):
+        raise DirectoryNotEmpty(f"the directory to replace has {len(target)} names")

@@ -1,0 +1,78 @@
+"""What core needs from the outside, as Protocols.
+
+Owns the shape of memory and of notices; implementations live in memory/ and fuse/,
+in-memory ones in the tests. All offsets and sizes are bytes and page aligned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from msharefs.core.region import Region
+
+
+class Segment(Protocol):
+    """The memory of one region. Methods raise OSError and then have changed nothing
+    that a mapping holds; `punch`, `zero` and `destroy` do not fail."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the segment, owned by it."""
+
+    def set_size(self, size: int) -> None:
+        """Set the length, once."""
+
+    def reserve(self, start: int, size: int) -> None:
+        """Give every page of the range memory; pages that have some keep their contents."""
+
+    def make_huge(self, start: int, size: int) -> None:
+        """Put the range into 2 MiB pages, contents kept."""
+
+    def punch(self, start: int, size: int) -> None:
+        """Take the range's memory away, from every process at once."""
+
+    def zero(self, start: int, size: int) -> None:
+        """Make a range that has memory read as zeros."""
+
+    def allocated(self) -> int:
+        """How many bytes have memory."""
+
+    def destroy(self) -> None:
+        """Remove the name and let go; may take long for a large segment."""
+
+
+class Memory(Protocol):
+    """Where segments come from, and the limit on their sum."""
+
+    @property
+    def capacity(self) -> int:
+        """The most that all segments together may hold, in bytes."""
+
+    @property
+    def huge(self) -> str:
+        """The huge page policy, as the huge= option names it."""
+
+    def create(self, ino: int) -> Segment:
+        """A new segment of size 0 for this inode number. Raises OSError."""
+
+    def used(self) -> int:
+        """Bytes in use in all segments."""
+
+    def set_limit(self, limit: int) -> None:
+        """Allow at most `limit` bytes. OSError(EINVAL) where more is in use."""
+
+
+class Notices(Protocol):
+    """What core tells about changes that the kernel cannot know of. Called within a
+    request, so an implementation must not wait."""
+
+    def attributes_changed(self, ino: int) -> None:
+        """The attributes of a living inode are not what the kernel has cached."""
+
+    def segment_made(self, ino: int, segment: Segment) -> None:
+        """A region has its segment now. OSError if it cannot be served from it."""
+
+    def region_gone(self, region: Region) -> bool:
+        """No name, handle or mapping refers to the region: let go of its segment and
+        destroy it. False where a worker will, and RegionManager.bury be called later."""

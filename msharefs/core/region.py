@@ -1,0 +1,109 @@
+"""A region: a file that is shared memory, and the table of its life.
+
+Owns what a region remembers and when its size may be set. It does not move memory:
+the manager does, through the segment that is kept here.
+"""
+
+from __future__ import annotations
+
+import stat
+from enum import Enum, auto
+
+from msharefs.core.errors import (
+    FileTooLarge,
+    InvalidArgument,
+    RefusedError,
+    SizeAlreadySet,
+    SizeNotSet,
+)
+from msharefs.core.inode import Caller, Inode
+from msharefs.core.layout import Layout
+from msharefs.core.ports import Segment
+
+
+class State(Enum):
+    """Where a region is in its life; names and handles are counted apart from it."""
+
+    UNSIZED = auto()
+    SIZED = auto()
+
+
+class Event(Enum):
+    """What can happen to a region's size and memory."""
+
+    SIZE_ZERO = auto()  # ftruncate to 0, and the O_TRUNC of an open
+    SIZE = auto()  # ftruncate or fallocate to anything else
+    MAP = auto()  # CREATE_MAPPING and UNMAP
+
+
+TRANSITIONS: dict[tuple[State, Event], State | type[RefusedError]] = {
+    # An O_TRUNC open of a new file must not spoil it, so 0 changes nothing.
+    (State.UNSIZED, Event.SIZE_ZERO): State.UNSIZED,
+    (State.UNSIZED, Event.SIZE): State.SIZED,
+    (State.UNSIZED, Event.MAP): SizeNotSet,
+    (State.SIZED, Event.SIZE_ZERO): SizeAlreadySet,
+    (State.SIZED, Event.SIZE): SizeAlreadySet,
+    (State.SIZED, Event.MAP): State.SIZED,
+}
+"""The whole life of a region: (state, event) to the next state, or to the refusal."""
+
+
+class Region(Inode):
+    """A regular file whose bytes are a segment. The segment comes with the first open."""
+
+    __slots__ = ("_size", "creator", "layout", "maps", "segment", "state", "unmaps")
+
+    def __init__(
+        self, ino: int, mode: int, uid: int, gid: int, now_ns: int, creator: Caller
+    ) -> None:
+        super().__init__(ino, stat.S_IFREG | mode, uid, gid, now_ns)
+        self.creator = creator
+        self.state = State.UNSIZED
+        self.layout = Layout()
+        self.segment: Segment | None = None
+        self.maps = 0
+        self.unmaps = 0
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        """st_size in bytes: 0 until the size is set."""
+        return self._size
+
+    @property
+    def blocks(self) -> int:
+        """The reserved memory; with MAP_NORESERVE what was touched counts, too."""
+        if self.cacheable or self.segment is None:
+            return self.layout.reserved // 512
+        return min(self.segment.allocated(), self.layout.mapped) // 512
+
+    @property
+    def cacheable(self) -> bool:
+        """False with MAP_NORESERVE: a touch changes st_blocks without a request."""
+        return self.layout.mapped == self.layout.reserved
+
+    def next_state(self, event: Event) -> State:
+        """The state after `event`. Raises SizeAlreadySet or SizeNotSet."""
+        following = TRANSITIONS[self.state, event]
+        if isinstance(following, State):
+            return following
+        raise following(f"region {self.ino} is {self.state.name.lower()}")
+
+    def check_size(self, size: int, *, align: int, largest: int) -> Event:
+        """Whether the size may become `size` bytes now. Returns the event that it is.
+
+        Raises SizeAlreadySet, FileTooLarge (more than `largest`) and InvalidArgument
+        (negative, or not a multiple of `align`).
+        """
+        event = Event.SIZE if size else Event.SIZE_ZERO
+        self.next_state(event)
+        if size < 0 or size % align:
+            raise InvalidArgument(f"size {size} is not a multiple of {align}")
+        if size > largest:
+            raise FileTooLarge(f"size {size} is beyond max_region={largest}")
+        return event
+
+    def become_sized(self, size: int) -> None:
+        """Record the size, after the segment has it."""
+        self.state = self.next_state(Event.SIZE)
+        self._size = size

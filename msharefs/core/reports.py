@@ -1,0 +1,96 @@
+"""What the mount tells about itself: layout, status and statfs, as plain data.
+
+Owns the form of the JSON in `user.msharefs.layout` and of core's part of
+`user.msharefs.status`. It reads the manager and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from msharefs.abi import PAGE_SIZE
+from msharefs.core.layout import Mapping
+from msharefs.core.manager import RegionManager
+from msharefs.core.region import Region
+
+LAYOUT_VERSION = 1
+MAPPINGS_A_PAGE = 500
+"""An extended attribute has 64 KiB at most; a mapping takes up to 120 bytes of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystemSize:
+    """statfs: pages of memory and inodes, in all and free."""
+
+    pages: int
+    pages_free: int
+    inodes: int
+    inodes_free: int
+
+
+def file_system_size(manager: RegionManager) -> FileSystemSize:
+    """What `df` and `df -i` show."""
+    capacity = manager.ledger.capacity
+    used = max(manager.memory.used(), manager.ledger.reserved + manager.ledger.pending)
+    inodes = manager.limits.nr_inodes
+    return FileSystemSize(
+        pages=capacity // PAGE_SIZE,
+        pages_free=max(0, capacity - used) // PAGE_SIZE,
+        inodes=inodes,
+        inodes_free=max(0, inodes - len(manager.names)),
+    )
+
+
+def layout_json(region: Region, start: int = 0) -> bytes:
+    """A region and its mappings from byte `start` on. Where they are too many for one
+    attribute, "next" is the offset to go on from, else null."""
+    mappings = list(islice(region.layout.from_offset(start), MAPPINGS_A_PAGE + 1))
+    more = len(mappings) > MAPPINGS_A_PAGE
+    document = {
+        "version": LAYOUT_VERSION,
+        "size": region.size,
+        "mapped": region.layout.mapped,
+        "reserved": region.layout.reserved,
+        "mapping_count": len(region.layout),
+        "mappings": [_mapping(m) for m in mappings[:MAPPINGS_A_PAGE]],
+        "next": mappings[MAPPINGS_A_PAGE].start if more else None,
+        "creator": {
+            "pid": region.creator.pid,
+            "uid": region.creator.uid,
+            "gid": region.creator.gid,
+        },
+        "open_handles": region.opens,
+        "counters": {"maps": region.maps, "unmaps": region.unmaps},
+    }
+    return json.dumps(document).encode()
+
+
+def status(manager: RegionManager) -> dict[str, Any]:
+    """Core's part of the mount's status."""
+    ledger, memory = manager.ledger, manager.memory
+    return {
+        "arena": {
+            "size": ledger.capacity,
+            "reserved": ledger.reserved,
+            "used": memory.used(),
+            "limit": ledger.limit,
+            "huge": memory.huge,
+        },
+        "inodes": {"limit": manager.limits.nr_inodes, "used": len(manager.names)},
+        "regions": len(manager.regions),
+        "mappings": ledger.mappings,
+        "open_handles": manager.open_handles,
+    }
+
+
+def _mapping(mapping: Mapping) -> dict[str, Any]:
+    return {
+        "offset": mapping.start,
+        "size": mapping.size,
+        "prot": mapping.prot_text,
+        "reserve": mapping.reserve,
+        "huge": mapping.huge,
+    }

@@ -1,0 +1,1 @@
+"""The processes of a mount: a supervisor that holds what must last, and its server."""

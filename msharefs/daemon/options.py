@@ -1,0 +1,217 @@
+"""-o options: parsed and checked once, here.
+
+Owns names, defaults, ranges and the sentences about mistakes. What an option means is
+decided where it is used; this module touches nothing outside but the amount of memory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import grp
+import logging
+import os
+import pwd
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from msharefs.abi import DEFAULT_ALIGN, MAX_ALIGN, MAX_FILE_SIZE, PAGE_SIZE
+
+HUGE_POLICIES = ("always", "within_size", "advise", "never")
+DATA_PLANES = ("auto", "passthrough")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+DEFAULT_SIZE = "50%"
+DEFAULT_MAX_MAPPINGS = 65530
+"""vm.max_map_count's default."""
+LARGEST_NUMBER = (1 << 31) - 1
+LARGEST_ID = (1 << 32) - 2
+
+PASSED_ON = frozenset(
+    "rw ro suid nosuid dev nodev exec noexec sync async dirsync noatime nodiratime".split()
+)
+"""Generic options that fusermount3 hands to mount(2)."""
+TAKEN_SILENTLY = frozenset(
+    "defaults atime diratime relatime norelatime strictatime nostrictatime lazytime nolazytime "
+    "auto noauto nofail _netdev user nouser users owner group silent loud "
+    "allow_other default_permissions".split()
+)
+"""Options of mount(8) and systemd that are done elsewhere, or that are always so here."""
+SILENT_PREFIXES = ("x-", "X-", "comment=")
+
+
+class UsageError(Exception):
+    """The user's mistake, as one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What a mount was asked for. Sizes in bytes."""
+
+    size: int
+    nr_inodes: int
+    align: int = DEFAULT_ALIGN
+    max_region: int = MAX_FILE_SIZE
+    max_mappings: int = DEFAULT_MAX_MAPPINGS
+    mode: int = 0o1777
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    huge: str = "always"
+    mpol: str | None = None
+    noswap: bool = False
+    data: str = "auto"
+    log_level: str = "info"
+    passed_on: tuple[str, ...] = ()
+
+
+def parse_options(text: str, *, memory: int, sloppy: bool = False) -> MountOptions:
+    """Options as `mount -o` has them, separated by commas. `memory` is the machine's, in
+    bytes. An unknown option is a UsageError unless `sloppy`."""
+    options = MountOptions(
+        size=_size(DEFAULT_SIZE, memory, low=PAGE_SIZE), nr_inodes=memory // PAGE_SIZE // 2
+    )
+    for word in _words(text):
+        name, has_value, value = word.partition("=")
+        if name in PASSED_ON and not has_value:
+            options = replace(options, passed_on=(*options.passed_on, name))
+        elif name in _PARSERS:
+            if not has_value or not value:
+                raise UsageError(f"option '{name}' needs a value: {name}=...")
+            changes: dict[str, Any] = {name: _PARSERS[name](name, value, memory)}
+            options = replace(options, **changes)
+        elif word == "noswap":
+            options = replace(options, noswap=True)
+        elif not (word in TAKEN_SILENTLY or word.startswith(SILENT_PREFIXES) or sloppy):
+            raise UsageError(_unknown(name))
+    return options
+
+
+def parse_size(text: str, memory: int) -> int:
+    """Bytes from "4096", "64K", "2M", "1G", "1T" or "50%" (of `memory`). UsageError."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    number = text.strip()
+    if number.endswith("%"):
+        return int(memory * _positive(text, number[:-1]) // 100)
+    unit = units.get(number[-1:].upper())
+    if unit is None:
+        return _positive(text, number)
+    return _positive(text, number[:-1]) * unit
+
+
+def total_memory() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _words(text: str) -> Iterator[str]:
+    """Split at commas; the node list of mpol= keeps its own ("bind:0,2-3", tmpfs(5))."""
+    pending = ""
+    for word in text.split(","):
+        if pending.startswith("mpol=") and word[:1].isdigit():
+            pending += "," + word
+            continue
+        if pending:
+            yield pending
+        pending = word
+    if pending:
+        yield pending
+
+
+def _positive(text: str, digits: str) -> int:
+    if not digits.isascii() or not digits.isdigit():
+        raise UsageError(f"'{text}' is not a size such as 4096, 64K, 2M, 1G, 1T or 50%")
+    return int(digits)
+
+
+def _size(text: str, memory: int, *, low: int) -> int:
+    size = parse_size(text, memory) // PAGE_SIZE * PAGE_SIZE
+    if not low <= size <= MAX_FILE_SIZE:
+        raise UsageError(f"size {text} is not between {low} and {MAX_FILE_SIZE} bytes")
+    return size
+
+
+def _parse_bytes(name: str, value: str, memory: int) -> int:
+    try:
+        return _size(value, memory, low=PAGE_SIZE)
+    except UsageError as error:
+        raise UsageError(f"option '{name}': {error}") from error
+
+
+def _parse_align(name: str, value: str, memory: int) -> int:
+    align = parse_size(value, memory)
+    if not PAGE_SIZE <= align <= MAX_ALIGN or align & (align - 1):
+        raise UsageError(f"option 'align': {value} is not a power of two from 4K to 512G")
+    return align
+
+
+def _parse_count(name: str, value: str, memory: int) -> int:
+    count = parse_size(value, memory)
+    if not 1 <= count <= LARGEST_NUMBER:
+        raise UsageError(f"option '{name}': {value} is not between 1 and {LARGEST_NUMBER}")
+    return count
+
+
+def _parse_inodes(name: str, value: str, memory: int) -> int:
+    # The root directory and mshare_info are always there.
+    return max(2, _parse_count(name, value, memory))
+
+
+def _parse_mode(name: str, value: str, memory: int) -> int:
+    try:
+        mode = int(value, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o7777:
+        raise UsageError(f"option 'mode': {value} is not an octal mode such as 1777")
+    return mode
+
+
+def _id_parser(lookup: Callable[[str], int]) -> Callable[[str, str, int], int]:
+    def parse(name: str, value: str, memory: int) -> int:
+        if value.isascii() and value.isdigit() and int(value) <= LARGEST_ID:
+            return int(value)
+        try:
+            return lookup(value)
+        except KeyError:
+            raise UsageError(f"option '{name}': there is no '{value}' here") from None
+
+    return parse
+
+
+def _choice_parser(choices: tuple[str, ...]) -> Callable[[str, str, int], str]:
+    def parse(name: str, value: str, memory: int) -> str:
+        if value not in choices:
+            raise UsageError(f"option '{name}': {value} is none of {', '.join(choices)}")
+        return value
+
+    return parse
+
+
+def _parse_mpol(name: str, value: str, memory: int) -> str:
+    return value
+
+
+_PARSERS: dict[str, Callable[[str, str, int], Any]] = {
+    "size": _parse_bytes,
+    "max_region": _parse_bytes,
+    "align": _parse_align,
+    "nr_inodes": _parse_inodes,
+    "max_mappings": _parse_count,
+    "mode": _parse_mode,
+    "uid": _id_parser(lambda name: pwd.getpwnam(name).pw_uid),
+    "gid": _id_parser(lambda name: grp.getgrnam(name).gr_gid),
+    "huge": _choice_parser(HUGE_POLICIES),
+    "data": _choice_parser(DATA_PLANES),
+    "log_level": _choice_parser(LOG_LEVELS),
+    "mpol": _parse_mpol,
+}
+
+
+def _unknown(name: str) -> str:
+    known = [*_PARSERS, "noswap", *PASSED_ON, *TAKEN_SILENTLY]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+    return f"unknown option '{name}'; the nearest known one is '{nearest}'"
+
+
+def log_level(options: MountOptions) -> int:
+    """The level as the logging module has it."""
+    return logging.getLevelNamesMapping()[options.log_level.upper()]

@@ -1,0 +1,128 @@
+"""The state directory of a mount: its name, its lock, and the configuration in it.
+
+Owns /run/msharefs/NAME: who may hold it (one supervisor, by a lock that dies with it),
+and what a supervisor that was killed left there. The arena in it is memory's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from msharefs import linux
+from msharefs.daemon.options import MountOptions
+
+ROOT_STATE = "/run/msharefs"
+LONGEST_NAME = 200
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
+
+
+class InUseError(Exception):
+    """Another supervisor holds the state directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that a server needs to know of its mount."""
+
+    source: str
+    mountpoint: str
+    options: MountOptions
+    foreground: bool
+    supervisor: int
+
+    def save(self, path: str) -> None:
+        """Write as JSON."""
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read what `save` wrote."""
+        with open(path, encoding="utf-8") as file:
+            values: dict[str, Any] = json.load(file)
+        options = values.pop("options")
+        options["passed_on"] = tuple(options["passed_on"])
+        return cls(options=MountOptions(**options), **values)
+
+
+class StateDirectory:
+    """A locked state directory; `remove` ends it."""
+
+    def __init__(self, mountpoint: str, base: str = ROOT_STATE) -> None:
+        """Make or take over the directory of a mount point. Raises InUseError or OSError."""
+        self.path = os.path.join(base, state_name(mountpoint))
+        os.makedirs(base, mode=0o755, exist_ok=True)
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        self._lock = self._take_lock()
+        self._clear()
+        os.mkdir(self.arena, 0o700)
+
+    @property
+    def arena(self) -> str:
+        """Where the arena's tmpfs is mounted."""
+        return os.path.join(self.path, "shm")
+
+    @property
+    def config(self) -> str:
+        """The configuration file."""
+        return os.path.join(self.path, "config.json")
+
+    @property
+    def log(self) -> str:
+        """Where the daemon logs on a machine without syslog."""
+        return os.path.join(self.path, "log")
+
+    def remove(self) -> None:
+        """Unmount the arena, which frees all memory, and remove everything."""
+        self._clear()
+        shutil.rmtree(self.path)
+        os.close(self._lock)
+
+    def _take_lock(self) -> int:
+        fd = os.open(os.path.join(self.path, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise InUseError(self.path) from None
+        return fd
+
+    def _clear(self) -> None:
+        """Take away the arena and the files, but not the lock."""
+        if os.path.isdir(self.arena):
+            _unmount_all(self.arena)
+            os.rmdir(self.arena)
+        for name in os.listdir(self.path):
+            if name != "lock":
+                os.unlink(os.path.join(self.path, name))
+
+
+def state_name(mountpoint: str) -> str:
+    """A file name for an absolute path, readable as systemd-escape --path makes it; a long
+    one ends in a digest."""
+    raw = os.fsencode(mountpoint).strip(b"/") or b"-"
+    name = "".join(
+        "-" if byte == ord("/") else chr(byte) if chr(byte) in _PLAIN else f"\\x{byte:02x}"
+        for byte in raw
+    )
+    if len(name) <= LONGEST_NAME:
+        return name
+    return name[: LONGEST_NAME - 33] + "-" + hashlib.sha256(raw).hexdigest()[:32]
+
+
+def _unmount_all(directory: str) -> None:
+    """A tmpfs may be there more than once after a crash in between."""
+    while True:
+        try:
+            linux.umount(directory, linux.MNT_DETACH)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return  # not a mount point
+            raise

@@ -1,0 +1,155 @@
+"""The requests that pyfuse3 cannot carry, and the hot ones, over RegionManager.
+
+Owns their decoding and encoding, and the order of changes to one region's memory: a
+change that is large goes to a worker thread, and the next one of that region waits for
+it. Handles are the access mode of the open, so that they mean the same to any process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+
+from msharefs import abi
+from msharefs.core.errors import InvalidArgument, NotAnIoctl, Unanswered
+from msharefs.core.manager import RegionManager
+from msharefs.core.plan import Plan
+from msharefs.core.region import Region
+from msharefs.fuse import protocol
+from msharefs.fuse.dataplane import DataPlane
+from msharefs.fuse.protocol import Header, Opcode
+
+SLOW_WORK = 16 << 20
+"""From this many bytes on memory is changed in a worker thread (about 2 ms in the loop)."""
+
+
+class Control:
+    """Handlers for the switchboard."""
+
+    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
+        self._manager = manager
+        self._plane = plane
+        # A region whose memory is being changed, and those who wait for it, in order.
+        self._waiting: dict[int, deque[trio.Event]] = {}
+
+    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes | Awaitable[bytes]]]:
+        """By opcode."""
+        return {
+            Opcode.OPEN: self.open,
+            Opcode.RELEASE: self.release,
+            Opcode.FLUSH: self.flush,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.refuse,
+            Opcode.COPY_FILE_RANGE: self.refuse,
+            Opcode.COPY_FILE_RANGE_64: self.refuse,
+            Opcode.FALLOCATE: self.fallocate,
+            Opcode.IOCTL: self.ioctl,
+        }
+
+    def open(self, header: Header, body: memoryview) -> bytes:
+        """OPEN of a region or mshare_info."""
+        flags = protocol.decode_open(body)
+        inode = self._manager.open(header.nodeid, flags)
+        if isinstance(inode, Region):
+            open_flags, backing_id = self._plane.open_flags(inode.ino)
+            return protocol.encode_open(handle_for(flags), open_flags, backing_id)
+        return protocol.encode_open(handle_for(flags), protocol.FOPEN_KEEP_CACHE)
+
+    def release(self, header: Header, body: memoryview) -> bytes:
+        """RELEASE: the last descriptor of an open is closed."""
+        self._manager.release(header.nodeid)
+        return b""
+
+    def flush(self, header: Header, body: memoryview) -> bytes:
+        """FLUSH at each close has nothing to do: ENOSYS, and the kernel asks no more."""
+        raise Unanswered("close has nothing to flush")
+
+    def read(self, header: Header, body: memoryview) -> bytes:
+        """READ: the text of mshare_info; a region refuses."""
+        request = protocol.decode_read(body)
+        text = self._manager.info_text(header.nodeid)
+        return text[request.offset : request.offset + request.size]
+
+    def refuse(self, header: Header, body: memoryview) -> bytes:
+        """write(2) and copy_file_range(2) on a region."""
+        raise InvalidArgument(f"inode {header.nodeid} is not for reading and writing")
+
+    def fallocate(self, header: Header, body: memoryview) -> bytes:
+        """FALLOCATE sets the size."""
+        request = protocol.decode_fallocate(body)
+        self._manager.fallocate(header.nodeid, request.mode, request.offset, request.length)
+        return b""
+
+    def ioctl(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
+        """IOCTL: CREATE_MAPPING and UNMAP; any other number is ENOTTY in any state."""
+        head, payload = protocol.decode_ioctl(body)
+        # The kernel sends as many bytes as the number encodes, none for a number without.
+        if head.flags & protocol.FUSE_IOCTL_DIR or head.command not in _COMMANDS:
+            raise NotAnIoctl(f"ioctl {head.command:#x}")
+        self._manager.ioctl_region(header.nodeid)
+        if header.nodeid in self._waiting:
+            return self._change_in_turn(header.nodeid, head, payload)
+        plan = self._plan(header.nodeid, head, payload)
+        if plan.cost >= SLOW_WORK:
+            self._waiting[header.nodeid] = deque()
+            return self._change_slowly(header.nodeid, plan)
+        self._manager.perform(plan)
+        return protocol.encode_ioctl()
+
+    def _plan(self, ino: int, head: protocol.IoctlIn, payload: bytes) -> Plan:
+        writable = head.handle in _WRITABLE
+        if head.command == abi.UNMAP:
+            return self._manager.plan_unmap(ino, abi.Unmap.unpack(payload), writable=writable)
+        return self._manager.plan_map(ino, abi.CreateMapping.unpack(payload), writable=writable)
+
+    async def _change_in_turn(
+        self, ino: int, head: protocol.IoctlIn, payload: bytes
+    ) -> bytes:
+        turn = trio.Event()
+        self._waiting[ino].append(turn)
+        await turn.wait()
+        try:
+            plan = self._plan(ino, head, payload)
+        except BaseException:
+            self._next_turn(ino)
+            raise
+        return await self._change_slowly(ino, plan)
+
+    async def _change_slowly(self, ino: int, plan: Plan) -> bytes:
+        try:
+            await self._work_in_thread(plan)
+        finally:
+            self._next_turn(ino)
+        return protocol.encode_ioctl()
+
+    async def _work_in_thread(self, plan: Plan) -> None:
+        while True:
+            try:
+                await trio.to_thread.run_sync(plan.work)
+            except OSError as cause:
+                # Others may have touched holes while the budget of this plan was free.
+                if cause.errno == errno.ENOSPC and self._manager.sweep():
+                    continue
+                self._manager.abandon(plan, cause)
+            self._manager.commit(plan)
+            return
+
+    def _next_turn(self, ino: int) -> None:
+        waiting = self._waiting[ino]
+        if waiting:
+            waiting.popleft().set()
+        else:
+            del self._waiting[ino]
+
+
+def handle_for(flags: int) -> int:
+    """The file handle of an open(2) with these flags."""
+    return flags & os.O_ACCMODE
+
+
+_WRITABLE = frozenset({os.O_WRONLY, os.O_RDWR})
+_COMMANDS = frozenset({abi.CREATE_MAPPING, abi.CREATE_MAPPING_X86_32, abi.UNMAP})

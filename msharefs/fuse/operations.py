@@ -1,0 +1,303 @@
+"""pyfuse3's Operations over RegionManager: names, attributes, listings, attributes beyond.
+
+Each handler decodes, makes one call on RegionManager and encodes. What pyfuse3 cannot
+carry, and opens and closes, are in control.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+
+from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
+from msharefs.core import reports
+from msharefs.core.errors import NoAttribute, NotPermitted, NotSupported, RefusedError
+from msharefs.core.inode import DOT_COOKIES, ROOT_INO, Caller, Directory, Inode
+from msharefs.core.manager import AttributeChange, RegionManager
+from msharefs.core.namespace import NAME_MAX
+from msharefs.core.region import Region
+from msharefs.fuse.control import handle_for
+
+log = logging.getLogger(__name__)
+
+FOR_EVER = 1e9
+"""Seconds. Every change goes through this mount, so the kernel may cache without limit."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let nothing but FUSEError out of a handler: anything else ends pyfuse3's main loop."""
+    name = getattr(handler, "__name__", "request").upper()
+
+    @functools.wraps(handler)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except RefusedError as refusal:
+            log.debug("%s %r: %s: %s", name, args[1:3], refusal.code, refusal)
+            raise pyfuse3.FUSEError(refusal.errno) from refusal
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:
+            log.exception("%s %r failed", name, args[1:3])
+            raise pyfuse3.FUSEError(errno.EIO) from error
+
+    return guarded
+
+
+class Operations(pyfuse3.Operations):
+    """What pyfuse3 asks of a file system. `status` composes the mount's status."""
+
+    def __init__(self, manager: RegionManager, status: Callable[[], dict[str, Any]]) -> None:
+        super().__init__()
+        self._manager = manager
+        self._status = status
+
+    # Names
+
+    @answered
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """LOOKUP; a name that is not there is cached, too."""
+        inode = self._manager.lookup(parent_inode, name)
+        return _no_entry() if inode is None else _entry(inode)
+
+    @answered
+    async def create(
+        self,
+        parent_inode: int,
+        name: bytes,
+        mode: int,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """CREATE; the switchboard completes the reply with the data plane's flags."""
+        region = self._manager.create(parent_inode, name, mode, _caller(ctx))
+        info = pyfuse3.FileInfo(fh=handle_for(flags), direct_io=True, keep_cache=False)
+        return info, _entry(region)
+
+    @answered
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """MKNOD."""
+        return _entry(self._manager.mknod(parent_inode, name, mode, _caller(ctx)))
+
+    @answered
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """MKDIR."""
+        return _entry(self._manager.mkdir(parent_inode, name, mode, _caller(ctx)))
+
+    @answered
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """SYMLINK."""
+        raise NotPermitted("symbolic links are not offered")
+
+    @answered
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """LINK."""
+        return _entry(self._manager.link(inode, new_parent_inode, new_name))
+
+    @answered
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """UNLINK."""
+        self._manager.unlink(parent_inode, name)
+
+    @answered
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """RMDIR."""
+        self._manager.rmdir(parent_inode, name)
+
+    @answered
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """RENAME and RENAME2."""
+        self._manager.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """FORGET and BATCH_FORGET. There is no reply, so a failure can only be logged."""
+        try:
+            self._manager.forget(inode_list)
+        except Exception:
+            log.exception("FORGET failed")
+
+    # Attributes
+
+    @answered
+    async def getattr(
+        self, inode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """GETATTR."""
+        return _entry(self._manager.getattr(inode))
+
+    @answered
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """SETATTR."""
+        change = AttributeChange(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return _entry(self._manager.setattr(inode, change))
+
+    @answered
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """STATFS."""
+        size = reports.file_system_size(self._manager)
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = PAGE_SIZE
+        data.f_blocks = size.pages
+        data.f_bfree = data.f_bavail = size.pages_free
+        data.f_files = size.inodes
+        data.f_ffree = data.f_favail = size.inodes_free
+        data.f_namemax = NAME_MAX
+        return data
+
+    @answered
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        """ACCESS does not come: the kernel checks permissions (default_permissions)."""
+        return True
+
+    # Directories: a handle is the inode number, so that it means the same to any process.
+
+    @answered
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """OPENDIR."""
+        return inode
+
+    @answered
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """READDIRPLUS: each name that the kernel takes counts as a look-up."""
+        directory = self._manager.getattr(fh)
+        if not isinstance(directory, Directory):
+            return
+        for name, ino, cookie in ((b".", fh, 1), (b"..", directory.parent, DOT_COOKIES)):
+            if start_id < cookie:
+                entry = _entry(self._manager.getattr(ino))
+                if not pyfuse3.readdir_reply(token, name, entry, cookie):
+                    return
+        for listed, inode in self._manager.listing(fh, start_id):
+            if not pyfuse3.readdir_reply(token, listed.name, _entry(inode), listed.cookie):
+                return
+            inode.lookups += 1
+
+    @answered
+    async def releasedir(self, fh: int) -> None:
+        """RELEASEDIR."""
+
+    @answered
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """FSYNCDIR: there is nothing that a directory could lose."""
+
+    @answered
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """FSYNC and msync: anonymous memory is where it belongs."""
+
+    # Extended attributes
+
+    @answered
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """GETXATTR: the layout of a region, the status of the mount."""
+        found = self._manager.getattr(inode)
+        if isinstance(found, Region):
+            start = _layout_start(name)
+            if start is not None:
+                return reports.layout_json(found, start)
+        elif inode == ROOT_INO and name == STATUS_ATTRIBUTE:
+            return json.dumps(self._status()).encode()
+        raise NoAttribute(f"inode {inode} has no attribute {name!r}")
+
+    @answered
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """LISTXATTR."""
+        if isinstance(self._manager.getattr(inode), Region):
+            return [LAYOUT_ATTRIBUTE]
+        return [STATUS_ATTRIBUTE] if inode == ROOT_INO else []
+
+    @answered
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """SETXATTR: what the mount tells cannot be told to it, and it stores no other."""
+        _refuse_attribute_change(name)
+
+    @answered
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """REMOVEXATTR."""
+        _refuse_attribute_change(name)
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.pid, ctx.uid, ctx.gid)
+
+
+def _entry(inode: Inode) -> pyfuse3.EntryAttributes:
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = inode.ino
+    entry.entry_timeout = FOR_EVER
+    entry.attr_timeout = FOR_EVER if inode.cacheable else 0
+    entry.st_mode = inode.mode
+    entry.st_nlink = inode.nlink
+    entry.st_uid = inode.uid
+    entry.st_gid = inode.gid
+    entry.st_size = inode.size
+    entry.st_blksize = PAGE_SIZE
+    entry.st_blocks = inode.blocks
+    entry.st_atime_ns = inode.atime_ns
+    entry.st_mtime_ns = inode.mtime_ns
+    entry.st_ctime_ns = inode.ctime_ns
+    return entry
+
+
+def _no_entry() -> pyfuse3.EntryAttributes:
+    """Number 0 tells the kernel that it may remember the absence."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = FOR_EVER
+    return entry
+
+
+def _layout_start(name: bytes) -> int | None:
+    """From which byte on `user.msharefs.layout` or `user.msharefs.layout.N` tells."""
+    if name == LAYOUT_ATTRIBUTE:
+        return 0
+    head, _, offset = name.rpartition(b".")
+    return int(offset) if head == LAYOUT_ATTRIBUTE and offset.isdigit() else None
+
+
+def _refuse_attribute_change(name: bytes) -> None:
+    if name.startswith(b"user.msharefs."):
+        raise NotPermitted(f"{name!r} can only be read")
+    raise NotSupported(f"attribute {name!r}")

@@ -1,0 +1,283 @@
+"""FUSE messages: constants, and bytes to values and back, as in linux/fuse.h (7.45).
+
+No I/O, no state, standard library only. Only what the switchboard and its handlers
+need is here; the rest of the protocol is libfuse's. Numbers in native byte order.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Self
+
+
+class Opcode(IntEnum):
+    """enum fuse_opcode."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    SETATTR = 4
+    READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    STATFS = 17
+    RELEASE = 18
+    FSYNC = 20
+    SETXATTR = 21
+    GETXATTR = 22
+    LISTXATTR = 23
+    REMOVEXATTR = 24
+    FLUSH = 25
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    FSYNCDIR = 30
+    GETLK = 31
+    SETLK = 32
+    SETLKW = 33
+    ACCESS = 34
+    CREATE = 35
+    INTERRUPT = 36
+    BMAP = 37
+    DESTROY = 38
+    IOCTL = 39
+    POLL = 40
+    NOTIFY_REPLY = 41
+    BATCH_FORGET = 42
+    FALLOCATE = 43
+    READDIRPLUS = 44
+    RENAME2 = 45
+    LSEEK = 46
+    COPY_FILE_RANGE = 47
+    SETUPMAPPING = 48
+    REMOVEMAPPING = 49
+    SYNCFS = 50
+    TMPFILE = 51
+    STATX = 52
+    COPY_FILE_RANGE_64 = 53
+
+
+NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+"""Requests that the kernel awaits no answer to."""
+
+FUSE_HANDLE_KILLPRIV = 1 << 19
+FUSE_INIT_EXT = 1 << 30
+# flags2 of INIT: bits 32 and up of the flags
+FUSE_DIRECT_IO_ALLOW_MMAP = 1 << 4
+FUSE_PASSTHROUGH = 1 << 5
+FUSE_HAS_RESEND = 1 << 7
+
+FOPEN_DIRECT_IO = 1 << 0
+FOPEN_KEEP_CACHE = 1 << 1
+FOPEN_PASSTHROUGH = 1 << 7
+
+FUSE_IOCTL_DIR = 1 << 4
+
+NOTIFY_INVAL_INODE = 2
+
+FUSE_DEV_IOC_BACKING_OPEN = 0x4010E501
+FUSE_DEV_IOC_BACKING_CLOSE = 0x4004E502
+
+_IN_HEADER = struct.Struct("=IIQQIIIHH")
+_OUT_HEADER = struct.Struct("=IiQ")
+_INIT_IN = struct.Struct("=IIIII")
+_INIT_OUT_HEAD = struct.Struct("=IIII")
+_OPEN_IN = struct.Struct("=II")
+_OPEN_OUT = struct.Struct("=QIi")
+_RELEASE_IN = struct.Struct("=QIIQ")
+_READ_IN = struct.Struct("=QQIIQII")
+_FALLOCATE_IN = struct.Struct("=QQQII")
+_IOCTL_IN = struct.Struct("=QIIQII")
+_IOCTL_OUT = struct.Struct("=iIII")
+_INVAL_INODE_OUT = struct.Struct("=Qqq")
+_BACKING_MAP = struct.Struct("=iIQ")
+_U32 = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
+
+IN_HEADER_SIZE = _IN_HEADER.size
+OUT_HEADER_SIZE = _OUT_HEADER.size
+ENTRY_OUT_SIZE = 128
+"""sizeof(struct fuse_entry_out), which begins with the node id."""
+
+_INIT_OUT_FLAGS = slice(OUT_HEADER_SIZE + 12, OUT_HEADER_SIZE + 16)
+_INIT_OUT_FLAGS2 = slice(OUT_HEADER_SIZE + 32, OUT_HEADER_SIZE + 36)
+_INIT_OUT_STACK_DEPTH = slice(OUT_HEADER_SIZE + 36, OUT_HEADER_SIZE + 40)
+INIT_OUT_SIZE = OUT_HEADER_SIZE + 64
+_LISTING_SIZE = slice(IN_HEADER_SIZE + 16, IN_HEADER_SIZE + 20)
+
+
+class Header(NamedTuple):
+    """struct fuse_in_header. `pid` is a thread id; 0 means outside our pid namespace."""
+
+    length: int
+    opcode: int
+    unique: int
+    nodeid: int
+    uid: int
+    gid: int
+    pid: int
+    extensions: int
+    padding: int
+
+
+class FallocateIn(NamedTuple):
+    """struct fuse_fallocate_in; offset and length in bytes."""
+
+    handle: int
+    offset: int
+    length: int
+    mode: int
+    padding: int
+
+
+class IoctlIn(NamedTuple):
+    """struct fuse_ioctl_in, before its payload."""
+
+    handle: int
+    flags: int
+    command: int
+    argument: int
+    in_size: int
+    out_size: int
+
+
+class ReadIn(NamedTuple):
+    """struct fuse_read_in; offset and size in bytes."""
+
+    handle: int
+    offset: int
+    size: int
+    read_flags: int
+    lock_owner: int
+    flags: int
+    padding: int
+
+
+@dataclass(frozen=True, slots=True)
+class InitOffer:
+    """What the kernel says in INIT that we look at: its version and flags 32 and up."""
+
+    major: int
+    minor: int
+    flags2: int
+
+    @classmethod
+    def decode(cls, body: bytes | memoryview) -> Self:
+        """From the body of an INIT request."""
+        major, minor, _readahead, flags, flags2 = _INIT_IN.unpack_from(
+            bytes(body).ljust(_INIT_IN.size, b"\0")
+        )
+        return cls(major, minor, flags2 if flags & FUSE_INIT_EXT else 0)
+
+
+def decode_header(message: bytes | memoryview) -> Header:
+    """The header of a request."""
+    return Header._make(_IN_HEADER.unpack_from(message))
+
+
+def decode_open(body: memoryview) -> int:
+    """struct fuse_open_in: the flags of open(2)."""
+    flags: int = _OPEN_IN.unpack_from(body)[0]
+    return flags
+
+
+def decode_read(body: memoryview) -> ReadIn:
+    """struct fuse_read_in."""
+    return ReadIn._make(_READ_IN.unpack_from(body))
+
+
+def decode_fallocate(body: memoryview) -> FallocateIn:
+    """struct fuse_fallocate_in."""
+    return FallocateIn._make(_FALLOCATE_IN.unpack_from(body))
+
+
+def decode_ioctl(body: memoryview) -> tuple[IoctlIn, bytes]:
+    """struct fuse_ioctl_in and the payload that came with it."""
+    head = IoctlIn._make(_IOCTL_IN.unpack_from(body))
+    return head, bytes(body[_IOCTL_IN.size : _IOCTL_IN.size + head.in_size])
+
+
+def decode_out_header(message: bytes | memoryview) -> tuple[int, int, int]:
+    """length, error (0 or negative) and unique of a reply."""
+    length, error, unique = _OUT_HEADER.unpack_from(message)
+    return length, error, unique
+
+
+def encode_reply(unique: int, payload: bytes = b"") -> bytes:
+    """A successful reply."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size + len(payload), 0, unique) + payload
+
+
+def encode_error(unique: int, code: int) -> bytes:
+    """A reply that fails with errno `code`."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size, -code, unique)
+
+
+def encode_open(handle: int, open_flags: int, backing_id: int = 0) -> bytes:
+    """struct fuse_open_out."""
+    return _OPEN_OUT.pack(handle, open_flags, backing_id)
+
+
+def encode_ioctl() -> bytes:
+    """struct fuse_ioctl_out of an ioctl that returns 0 and no data."""
+    return _IOCTL_OUT.pack(0, 0, 0, 0)
+
+
+def encode_attributes_changed(nodeid: int) -> bytes:
+    """A notification that cached attributes, and they alone (offset -1), are out of date."""
+    body = _INVAL_INODE_OUT.pack(nodeid, -1, 0)
+    return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), NOTIFY_INVAL_INODE, 0) + body
+
+
+def encode_backing_map(fd: int) -> bytes:
+    """struct fuse_backing_map, the argument of FUSE_DEV_IOC_BACKING_OPEN."""
+    return _BACKING_MAP.pack(fd, 0, 0)
+
+
+def encode_backing_id(backing_id: int) -> bytes:
+    """The argument of FUSE_DEV_IOC_BACKING_CLOSE."""
+    return _U32.pack(backing_id)
+
+
+def complete_init(reply: bytes, *, flags2: int, stack_depth: int) -> bytes:
+    """libfuse's INIT reply with capabilities that it does not know.
+
+    FUSE_HANDLE_KILLPRIV goes: the kernel then takes set-user-ID off by a plain setattr.
+    """
+    message = bytearray(reply)
+    (flags,) = _U32.unpack(message[_INIT_OUT_FLAGS])
+    message[_INIT_OUT_FLAGS] = _U32.pack((flags | FUSE_INIT_EXT) & ~FUSE_HANDLE_KILLPRIV)
+    (own_flags2,) = _U32.unpack(message[_INIT_OUT_FLAGS2])
+    message[_INIT_OUT_FLAGS2] = _U32.pack(own_flags2 | flags2)
+    message[_INIT_OUT_STACK_DEPTH] = _U32.pack(stack_depth)
+    return bytes(message)
+
+
+def entry_nodeid(reply: bytes) -> int:
+    """The node id in a reply that begins with struct fuse_entry_out."""
+    nodeid: int = _U64.unpack_from(reply, OUT_HEADER_SIZE)[0]
+    return nodeid
+
+
+def complete_create(reply: bytes, open_flags: int, backing_id: int) -> bytes:
+    """A CREATE reply with other open flags; fuse_open_out stands behind fuse_entry_out."""
+    head = OUT_HEADER_SIZE + ENTRY_OUT_SIZE
+    handle, _flags, _backing = _OPEN_OUT.unpack_from(reply, head)
+    return reply[:head] + encode_open(handle, open_flags, backing_id)
+
+
+def limit_listing(request: memoryview, most: int) -> None:
+    """Lower the answer's size that a READDIR or READDIRPLUS asks for to `most` bytes."""
+    (size,) = _U32.unpack(request[_LISTING_SIZE])
+    request[_LISTING_SIZE] = _U32.pack(min(size, most))

@@ -1,0 +1,237 @@
+"""The switchboard: routes each request to its own handler or to pyfuse3, and each reply back.
+
+Owns the reading and writing of /dev/fuse and our end of the socket pair that pyfuse3
+takes for its /dev/fuse. It completes pyfuse3's INIT and CREATE replies with what libfuse
+does not know. It has no rule of the file system; handlers and the data plane do.
+
+Everything runs in one trio loop. A reply of pyfuse3 can appear only in a step of one of
+its tasks, so they are collected after each step (as a trio Instrument) and never waited
+for; a request costs one wake-up less that way (docs/design).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import trio
+
+from msharefs.core.errors import RefusedError
+from msharefs.fuse import protocol
+from msharefs.fuse.dataplane import DataPlane, Negotiation
+from msharefs.fuse.metrics import Metrics
+from msharefs.fuse.protocol import Header, Opcode
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Header, memoryview], bytes | Awaitable[bytes]]
+"""Answers a request with the reply's payload, now or later; refuses with RefusedError.
+The memoryview is valid only until it returns."""
+
+BUFFER_SIZE = (1 << 20) + (64 << 10)
+"""A request holds max_write bytes (1 MiB, libfuse's choice) and its headers at most."""
+LISTING_SIZE = 64 << 10
+"""A reply of pyfuse3 has to fit into one message of the pair's default buffer."""
+BURST = 16
+"""Requests served in one go before other tasks get their turn."""
+
+
+class Switchboard(trio.abc.Instrument):
+    """One mount's exchange between the kernel and those who answer."""
+
+    def __init__(
+        self,
+        device: int,
+        pair: socket.socket,
+        handlers: Mapping[int, Handler],
+        plane: DataPlane,
+        metrics: Metrics,
+        on_ready: Callable[[], None],
+    ) -> None:
+        """`device` is the /dev/fuse descriptor and `pair` our end; neither is owned here.
+        `on_ready` is called once the INIT reply is written."""
+        self._device = device
+        self._pair = pair
+        self._handlers = handlers
+        self._plane = plane
+        self._metrics = metrics
+        self._on_ready = on_ready
+        self._request = bytearray(BUFFER_SIZE)
+        self._reply = bytearray(BUFFER_SIZE)
+        self._forwarded: dict[int, tuple[int, float]] = {}
+        self._negotiation: Negotiation | None = None
+        os.set_blocking(device, False)
+        pair.setblocking(False)
+
+    async def run(self) -> None:
+        """Serve until the mount is gone. Raises PlaneError if INIT offers too little."""
+        async with trio.open_nursery() as nursery:
+            trio.lowlevel.add_instrument(self)
+            try:
+                await self._serve(nursery)
+            finally:
+                trio.lowlevel.remove_instrument(self)
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        burst = 0
+        while True:
+            try:
+                size = os.readv(self._device, [self._request])
+            except BlockingIOError:
+                burst = 0
+                await trio.lowlevel.wait_readable(self._device)
+                continue
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return
+                # ENOENT: the request was taken back; EINTR: a signal came.
+                if error.errno not in (errno.ENOENT, errno.EINTR):
+                    raise
+                continue
+            await self._route(memoryview(self._request)[:size], nursery)
+            burst += 1
+            if burst == BURST:
+                burst = 0
+                await trio.lowlevel.checkpoint()
+
+    async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
+        header = protocol.decode_header(message)
+        handler = self._handlers.get(header.opcode)
+        if handler is not None:
+            self._handle(handler, header, message[protocol.IN_HEADER_SIZE :], nursery)
+        elif header.opcode == Opcode.INTERRUPT:
+            # All that can take long holds the promise of memory and is not cut short.
+            return
+        else:
+            await self._forward(header, message)
+
+    # Requests answered here
+
+    def _handle(
+        self, handler: Handler, header: Header, body: memoryview, nursery: trio.Nursery
+    ) -> None:
+        started = perf_counter()
+        try:
+            answer = handler(header, body)
+        except Exception as error:
+            self._finish(header, error, started)
+            return
+        if isinstance(answer, bytes):
+            self._finish(header, answer, started)
+        else:
+            nursery.start_soon(self._finish_later, header, answer, started)
+
+    async def _finish_later(
+        self, header: Header, answer: Awaitable[bytes], started: float
+    ) -> None:
+        try:
+            payload = await answer
+        except Exception as error:
+            self._finish(header, error, started)
+        else:
+            self._finish(header, payload, started)
+
+    def _finish(self, header: Header, outcome: bytes | Exception, started: float) -> None:
+        """Write the reply; an exception that is no refusal is our fault, and EIO."""
+        if isinstance(outcome, bytes):
+            reply = protocol.encode_reply(header.unique, outcome)
+        else:
+            reply = protocol.encode_error(header.unique, explain(outcome, header))
+        self._write(reply)
+        self._metrics.record(
+            header.opcode,
+            failed=isinstance(outcome, Exception),
+            seconds=perf_counter() - started,
+        )
+
+    # Requests answered by pyfuse3
+
+    async def _forward(self, header: Header, message: memoryview) -> None:
+        if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
+            protocol.limit_listing(message, LISTING_SIZE)
+        elif header.opcode == Opcode.INIT:
+            offer = protocol.InitOffer.decode(message[protocol.IN_HEADER_SIZE :])
+            self._negotiation = self._plane.negotiate(offer)
+        if header.opcode not in protocol.NO_REPLY:
+            self._forwarded[header.unique] = (header.opcode, perf_counter())
+        while True:
+            try:
+                self._pair.send(message)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._pair)
+            else:
+                return
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Collect the replies that the step wrote. Must not raise: trio would drop us."""
+        while self._forwarded:
+            try:
+                size = self._pair.recv_into(self._reply)
+            except BlockingIOError:
+                return
+            except OSError:
+                log.exception("cannot read from pyfuse3")
+                return
+            try:
+                self._complete(bytes(memoryview(self._reply)[:size]))
+            except Exception:
+                log.exception("cannot complete a reply")
+
+    def _complete(self, reply: bytes) -> None:
+        _length, error, unique = protocol.decode_out_header(reply)
+        opcode, started = self._forwarded.pop(unique)
+        if not error and opcode == Opcode.CREATE:
+            flags, backing_id = self._plane.open_flags(protocol.entry_nodeid(reply))
+            reply = protocol.complete_create(reply, flags, backing_id)
+        elif not error and opcode == Opcode.INIT and self._negotiation is not None:
+            reply = protocol.complete_init(
+                reply,
+                flags2=self._negotiation.flags2,
+                stack_depth=self._negotiation.stack_depth,
+            )
+        self._write(reply)
+        self._metrics.record(opcode, failed=bool(error), seconds=perf_counter() - started)
+        if opcode == Opcode.INIT:
+            self._on_ready()
+
+    def _write(self, reply: bytes) -> None:
+        try:
+            os.write(self._device, reply)
+        except OSError as error:
+            # ENOENT: nobody waits for it any more; ENODEV: the mount is gone.
+            if error.errno in (errno.ENOENT, errno.ENODEV):
+                return
+            log.error("the kernel does not take a reply: %s", error)
+            self._write_failure(reply)
+
+    def _write_failure(self, reply: bytes) -> None:
+        _length, _error, unique = protocol.decode_out_header(reply)
+        try:
+            os.write(self._device, protocol.encode_error(unique, errno.EIO))
+        except OSError as error:
+            log.error("nor the error instead: %s", error)
+
+
+def explain(error: Exception, header: Header) -> int:
+    """Log why a request failed, and the errno to answer."""
+    if isinstance(error, RefusedError):
+        log.debug(
+            "%s of inode %d by pid %d: %s: %s",
+            _opcode_name(header.opcode),
+            header.nodeid,
+            header.pid,
+            error.code,
+            error,
+        )
+        return error.errno
+    log.error("%s of inode %d failed", _opcode_name(header.opcode), header.nodeid, exc_info=error)
+    return errno.EIO
+
+
+def _opcode_name(opcode: int) -> Any:
+    return Opcode(opcode).name if opcode in Opcode._value2member_map_ else opcode

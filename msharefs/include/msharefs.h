@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * msharefs.h - what a program needs to share memory through a mounted msharefs.
+ *
+ * A region is a file on the mount.  In order:
+ *
+ *   1. read the file "mshare_info" in the root of the mount: a decimal number and
+ *      a newline, the alignment in bytes;
+ *   2. open(2) a file there with O_RDWR | O_CREAT and give it a size with
+ *      ftruncate(2): a multiple of the alignment, once and for ever.  The size
+ *      costs no memory;
+ *   3. ioctl(2) MSHAREFS_CREATE_MAPPING puts memory at some of its bytes;
+ *   4. mmap(2) with MAP_SHARED attaches the region, in this and in any other
+ *      process that opens the file.  Bytes with nothing mapped give SIGBUS;
+ *   5. ioctl(2) MSHAREFS_UNMAP takes memory away from all of them; munmap(2),
+ *      close(2) and unlink(2) end the region.
+ *
+ * Both ioctls want a descriptor that is open for writing.  They return 0, or -1
+ * with errno and nothing changed.  The page size is that of sysconf(_SC_PAGESIZE).
+ */
+#ifndef MSHAREFS_H
+#define MSHAREFS_H
+
+#include <linux/types.h>
+#include <sys/ioctl.h>
+
+/*
+ * Argument of MSHAREFS_CREATE_MAPPING: what mmap(2) would map at an address of a
+ * process is mapped at an offset of the region, for all processes.
+ *
+ * Errors:
+ *   EINVAL  the region has no size yet; size is 0; region_offset is not page
+ *           aligned; the range is not inside the region; prot or flags are not
+ *           as below
+ *   EACCES  the descriptor is not open for writing, or fd does not allow prot
+ *   EEXIST  MAP_FIXED_NOREPLACE, and something is mapped in the range
+ *   ENOMEM  no memory, over the size of the mount, or too many mappings
+ *   EBADF   no MAP_ANONYMOUS, and fd is not open
+ *   EOPNOTSUPP  this version of msharefs does not map files
+ *   ENOTTY  the descriptor is not that of a region
+ */
+struct mshare_create {
+	/* Where in the region, in bytes: a multiple of the page size, or of 2 MiB
+	 * with MAP_HUGETLB. */
+	__u64 region_offset;
+
+	/* How many bytes, more than 0; rounded up to the page size, or to 2 MiB with
+	 * MAP_HUGETLB.  The end must not lie beyond the end of the region. */
+	__u64 size;
+
+	/* Where in the file fd, in bytes: a multiple of the page size.  Not looked at
+	 * with MAP_ANONYMOUS. */
+	__u64 offset;
+
+	/* PROT_READ, PROT_WRITE and PROT_EXEC, or'ed; 0 is PROT_NONE. */
+	__u32 prot;
+
+	/* MAP_SHARED and MAP_FIXED, both needed; MAP_ANONYMOUS for memory of zeros.
+	 * What was mapped in the range is replaced, unless MAP_FIXED_NOREPLACE
+	 * forbids it.  The memory is set aside at once; with MAP_NORESERVE it
+	 * comes at first touch.  MAP_HUGETLB wants pages of 2 MiB.  MAP_POPULATE is
+	 * allowed and changes nothing. */
+	__u32 flags;
+
+	/* An open file of the calling process; -1 with MAP_ANONYMOUS. */
+	__u32 fd;
+
+	/* Four bytes of padding follow where a __u64 is aligned to eight; nobody
+	 * looks at them. */
+};
+
+/*
+ * Argument of MSHAREFS_UNMAP: what is mapped in a range of the region goes, from
+ * every process at once.  Mappings are cut or split at the range's ends.  A range
+ * with nothing in it is no error.
+ *
+ * Errors:
+ *   EINVAL  the region has no size yet; size is 0; region_offset is not page
+ *           aligned; the range is not inside the region
+ *   EACCES  the descriptor is not open for writing
+ *   ENOTTY  the descriptor is not that of a region
+ */
+struct mshare_unmap {
+	/* Where in the region, in bytes: a multiple of the page size. */
+	__u64 region_offset;
+
+	/* How many bytes, more than 0; rounded up to the page size. */
+	__u64 size;
+};
+
+/* The second argument of ioctl(2); the third is a pointer to the struct. */
+#define MSHAREFS_CREATE_MAPPING _IOW('x', 0, struct mshare_create)
+#define MSHAREFS_UNMAP _IOW('x', 1, struct mshare_unmap)
+
+#endif /* MSHAREFS_H */

@@ -1,0 +1,118 @@
+"""System calls that Python 3.11 does not offer, as plain functions that raise OSError.
+
+Owns the ctypes declarations and the constants of these calls; it decides nothing. Offsets
+and sizes are bytes. Each call lets go of the interpreter lock while it waits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000
+
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SLAVE = 0x80000
+
+MNT_DETACH = 0x2
+
+FALLOC_FL_KEEP_SIZE = 0x1
+FALLOC_FL_PUNCH_HOLE = 0x2
+
+MADV_COLLAPSE = 25
+
+_PROT_NONE = 0x0
+_PROT_READ_WRITE = 0x3
+_MAP_SHARED = 0x01
+_MAP_PRIVATE = 0x02
+_MAP_FIXED = 0x10
+_MAP_ANONYMOUS = 0x20
+_MAP_NORESERVE = 0x4000
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.unshare.argtypes = (ctypes.c_int,)
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    result = _libc.mount(
+        source.encode(),
+        os.fsencode(target),
+        kind.encode() if kind else None,
+        flags,
+        data.encode() or None,
+    )
+    _check(result, target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2)."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def punch_hole(fd: int, start: int, size: int) -> None:
+    """fallocate(2): give the range's memory back; it is gone from every mapping at once."""
+    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    _check(_libc.fallocate(fd, mode, start, size), "fallocate")
+
+
+def collapse(fd: int, start: int, size: int, huge_page: int) -> None:
+    """Put a range of a shared file into huge pages (madvise(2) with MADV_COLLAPSE, Linux 6.1).
+
+    `start` and `size` are multiples of `huge_page`. Succeeds only if all of it is huge.
+    """
+    room = size + huge_page
+    base = _libc.mmap(
+        None, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0
+    )
+    _check(base == _MAP_FAILED, "mmap")
+    try:
+        aligned = -(-base // huge_page) * huge_page
+        flags = _MAP_SHARED | _MAP_FIXED
+        at = _libc.mmap(aligned, size, _PROT_READ_WRITE, flags, fd, start)
+        _check(at == _MAP_FAILED, "mmap")
+        _check(_libc.madvise(aligned, size, MADV_COLLAPSE), "madvise")
+    finally:
+        _libc.munmap(base, room)

@@ -1,0 +1,101 @@
+"""One POSIX shared-memory object: size, reserve, punch out.
+
+Owns the object's name and its descriptor, from `create` to `destroy`. What the bytes mean,
+and which ranges may be touched, is not known here. All offsets and sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import posix_ipc
+
+from msharefs import linux
+
+HUGE_PAGE_SIZE = 2 << 20
+COLLAPSE_TRIES = 3
+CHECK_AVAILABLE_FROM = 64 << 20
+"""From this many bytes on a reservation first asks whether the machine has them."""
+_ZEROS = bytes(1 << 20)
+
+
+class PosixSegment:
+    """A shared-memory object that belongs to this process alone to size and fill.
+
+    The name is unlinked in `destroy`; the descriptor is closed there, and -1 from then on.
+    """
+
+    __slots__ = ("_fd", "_name")
+
+    def __init__(self, name: str) -> None:
+        """Create the object `name` ("/" and a word), size 0, mode 0600. Raises OSError."""
+        try:
+            shared = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0)
+        except posix_ipc.ExistentialError as error:
+            raise OSError(errno.EEXIST, "the segment is there already", name) from error
+        except posix_ipc.Error as error:
+            raise OSError(errno.EACCES, str(error), name) from error
+        self._name = name
+        self._fd: int = shared.fd
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, open for reading and writing."""
+        return self._fd
+
+    def set_size(self, size: int) -> None:
+        """Set the length. Raises OSError."""
+        os.ftruncate(self._fd, size)
+
+    def reserve(self, start: int, size: int) -> None:
+        """Give every page of the range memory, zeros where there was none.
+
+        Raises OSError: ENOSPC over the arena's limit, ENOMEM where the machine has no
+        more. The kernel takes back what it had allocated before it fails.
+        """
+        if size >= CHECK_AVAILABLE_FROM and size > available_memory():
+            raise OSError(errno.ENOMEM, "the machine has less memory available", self._name)
+        os.posix_fallocate(self._fd, start, size)
+
+    def make_huge(self, start: int, size: int) -> None:
+        """Put a reserved range into 2 MiB pages. Raises OSError(ENOMEM) where that fails."""
+        for attempt in range(COLLAPSE_TRIES):
+            try:
+                return linux.collapse(self._fd, start, size, HUGE_PAGE_SIZE)
+            except OSError as error:
+                # EAGAIN and EBUSY pass: a page was locked or on a per-processor list.
+                if attempt == COLLAPSE_TRIES - 1:
+                    raise OSError(errno.ENOMEM, f"no huge pages: {error}", self._name) from error
+
+    def punch(self, start: int, size: int) -> None:
+        """Take the range's memory away, from every process at once."""
+        linux.punch_hole(self._fd, start, size)
+
+    def zero(self, start: int, size: int) -> None:
+        """Overwrite a reserved range with zeros; its pages stay, so it cannot fail for memory."""
+        end = start + size
+        while start < end:
+            start += os.pwrite(self._fd, _ZEROS[: end - start], start)
+
+    def allocated(self) -> int:
+        """How many bytes have memory, in holes of the layout, too."""
+        return os.fstat(self._fd).st_blocks * 512
+
+    def destroy(self) -> None:
+        """Unlink and close. The memory goes with the last mapping of it."""
+        posix_ipc.unlink_shared_memory(self._name)
+        os.close(self._fd)
+        self._fd = -1
+
+
+def available_memory() -> int:
+    """Bytes that the machine can give without swapping out others, and free swap (proc(5))."""
+    wanted = {"MemAvailable", "SwapFree"}
+    total = 0
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            name, _, rest = line.partition(":")
+            if name in wanted:
+                total += int(rest.split()[0]) * 1024
+    return total

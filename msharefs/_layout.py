@@ -92,7 +92,7 @@ def read_layout(read: ReadAttribute) -> Layout:
 
 def mappings_within(read: ReadAttribute, start: int, end: int) -> Iterator[Mapping]:
     """The mappings that share a byte with `start` to `end`, read no further than needed."""
-    for part in _parts(read):
+    for part in _parts(read, start):
         for mapping in part.mappings:
             if mapping.offset >= end:
                 return
@@ -129,18 +129,17 @@ def _whole(parts: list[_Part]) -> Layout:
     )
 
 
-def _parts(read: ReadAttribute) -> Iterator[_Part]:
-    """The attribute itself, then each continuation that its predecessor names."""
-    name, position = _ATTRIBUTE, -1
+def _parts(read: ReadAttribute, start: int = 0) -> Iterator[_Part]:
+    """What is mapped from `start` on, then each continuation that its predecessor names."""
+    position = start
     while True:
-        part = _decode(read(name))
+        part = _decode(read(f"{_ATTRIBUTE}.{position}" if position else _ATTRIBUTE))
         yield part
         if part.following is None:
             return
         if part.following <= position:
             raise _no_layout(f"it goes on at {part.following} after {position}")
         position = part.following
-        name = f"{_ATTRIBUTE}.{position}"
 
 
 def _decode(text: bytes) -> _Part:

@@ -104,9 +104,7 @@ def collapse(fd: int, start: int, size: int, huge_page: int) -> None:
     `start` and `size` are multiples of `huge_page`. Succeeds only if all of it is huge.
     """
     room = size + huge_page
-    base = _libc.mmap(
-        None, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0
-    )
+    base = _libc.mmap(None, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
     _check(base == _MAP_FAILED, "mmap")
     try:
         aligned = -(-base // huge_page) * huge_page

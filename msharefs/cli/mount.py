@@ -64,9 +64,7 @@ def parse_command_line(arguments: list[str]) -> Request:
     parser.add_argument("-t", "-N", dest="_ignored", help=argparse.SUPPRESS)
     parser.add_argument("-V", "--version", action="version", version=f"msharefs {__version__}")
     words = parser.parse_args(arguments)
-    options = parse_options(
-        ",".join(words.options), memory=total_memory(), sloppy=words.sloppy
-    )
+    options = parse_options(",".join(words.options), memory=total_memory(), sloppy=words.sloppy)
     # Links in the path of the mount point would make /proc/mounts show another one.
     mountpoint = os.path.realpath(words.mountpoint)
     return Request(words.source, mountpoint, options, words.foreground)

@@ -137,6 +137,12 @@ class StorageFailed(RefusedError):
         self.errno = cause.errno or errno.EIO
 
 
+class RangeTooSmall(RefusedError):
+    """The caller's buffer is too small for the value."""
+
+    errno = errno.ERANGE
+
+
 class Unanswered(RefusedError):
     """The operation has nothing to do here; the kernel need not ask again."""
 

@@ -349,6 +349,7 @@ class RegionManager:
         except OSError as cause:
             raise storage_error(cause) from cause
         inode.become_sized(size)
+        _drop_privileges(inode)
         inode.mtime_ns = self._clock()
 
     # Life and death
@@ -359,7 +360,8 @@ class RegionManager:
         region.lookups += 1
 
     def _lost_a_name(self, inode: Inode) -> None:
-        if not self._drop_unreferenced(inode):
+        # Once the last name and handle are gone nobody can ask for attributes again.
+        if not self._drop_unreferenced(inode) and (inode.nlink or inode.opens):
             self._notices.attributes_changed(inode.ino)
 
     def _drop_unreferenced(self, inode: Inode) -> bool:
@@ -378,12 +380,18 @@ def _check_writable(writable: bool) -> None:
 
 
 def _change_owner(inode: Inode, change: AttributeChange) -> None:
-    """chown; a file loses set-user-ID, and set-group-ID where it is executable (chown(2))."""
+    """chown(2); a new mode from the same request stands."""
     if change.uid is not None:
         inode.uid = change.uid
     if change.gid is not None:
         inode.gid = change.gid
     if not inode.is_directory and change.mode is None:
-        inode.mode &= ~stat.S_ISUID
-        if inode.mode & stat.S_IXGRP:
-            inode.mode &= ~stat.S_ISGID
+        _drop_privileges(inode)
+
+
+def _drop_privileges(inode: Inode) -> None:
+    """A file with a new owner or size loses set-user-ID, and set-group-ID where it is
+    executable: the kernel leaves that to us (FUSE_HANDLE_KILLPRIV)."""
+    inode.mode &= ~stat.S_ISUID
+    if inode.mode & stat.S_IXGRP:
+        inode.mode &= ~stat.S_ISGID

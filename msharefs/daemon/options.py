@@ -27,13 +27,48 @@ LARGEST_NUMBER = (1 << 31) - 1
 LARGEST_ID = (1 << 32) - 2
 
 PASSED_ON = frozenset(
-    "rw ro suid nosuid dev nodev exec noexec sync async dirsync noatime nodiratime".split()
+    [
+        "rw",
+        "ro",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "sync",
+        "async",
+        "dirsync",
+        "noatime",
+        "nodiratime",
+    ]
 )
 """Generic options that fusermount3 hands to mount(2)."""
 TAKEN_SILENTLY = frozenset(
-    "defaults atime diratime relatime norelatime strictatime nostrictatime lazytime nolazytime "
-    "auto noauto nofail _netdev user nouser users owner group silent loud "
-    "allow_other default_permissions".split()
+    [
+        "defaults",
+        "atime",
+        "diratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
+        "auto",
+        "noauto",
+        "nofail",
+        "_netdev",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "silent",
+        "loud",
+        "allow_other",
+        "default_permissions",
+    ]
 )
 """Options of mount(8) and systemd that are done elsewhere, or that are always so here."""
 SILENT_PREFIXES = ("x-", "X-", "comment=")

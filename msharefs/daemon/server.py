@@ -27,8 +27,10 @@ from msharefs.core.region import Region
 from msharefs.daemon import logs
 from msharefs.daemon.options import log_level
 from msharefs.daemon.state import Config
+from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
 from msharefs.fuse.dataplane import DataPlane, PassthroughPlane, PlaneError
+from msharefs.fuse.files import FileHandlers
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.notices import KernelNotices
 from msharefs.fuse.operations import Operations
@@ -72,7 +74,11 @@ class Server:
         self._switchboard = Switchboard(
             device,
             self._ours,
-            Control(self._manager, self._plane).handlers(),
+            {
+                **FileHandlers(self._manager, self._plane).handlers(),
+                **AttributeHandlers(self._manager, self._status).handlers(),
+                **Control(self._manager).handlers(),
+            },
             self._plane,
             self._metrics,
             self._ready,
@@ -80,13 +86,15 @@ class Server:
 
     async def run(self) -> None:
         """Serve until the mount or the supervisor is gone. Raises PlaneError."""
-        operations = Operations(self._manager, self._status)
+        operations = Operations(self._manager)
         # libfuse takes an open descriptor for a mount point of this form, and owns it then.
         descriptor = os.dup(self._theirs.fileno())
         pyfuse3.init(operations, f"/dev/fd/{descriptor}", {"default_permissions"})
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(pyfuse3.main)
+                # Handlers never wait, so one task serves all, and none is started and ended
+                # for each request, which would cost more than the request.
+                nursery.start_soon(pyfuse3.main, 1, 1)
                 nursery.start_soon(self._undertake)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._watch_leash, nursery.cancel_scope)
@@ -152,9 +160,7 @@ def main() -> int:
     device, leash = int(sys.argv[3]), socket.socket(fileno=int(sys.argv[4]))
     # The supervisor alone decides about the end; a terminal's Ctrl-C is for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logs.configure(
-        foreground=config.foreground, level=log_level(config.options), file=sys.argv[2]
-    )
+    logs.configure(foreground=config.foreground, level=log_level(config.options), file=sys.argv[2])
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
     os.umask(0)
     try:

@@ -103,9 +103,7 @@ def _build(request: Request, stack: ExitStack) -> Supervisor:
     )
     original = namespace.enter_private(state.arena, ROOT_STATE)
     stack.callback(namespace.leave, original)
-    config = Config(
-        request.source, request.mountpoint, options, request.foreground, os.getpid()
-    )
+    config = Config(request.source, request.mountpoint, options, request.foreground, os.getpid())
     config.save(state.config)
     device = channel.mount(
         request.mountpoint,

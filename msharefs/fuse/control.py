@@ -1,8 +1,8 @@
-"""The requests that pyfuse3 cannot carry, and the hot ones, over RegionManager.
+"""IOCTL and FALLOCATE, which pyfuse3 cannot carry, over RegionManager.
 
 Owns their decoding and encoding, and the order of changes to one region's memory: a
 change that is large goes to a worker thread, and the next one of that region waits for
-it. Handles are the access mode of the open, so that they mean the same to any process.
+it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from msharefs import abi
-from msharefs.core.errors import InvalidArgument, NotAnIoctl, Unanswered
+from msharefs.core.errors import NotAnIoctl
 from msharefs.core.manager import RegionManager
 from msharefs.core.plan import Plan
-from msharefs.core.region import Region
 from msharefs.fuse import protocol
-from msharefs.fuse.dataplane import DataPlane
 from msharefs.fuse.protocol import Header, Opcode
 
 SLOW_WORK = 16 << 20
@@ -30,53 +28,14 @@ SLOW_WORK = 16 << 20
 class Control:
     """Handlers for the switchboard."""
 
-    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
+    def __init__(self, manager: RegionManager) -> None:
         self._manager = manager
-        self._plane = plane
         # A region whose memory is being changed, and those who wait for it, in order.
         self._waiting: dict[int, deque[trio.Event]] = {}
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes | Awaitable[bytes]]]:
         """By opcode."""
-        return {
-            Opcode.OPEN: self.open,
-            Opcode.RELEASE: self.release,
-            Opcode.FLUSH: self.flush,
-            Opcode.READ: self.read,
-            Opcode.WRITE: self.refuse,
-            Opcode.COPY_FILE_RANGE: self.refuse,
-            Opcode.COPY_FILE_RANGE_64: self.refuse,
-            Opcode.FALLOCATE: self.fallocate,
-            Opcode.IOCTL: self.ioctl,
-        }
-
-    def open(self, header: Header, body: memoryview) -> bytes:
-        """OPEN of a region or mshare_info."""
-        flags = protocol.decode_open(body)
-        inode = self._manager.open(header.nodeid, flags)
-        if isinstance(inode, Region):
-            open_flags, backing_id = self._plane.open_flags(inode.ino)
-            return protocol.encode_open(handle_for(flags), open_flags, backing_id)
-        return protocol.encode_open(handle_for(flags), protocol.FOPEN_KEEP_CACHE)
-
-    def release(self, header: Header, body: memoryview) -> bytes:
-        """RELEASE: the last descriptor of an open is closed."""
-        self._manager.release(header.nodeid)
-        return b""
-
-    def flush(self, header: Header, body: memoryview) -> bytes:
-        """FLUSH at each close has nothing to do: ENOSYS, and the kernel asks no more."""
-        raise Unanswered("close has nothing to flush")
-
-    def read(self, header: Header, body: memoryview) -> bytes:
-        """READ: the text of mshare_info; a region refuses."""
-        request = protocol.decode_read(body)
-        text = self._manager.info_text(header.nodeid)
-        return text[request.offset : request.offset + request.size]
-
-    def refuse(self, header: Header, body: memoryview) -> bytes:
-        """write(2) and copy_file_range(2) on a region."""
-        raise InvalidArgument(f"inode {header.nodeid} is not for reading and writing")
+        return {Opcode.FALLOCATE: self.fallocate, Opcode.IOCTL: self.ioctl}
 
     def fallocate(self, header: Header, body: memoryview) -> bytes:
         """FALLOCATE sets the size."""
@@ -106,9 +65,7 @@ class Control:
             return self._manager.plan_unmap(ino, abi.Unmap.unpack(payload), writable=writable)
         return self._manager.plan_map(ino, abi.CreateMapping.unpack(payload), writable=writable)
 
-    async def _change_in_turn(
-        self, ino: int, head: protocol.IoctlIn, payload: bytes
-    ) -> bytes:
+    async def _change_in_turn(self, ino: int, head: protocol.IoctlIn, payload: bytes) -> bytes:
         turn = trio.Event()
         self._waiting[ino].append(turn)
         await turn.wait()
@@ -144,11 +101,6 @@ class Control:
             waiting.popleft().set()
         else:
             del self._waiting[ino]
-
-
-def handle_for(flags: int) -> int:
-    """The file handle of an open(2) with these flags."""
-    return flags & os.O_ACCMODE
 
 
 _WRITABLE = frozenset({os.O_WRONLY, os.O_RDWR})

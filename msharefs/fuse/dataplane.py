@@ -20,8 +20,9 @@ class PlaneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Negotiation:
-    """What INIT's reply asks for: bits of flags2, and how deep file systems may stack."""
+    """What INIT's reply asks for: bits of flags and flags2, and how deep file systems stack."""
 
+    flags: int
     flags2: int
     stack_depth: int
 
@@ -66,7 +67,10 @@ class PassthroughPlane:
         self._backing: dict[int, int] = {}
 
     def negotiate(self, offer: protocol.InitOffer) -> Negotiation:
-        """Passthrough, mmap of direct-I/O files, and resending, where offered."""
+        """Passthrough, mmap of direct-I/O files, and resending, where offered.
+
+        With HANDLE_KILLPRIV core takes set-user-ID away, and a truncate is one request less.
+        """
         if not offer.flags2 & protocol.FUSE_PASSTHROUGH:
             raise PlaneError("this kernel has no FUSE passthrough (Linux 6.9 and newer)")
         wanted = (
@@ -74,7 +78,11 @@ class PassthroughPlane:
             | protocol.FUSE_DIRECT_IO_ALLOW_MMAP
             | protocol.FUSE_HAS_RESEND
         )
-        return Negotiation(flags2=offer.flags2 & wanted, stack_depth=1)
+        return Negotiation(
+            flags=offer.flags & protocol.FUSE_HANDLE_KILLPRIV,
+            flags2=offer.flags2 & wanted,
+            stack_depth=1,
+        )
 
     def attach(self, ino: int, fd: int) -> None:
         """Register the segment as the region's backing file."""
@@ -97,7 +105,7 @@ class PassthroughPlane:
             )
         except OSError as error:
             # The connection is gone, and the id with it.
-            if error.errno != errno.ENOTCONN and error.errno != errno.EPERM:
+            if error.errno not in (errno.ENOTCONN, errno.EPERM):
                 raise
 
     def open_flags(self, ino: int) -> tuple[int, int]:

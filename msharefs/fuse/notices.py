@@ -25,9 +25,7 @@ SLOW_TO_FREE = 256 << 20
 class KernelNotices:
     """core's Notices for a mount: `undertake` is given the regions that die slowly."""
 
-    def __init__(
-        self, device: int, plane: DataPlane, undertake: Callable[[Region], None]
-    ) -> None:
+    def __init__(self, device: int, plane: DataPlane, undertake: Callable[[Region], None]) -> None:
         """`device` is the /dev/fuse descriptor, not owned here."""
         self._device = device
         self._plane = plane

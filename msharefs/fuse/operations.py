@@ -1,14 +1,13 @@
-"""pyfuse3's Operations over RegionManager: names, attributes, listings, attributes beyond.
+"""pyfuse3's Operations over RegionManager: all requests that are neither hot nor beyond it.
 
 Each handler decodes, makes one call on RegionManager and encodes. What pyfuse3 cannot
-carry, and opens and closes, are in control.py.
+carry is in control.py; what clients do most is in files.py and attributes.py.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
-import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -17,17 +16,14 @@ import pyfuse3
 
 from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
 from msharefs.core import reports
-from msharefs.core.errors import NoAttribute, NotPermitted, NotSupported, RefusedError
+from msharefs.core.errors import NotPermitted, NotSupported, RefusedError
 from msharefs.core.inode import DOT_COOKIES, ROOT_INO, Caller, Directory, Inode
-from msharefs.core.manager import AttributeChange, RegionManager
+from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import NAME_MAX
 from msharefs.core.region import Region
-from msharefs.fuse.control import handle_for
+from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime
 
 log = logging.getLogger(__name__)
-
-FOR_EVER = 1e9
-"""Seconds. Every change goes through this mount, so the kernel may cache without limit."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,36 +50,13 @@ def answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
 
 
 class Operations(pyfuse3.Operations):
-    """What pyfuse3 asks of a file system. `status` composes the mount's status."""
+    """What pyfuse3 asks of a file system."""
 
-    def __init__(self, manager: RegionManager, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, manager: RegionManager) -> None:
         super().__init__()
         self._manager = manager
-        self._status = status
 
     # Names
-
-    @answered
-    async def lookup(
-        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        """LOOKUP; a name that is not there is cached, too."""
-        inode = self._manager.lookup(parent_inode, name)
-        return _no_entry() if inode is None else _entry(inode)
-
-    @answered
-    async def create(
-        self,
-        parent_inode: int,
-        name: bytes,
-        mode: int,
-        flags: int,
-        ctx: pyfuse3.RequestContext,
-    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        """CREATE; the switchboard completes the reply with the data plane's flags."""
-        region = self._manager.create(parent_inode, name, mode, _caller(ctx))
-        info = pyfuse3.FileInfo(fh=handle_for(flags), direct_io=True, keep_cache=False)
-        return info, _entry(region)
 
     @answered
     async def mknod(
@@ -114,11 +87,6 @@ class Operations(pyfuse3.Operations):
         return _entry(self._manager.link(inode, new_parent_inode, new_name))
 
     @answered
-    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        """UNLINK."""
-        self._manager.unlink(parent_inode, name)
-
-    @answered
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """RMDIR."""
         self._manager.rmdir(parent_inode, name)
@@ -142,35 +110,6 @@ class Operations(pyfuse3.Operations):
             self._manager.forget(inode_list)
         except Exception:
             log.exception("FORGET failed")
-
-    # Attributes
-
-    @answered
-    async def getattr(
-        self, inode: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        """GETATTR."""
-        return _entry(self._manager.getattr(inode))
-
-    @answered
-    async def setattr(
-        self,
-        inode: int,
-        attr: pyfuse3.EntryAttributes,
-        fields: pyfuse3.SetattrFields,
-        fh: int | None,
-        ctx: pyfuse3.RequestContext,
-    ) -> pyfuse3.EntryAttributes:
-        """SETATTR."""
-        change = AttributeChange(
-            mode=attr.st_mode if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            size=attr.st_size if fields.update_size else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-        )
-        return _entry(self._manager.setattr(inode, change))
 
     @answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -228,18 +167,6 @@ class Operations(pyfuse3.Operations):
     # Extended attributes
 
     @answered
-    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        """GETXATTR: the layout of a region, the status of the mount."""
-        found = self._manager.getattr(inode)
-        if isinstance(found, Region):
-            start = _layout_start(name)
-            if start is not None:
-                return reports.layout_json(found, start)
-        elif inode == ROOT_INO and name == STATUS_ATTRIBUTE:
-            return json.dumps(self._status()).encode()
-        raise NoAttribute(f"inode {inode} has no attribute {name!r}")
-
-    @answered
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         """LISTXATTR."""
         if isinstance(self._manager.getattr(inode), Region):
@@ -267,7 +194,7 @@ def _entry(inode: Inode) -> pyfuse3.EntryAttributes:
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = inode.ino
     entry.entry_timeout = FOR_EVER
-    entry.attr_timeout = FOR_EVER if inode.cacheable else 0
+    entry.attr_timeout = attribute_lifetime(inode)
     entry.st_mode = inode.mode
     entry.st_nlink = inode.nlink
     entry.st_uid = inode.uid
@@ -279,22 +206,6 @@ def _entry(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns
     return entry
-
-
-def _no_entry() -> pyfuse3.EntryAttributes:
-    """Number 0 tells the kernel that it may remember the absence."""
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = 0
-    entry.entry_timeout = FOR_EVER
-    return entry
-
-
-def _layout_start(name: bytes) -> int | None:
-    """From which byte on `user.msharefs.layout` or `user.msharefs.layout.N` tells."""
-    if name == LAYOUT_ATTRIBUTE:
-        return 0
-    head, _, offset = name.rpartition(b".")
-    return int(offset) if head == LAYOUT_ATTRIBUTE and offset.isdigit() else None
 
 
 def _refuse_attribute_change(name: bytes) -> None:

@@ -78,6 +78,15 @@ FUSE_DIRECT_IO_ALLOW_MMAP = 1 << 4
 FUSE_PASSTHROUGH = 1 << 5
 FUSE_HAS_RESEND = 1 << 7
 
+FATTR_MODE = 1 << 0
+FATTR_UID = 1 << 1
+FATTR_GID = 1 << 2
+FATTR_SIZE = 1 << 3
+FATTR_ATIME = 1 << 4
+FATTR_MTIME = 1 << 5
+FATTR_ATIME_NOW = 1 << 7
+FATTR_MTIME_NOW = 1 << 8
+
 FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_PASSTHROUGH = 1 << 7
@@ -94,6 +103,8 @@ _OUT_HEADER = struct.Struct("=IiQ")
 _INIT_IN = struct.Struct("=IIIII")
 _INIT_OUT_HEAD = struct.Struct("=IIII")
 _OPEN_IN = struct.Struct("=II")
+_CREATE_IN = struct.Struct("=IIII")
+_SETATTR_IN = struct.Struct("=IIQQQqqqIIIIIIII")
 _OPEN_OUT = struct.Struct("=QIi")
 _RELEASE_IN = struct.Struct("=QIIQ")
 _READ_IN = struct.Struct("=QQIIQII")
@@ -102,18 +113,22 @@ _IOCTL_IN = struct.Struct("=QIIQII")
 _IOCTL_OUT = struct.Struct("=iIII")
 _INVAL_INODE_OUT = struct.Struct("=Qqq")
 _BACKING_MAP = struct.Struct("=iIQ")
+_ATTR = struct.Struct("=6Q10I")
+_ATTR_OUT_HEAD = struct.Struct("=QII")
+_ENTRY_OUT_HEAD = struct.Struct("=QQQQII")
+_GETXATTR = struct.Struct("=II")
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 
 IN_HEADER_SIZE = _IN_HEADER.size
 OUT_HEADER_SIZE = _OUT_HEADER.size
-ENTRY_OUT_SIZE = 128
-"""sizeof(struct fuse_entry_out), which begins with the node id."""
 
 _INIT_OUT_FLAGS = slice(OUT_HEADER_SIZE + 12, OUT_HEADER_SIZE + 16)
 _INIT_OUT_FLAGS2 = slice(OUT_HEADER_SIZE + 32, OUT_HEADER_SIZE + 36)
 _INIT_OUT_STACK_DEPTH = slice(OUT_HEADER_SIZE + 36, OUT_HEADER_SIZE + 40)
 INIT_OUT_SIZE = OUT_HEADER_SIZE + 64
+_U64_MASK = (1 << 64) - 1
+"""Times before 1970 are negative seconds in a field without a sign."""
 _LISTING_SIZE = slice(IN_HEADER_SIZE + 16, IN_HEADER_SIZE + 20)
 
 
@@ -152,6 +167,27 @@ class IoctlIn(NamedTuple):
     out_size: int
 
 
+class SetattrIn(NamedTuple):
+    """struct fuse_setattr_in; `valid` tells which fields count."""
+
+    valid: int
+    padding: int
+    handle: int
+    size: int
+    lock_owner: int
+    atime: int
+    mtime: int
+    ctime: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    unused4: int
+    uid: int
+    gid: int
+    unused5: int
+
+
 class ReadIn(NamedTuple):
     """struct fuse_read_in; offset and size in bytes."""
 
@@ -164,12 +200,29 @@ class ReadIn(NamedTuple):
     padding: int
 
 
+class Attributes(NamedTuple):
+    """The attributes of an inode; times in nanoseconds, `blocks` of 512 bytes."""
+
+    ino: int
+    size: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    block_size: int
+
+
 @dataclass(frozen=True, slots=True)
 class InitOffer:
-    """What the kernel says in INIT that we look at: its version and flags 32 and up."""
+    """What the kernel says in INIT that we look at: its version, and flags to 31 and up."""
 
     major: int
     minor: int
+    flags: int
     flags2: int
 
     @classmethod
@@ -178,7 +231,7 @@ class InitOffer:
         major, minor, _readahead, flags, flags2 = _INIT_IN.unpack_from(
             bytes(body).ljust(_INIT_IN.size, b"\0")
         )
-        return cls(major, minor, flags2 if flags & FUSE_INIT_EXT else 0)
+        return cls(major, minor, flags, flags2 if flags & FUSE_INIT_EXT else 0)
 
 
 def decode_header(message: bytes | memoryview) -> Header:
@@ -190,6 +243,22 @@ def decode_open(body: memoryview) -> int:
     """struct fuse_open_in: the flags of open(2)."""
     flags: int = _OPEN_IN.unpack_from(body)[0]
     return flags
+
+
+def decode_create(body: memoryview) -> tuple[int, int, bytes]:
+    """struct fuse_create_in and the name: flags of open(2), mode less the umask, name."""
+    flags, mode, _umask, _open_flags = _CREATE_IN.unpack_from(body)
+    return flags, mode, decode_name(body[_CREATE_IN.size :])
+
+
+def decode_name(body: memoryview) -> bytes:
+    """A name, which ends in a zero byte."""
+    return bytes(body).rstrip(b"\0")
+
+
+def decode_setattr(body: memoryview) -> SetattrIn:
+    """struct fuse_setattr_in."""
+    return SetattrIn._make(_SETATTR_IN.unpack_from(body))
 
 
 def decode_read(body: memoryview) -> ReadIn:
@@ -229,6 +298,52 @@ def encode_open(handle: int, open_flags: int, backing_id: int = 0) -> bytes:
     return _OPEN_OUT.pack(handle, open_flags, backing_id)
 
 
+def decode_getxattr(body: memoryview) -> tuple[int, bytes]:
+    """struct fuse_getxattr_in: room for the value (0 asks for its length), and the name."""
+    room: int = _GETXATTR.unpack_from(body)[0]
+    return room, decode_name(body[_GETXATTR.size :])
+
+
+def encode_xattr_size(size: int) -> bytes:
+    """struct fuse_getxattr_out: the length of a value."""
+    return _GETXATTR.pack(size, 0)
+
+
+def encode_attr(attr: Attributes, valid: int) -> bytes:
+    """struct fuse_attr_out; the kernel may keep it for `valid` seconds."""
+    return _ATTR_OUT_HEAD.pack(valid, 0, 0) + _pack_attr(attr)
+
+
+def encode_entry(attr: Attributes | None, valid: int, attr_valid: int) -> bytes:
+    """struct fuse_entry_out; None tells that there is no such name, to be kept as well."""
+    if attr is None:
+        return _ENTRY_OUT_HEAD.pack(0, 0, valid, 0, 0, 0) + bytes(_ATTR.size)
+    return _ENTRY_OUT_HEAD.pack(attr.ino, 0, valid, attr_valid, 0, 0) + _pack_attr(attr)
+
+
+def _pack_attr(attr: Attributes) -> bytes:
+    atime, atime_ns = divmod(attr.atime_ns, 10**9)
+    mtime, mtime_ns = divmod(attr.mtime_ns, 10**9)
+    ctime, ctime_ns = divmod(attr.ctime_ns, 10**9)
+    seconds = (_U64_MASK & atime, _U64_MASK & mtime, _U64_MASK & ctime)
+    return _ATTR.pack(
+        attr.ino,
+        attr.size,
+        attr.blocks,
+        *seconds,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+        attr.mode,
+        attr.nlink,
+        attr.uid,
+        attr.gid,
+        0,
+        attr.block_size,
+        0,
+    )
+
+
 def encode_ioctl() -> bytes:
     """struct fuse_ioctl_out of an ioctl that returns 0 and no data."""
     return _IOCTL_OUT.pack(0, 0, 0, 0)
@@ -250,31 +365,15 @@ def encode_backing_id(backing_id: int) -> bytes:
     return _U32.pack(backing_id)
 
 
-def complete_init(reply: bytes, *, flags2: int, stack_depth: int) -> bytes:
-    """libfuse's INIT reply with capabilities that it does not know.
-
-    FUSE_HANDLE_KILLPRIV goes: the kernel then takes set-user-ID off by a plain setattr.
-    """
+def complete_init(reply: bytes, *, flags: int, flags2: int, stack_depth: int) -> bytes:
+    """libfuse's INIT reply with capabilities that it does not ask for by itself."""
     message = bytearray(reply)
-    (flags,) = _U32.unpack(message[_INIT_OUT_FLAGS])
-    message[_INIT_OUT_FLAGS] = _U32.pack((flags | FUSE_INIT_EXT) & ~FUSE_HANDLE_KILLPRIV)
+    (own_flags,) = _U32.unpack(message[_INIT_OUT_FLAGS])
+    message[_INIT_OUT_FLAGS] = _U32.pack(own_flags | flags | FUSE_INIT_EXT)
     (own_flags2,) = _U32.unpack(message[_INIT_OUT_FLAGS2])
     message[_INIT_OUT_FLAGS2] = _U32.pack(own_flags2 | flags2)
     message[_INIT_OUT_STACK_DEPTH] = _U32.pack(stack_depth)
     return bytes(message)
-
-
-def entry_nodeid(reply: bytes) -> int:
-    """The node id in a reply that begins with struct fuse_entry_out."""
-    nodeid: int = _U64.unpack_from(reply, OUT_HEADER_SIZE)[0]
-    return nodeid
-
-
-def complete_create(reply: bytes, open_flags: int, backing_id: int) -> bytes:
-    """A CREATE reply with other open flags; fuse_open_out stands behind fuse_entry_out."""
-    head = OUT_HEADER_SIZE + ENTRY_OUT_SIZE
-    handle, _flags, _backing = _OPEN_OUT.unpack_from(reply, head)
-    return reply[:head] + encode_open(handle, open_flags, backing_id)
 
 
 def limit_listing(request: memoryview, most: int) -> None:

@@ -1,8 +1,8 @@
 """The switchboard: routes each request to its own handler or to pyfuse3, and each reply back.
 
 Owns the reading and writing of /dev/fuse and our end of the socket pair that pyfuse3
-takes for its /dev/fuse. It completes pyfuse3's INIT and CREATE replies with what libfuse
-does not know. It has no rule of the file system; handlers and the data plane do.
+takes for its /dev/fuse. It completes pyfuse3's INIT reply with what libfuse does not
+know. It has no rule of the file system; handlers and the data plane do.
 
 Everything runs in one trio loop. A reply of pyfuse3 can appear only in a step of one of
 its tasks, so they are collected after each step (as a trio Instrument) and never waited
@@ -126,9 +126,7 @@ class Switchboard(trio.abc.Instrument):
         else:
             nursery.start_soon(self._finish_later, header, answer, started)
 
-    async def _finish_later(
-        self, header: Header, answer: Awaitable[bytes], started: float
-    ) -> None:
+    async def _finish_later(self, header: Header, answer: Awaitable[bytes], started: float) -> None:
         try:
             payload = await answer
         except Exception as error:
@@ -185,12 +183,10 @@ class Switchboard(trio.abc.Instrument):
     def _complete(self, reply: bytes) -> None:
         _length, error, unique = protocol.decode_out_header(reply)
         opcode, started = self._forwarded.pop(unique)
-        if not error and opcode == Opcode.CREATE:
-            flags, backing_id = self._plane.open_flags(protocol.entry_nodeid(reply))
-            reply = protocol.complete_create(reply, flags, backing_id)
-        elif not error and opcode == Opcode.INIT and self._negotiation is not None:
+        if not error and opcode == Opcode.INIT and self._negotiation is not None:
             reply = protocol.complete_init(
                 reply,
+                flags=self._negotiation.flags,
                 flags2=self._negotiation.flags2,
                 stack_depth=self._negotiation.stack_depth,
             )

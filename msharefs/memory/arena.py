@@ -41,7 +41,9 @@ def mount_arena(directory: str, options: ArenaOptions) -> None:
         # Last, because its list of nodes may hold commas.
         words.append(f"mpol={options.mpol}")
     linux.mount("msharefs", directory, "tmpfs", _FLAGS, ",".join(words))
-    fd = os.open(os.path.join(directory, BALLAST_NAME), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fd = os.open(
+        os.path.join(directory, BALLAST_NAME), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
+    )
     try:
         os.posix_fallocate(fd, 0, BALLAST_SIZE)
     finally:
@@ -80,4 +82,6 @@ class Arena:
 
     def set_limit(self, limit: int) -> None:
         """Allow at most `limit` bytes. Raises OSError(EINVAL) where more is in use."""
-        linux.mount("msharefs", SHM, None, linux.MS_REMOUNT | _FLAGS, f"size={limit + BALLAST_SIZE}")
+        linux.mount(
+            "msharefs", SHM, None, linux.MS_REMOUNT | _FLAGS, f"size={limit + BALLAST_SIZE}"
+        )

@@ -1,0 +1,130 @@
+"""Attributes and extended attributes, read and set: hot, so answered by the switchboard.
+
+Owns their decoding and encoding over RegionManager. pyfuse3 could carry them at twice
+the cost, and each creation of a region asks several times: for its directory's
+attributes anew, and for "security.capability" before the size is set.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
+from msharefs.core import reports
+from msharefs.core.errors import NoAttribute, RangeTooSmall
+from msharefs.core.inode import ROOT_INO, Inode
+from msharefs.core.manager import AttributeChange, RegionManager
+from msharefs.core.region import Region
+from msharefs.fuse import protocol
+from msharefs.fuse.protocol import (
+    FATTR_ATIME,
+    FATTR_ATIME_NOW,
+    FATTR_GID,
+    FATTR_MODE,
+    FATTR_MTIME,
+    FATTR_MTIME_NOW,
+    FATTR_SIZE,
+    FATTR_UID,
+    Attributes,
+    Header,
+    Opcode,
+    SetattrIn,
+)
+
+FOR_EVER = 10**9
+"""Seconds. Every change goes through this mount, so the kernel may cache without limit."""
+
+
+class AttributeHandlers:
+    """Handlers for the switchboard. `status` composes the mount's status."""
+
+    def __init__(self, manager: RegionManager, status: Callable[[], dict[str, Any]]) -> None:
+        self._manager = manager
+        self._status = status
+
+    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
+        """By opcode."""
+        return {
+            Opcode.GETATTR: self.getattr,
+            Opcode.SETATTR: self.setattr,
+            Opcode.GETXATTR: self.getxattr,
+        }
+
+    def getattr(self, header: Header, body: memoryview) -> bytes:
+        """GETATTR."""
+        inode = self._manager.getattr(header.nodeid)
+        return protocol.encode_attr(attributes(inode), attribute_lifetime(inode))
+
+    def setattr(self, header: Header, body: memoryview) -> bytes:
+        """SETATTR: chmod, chown, utimes, truncate."""
+        change = _change(protocol.decode_setattr(body))
+        inode = self._manager.setattr(header.nodeid, change)
+        return protocol.encode_attr(attributes(inode), attribute_lifetime(inode))
+
+    def getxattr(self, header: Header, body: memoryview) -> bytes:
+        """GETXATTR: the layout of a region, the status of the mount."""
+        room, name = protocol.decode_getxattr(body)
+        value = self._value(header.nodeid, name)
+        if room == 0:
+            return protocol.encode_xattr_size(len(value))
+        if len(value) > room:
+            raise RangeTooSmall(f"{name!r} has {len(value)} bytes")
+        return value
+
+    def _value(self, ino: int, name: bytes) -> bytes:
+        found = self._manager.getattr(ino)
+        if isinstance(found, Region):
+            start = _layout_start(name)
+            if start is not None:
+                return reports.layout_json(found, start)
+        elif ino == ROOT_INO and name == STATUS_ATTRIBUTE:
+            return json.dumps(self._status()).encode()
+        raise NoAttribute(f"inode {ino} has no attribute {name!r}")
+
+
+def attributes(inode: Inode) -> Attributes:
+    """What stat(2) shows."""
+    return Attributes(
+        ino=inode.ino,
+        size=inode.size,
+        blocks=inode.blocks,
+        atime_ns=inode.atime_ns,
+        mtime_ns=inode.mtime_ns,
+        ctime_ns=inode.ctime_ns,
+        mode=inode.mode,
+        nlink=inode.nlink,
+        uid=inode.uid,
+        gid=inode.gid,
+        block_size=PAGE_SIZE,
+    )
+
+
+def attribute_lifetime(inode: Inode) -> int:
+    """For how many seconds the kernel may keep the attributes."""
+    return FOR_EVER if inode.cacheable else 0
+
+
+def _change(request: SetattrIn) -> AttributeChange:
+    valid = request.valid
+    now = time.time_ns() if valid & (FATTR_ATIME_NOW | FATTR_MTIME_NOW) else 0
+    atime = now if valid & FATTR_ATIME_NOW else request.atime * 10**9 + request.atime_ns
+    mtime = now if valid & FATTR_MTIME_NOW else request.mtime * 10**9 + request.mtime_ns
+    return AttributeChange(
+        mode=request.mode if valid & FATTR_MODE else None,
+        uid=request.uid if valid & FATTR_UID else None,
+        gid=request.gid if valid & FATTR_GID else None,
+        size=request.size if valid & FATTR_SIZE else None,
+        atime_ns=atime if valid & (FATTR_ATIME | FATTR_ATIME_NOW) else None,
+        mtime_ns=mtime if valid & (FATTR_MTIME | FATTR_MTIME_NOW) else None,
+    )
+
+
+def _layout_start(name: bytes) -> int | None:
+    """From which byte on `user.msharefs.layout` or `user.msharefs.layout.N` tells."""
+    if name == LAYOUT_ATTRIBUTE:
+        return 0
+    head, _, offset = name.rpartition(b".")
+    return int(offset) if head == LAYOUT_ATTRIBUTE and offset.isdigit() else None

@@ -1,0 +1,95 @@
+"""Names of regions and handles on them: look up, create, unlink, open, release.
+
+Owns the decoding and encoding of these over RegionManager and the data plane. They are
+hot, so the switchboard answers them and pyfuse3 never sees them. A handle is the access
+mode of its open, so that it means the same to any process that serves the mount.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from msharefs.core.errors import InvalidArgument, Unanswered
+from msharefs.core.inode import Caller
+from msharefs.core.manager import RegionManager
+from msharefs.core.region import Region
+from msharefs.fuse import protocol
+from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime, attributes
+from msharefs.fuse.dataplane import DataPlane
+from msharefs.fuse.protocol import Header, Opcode
+
+
+class FileHandlers:
+    """Handlers for the switchboard."""
+
+    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
+        self._manager = manager
+        self._plane = plane
+
+    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
+        """By opcode."""
+        return {
+            Opcode.LOOKUP: self.lookup,
+            Opcode.CREATE: self.create,
+            Opcode.UNLINK: self.unlink,
+            Opcode.OPEN: self.open,
+            Opcode.RELEASE: self.release,
+            Opcode.FLUSH: self.flush,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.refuse,
+            Opcode.COPY_FILE_RANGE: self.refuse,
+            Opcode.COPY_FILE_RANGE_64: self.refuse,
+        }
+
+    def lookup(self, header: Header, body: memoryview) -> bytes:
+        """LOOKUP; a name that is not there is remembered, too."""
+        inode = self._manager.lookup(header.nodeid, protocol.decode_name(body))
+        if inode is None:
+            return protocol.encode_entry(None, FOR_EVER, 0)
+        return protocol.encode_entry(attributes(inode), FOR_EVER, attribute_lifetime(inode))
+
+    def create(self, header: Header, body: memoryview) -> bytes:
+        """CREATE: a new region, opened."""
+        flags, mode, name = protocol.decode_create(body)
+        caller = Caller(header.pid, header.uid, header.gid)
+        region = self._manager.create(header.nodeid, name, mode, caller)
+        entry = protocol.encode_entry(attributes(region), FOR_EVER, attribute_lifetime(region))
+        return entry + protocol.encode_open(_handle(flags), *self._plane.open_flags(region.ino))
+
+    def unlink(self, header: Header, body: memoryview) -> bytes:
+        """UNLINK."""
+        self._manager.unlink(header.nodeid, protocol.decode_name(body))
+        return b""
+
+    def open(self, header: Header, body: memoryview) -> bytes:
+        """OPEN of a region or mshare_info."""
+        flags = protocol.decode_open(body)
+        inode = self._manager.open(header.nodeid, flags)
+        if isinstance(inode, Region):
+            return protocol.encode_open(_handle(flags), *self._plane.open_flags(inode.ino))
+        return protocol.encode_open(_handle(flags), protocol.FOPEN_KEEP_CACHE)
+
+    def release(self, header: Header, body: memoryview) -> bytes:
+        """RELEASE: the last descriptor of an open is closed."""
+        self._manager.release(header.nodeid)
+        return b""
+
+    def flush(self, header: Header, body: memoryview) -> bytes:
+        """FLUSH at each close has nothing to do: ENOSYS, and the kernel asks no more."""
+        raise Unanswered("close has nothing to flush")
+
+    def read(self, header: Header, body: memoryview) -> bytes:
+        """READ: the text of mshare_info; a region refuses."""
+        request = protocol.decode_read(body)
+        text = self._manager.info_text(header.nodeid)
+        return text[request.offset : request.offset + request.size]
+
+    def refuse(self, header: Header, body: memoryview) -> bytes:
+        """write(2) and copy_file_range(2) on a region."""
+        raise InvalidArgument(f"inode {header.nodeid} is not for reading and writing")
+
+
+def _handle(flags: int) -> int:
+    """The file handle of an open(2) with these flags."""
+    return flags & os.O_ACCMODE

@@ -7,8 +7,11 @@ the caller's business (client.py).
 
 from __future__ import annotations
 
+import math
 import mmap
 import sys
+from collections.abc import Iterable
+from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -16,11 +19,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-
-_STILL_USED = (
-    "the attachment is still used by an array or a slice of its buf; "
-    "delete or release those first (del array, view.release())"
-)
 
 
 class Attachment:
@@ -35,13 +33,14 @@ class Attachment:
     each process closes its own.
     """
 
-    __slots__ = ("__weakref__", "_address", "_buf", "_map", "_offset", "_size")
+    __slots__ = ("__weakref__", "_address", "_buf", "_map", "_offset", "_own_references", "_size")
 
     def __init__(self, fd: int, offset: int, size: int, *, writable: bool) -> None:
         """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on."""
         self._offset = offset
         self._size = size
         self._map = _map_shared(fd, offset, size, writable=writable)
+        self._own_references = sys.getrefcount(self._map)
         self._buf = memoryview(self._map)
         self._address: int | None = None
 
@@ -95,37 +94,41 @@ class Attachment:
         element = np.dtype(dtype)
         if element.hasobject:
             raise ValueError("an array of Python objects holds pointers of one process only")
-        if offset < 0:
-            # NumPy does not look, and would read what lies before the window.
-            raise ValueError(f"offset {offset} is negative")
-        try:
-            return np.ndarray(shape, element, buffer=self.buf, offset=offset)
-        except TypeError as error:
+        lengths = tuple(map(index, shape if isinstance(shape, Iterable) else (shape,)))
+        count = math.prod(lengths)
+        inside = min(offset, *lengths, 0) >= 0 and offset + count * element.itemsize <= self._size
+        if not inside:
             raise ValueError(
-                f"no array of {element} with shape {shape} at offset {offset} "
-                f"in a window of {self._size} bytes: {error}"
-            ) from error
+                f"no room for {element} in shape {shape} at offset {offset} "
+                f"of a window of {self._size} bytes"
+            )
+        # Not ndarray(buffer=...): it keeps the address without holding the memory.
+        flat = np.frombuffer(self.buf, element, count, offset)
+        return flat.reshape(lengths)
 
     def close(self) -> None:
         """Take the window out of this process; closing twice does nothing.
 
         `buf` is released with it: using it later raises ValueError. While an array or a slice of
-        it exists, BufferError is raised and the attachment stays as it is: those views remain
-        valid (a `buf` that was kept may be released; `attachment.buf` gives a fresh one).
+        it exists, BufferError is raised and the window stays: those views remain valid, and
+        `attachment.buf` is a fresh view if the one that was kept has been released.
         """
         if self._map.closed:
             return
-        # First the view of our own: it fails if an array stands directly on it.
         try:
+            # First the view of our own: this fails if something stands directly on it.
             self._buf.release()
-        except BufferError:
-            raise BufferError(_STILL_USED) from None
-        # Slices of that view hold the map itself, and only closing the map finds them.
-        try:
+            # The map knows of slices and arrays, but not of numpy.ndarray(buffer=buf), which holds
+            # the map and no view of it: to unmap under that would crash the process.
+            if sys.getrefcount(self._map) > self._own_references:
+                raise BufferError
             self._map.close()
         except BufferError:
             self._buf = memoryview(self._map)
-            raise BufferError(_STILL_USED) from None
+            raise BufferError(
+                "the attachment is still used by an array or a slice of its buf; delete or "
+                "release those first (del array, view.release())"
+            ) from None
 
     def __enter__(self) -> Self:
         self._require_open()

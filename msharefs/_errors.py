@@ -95,7 +95,7 @@ def from_os_error(error: OSError, what: str, path: StrOrBytesPath) -> MshareErro
     """The MshareError that says `what` could not be done, for the errno of `error`."""
     number = error.errno or errno.EIO
     kind = _CLASS_OF.get(number, MshareError)
-    return kind(number, f"{what}: {os.strerror(number)}", path)
+    return kind(number, f"{what}: {os.strerror(number)}", os.fspath(path))
 
 
 @contextmanager

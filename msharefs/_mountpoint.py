@@ -45,7 +45,7 @@ def alignment(path: StrOrBytesPath) -> int:
 
 def not_mounted(path: StrOrBytesPath) -> NotMounted:
     """The exception for a `path` below which no msharefs is mounted."""
-    return NotMounted(errno.ENODEV, "no msharefs is mounted there", path)
+    return NotMounted(errno.ENODEV, "no msharefs is mounted there", os.fspath(path))
 
 
 def alignment_hint(path: StrOrBytesPath, size: int) -> str:

@@ -7,6 +7,7 @@ and sizes are bytes. Each call lets go of the interpreter lock while it waits.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 CLONE_NEWNS = 0x00020000
@@ -23,6 +24,8 @@ MNT_DETACH = 0x2
 FALLOC_FL_KEEP_SIZE = 0x1
 FALLOC_FL_PUNCH_HOLE = 0x2
 
+MADV_NOHUGEPAGE = 15
+MADV_POPULATE_WRITE = 23
 MADV_COLLAPSE = 25
 
 _PROT_NONE = 0x0
@@ -96,6 +99,30 @@ def punch_hole(fd: int, start: int, size: int) -> None:
     """fallocate(2): give the range's memory back; it is gone from every mapping at once."""
     mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
     _check(_libc.fallocate(fd, mode, start, size), "fallocate")
+
+
+def populate_small(fd: int, start: int, size: int) -> None:
+    """Give each page of a shared file's range memory, one small page at a time.
+
+    As a write by a process would (madvise(2), MADV_POPULATE_WRITE, Linux 5.14), but without
+    its signal: where SIGBUS would come, OSError(ENOSPC). `start` is page aligned.
+    """
+    base = _libc.mmap(None, size, _PROT_READ_WRITE, _MAP_SHARED, fd, start)
+    _check(base == _MAP_FAILED, "mmap")
+    try:
+        _check(_libc.madvise(base, size, MADV_NOHUGEPAGE), "madvise")
+        _check(_libc.madvise(base, size, MADV_POPULATE_WRITE), "madvise")
+    except OSError as error:
+        if error.errno == errno.EFAULT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+    finally:
+        _libc.munmap(base, size)
+
+
+def has_descriptor(thread: int, fd: int) -> bool:
+    """Whether a thread of our pid namespace has `fd` open (proc(5)). Follows nothing."""
+    return thread > 0 and os.path.lexists(f"/proc/{thread}/fd/{fd}")
 
 
 def collapse(fd: int, start: int, size: int, huge_page: int) -> None:

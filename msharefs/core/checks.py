@@ -6,6 +6,8 @@ Looks at the arguments and the region only; memory and budget come later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msharefs.abi import (
     HUGE_PAGE_SIZE,
     MAP_ANONYMOUS,
@@ -38,9 +40,13 @@ KNOWN_FLAGS = (
 LARGEST_FD = (1 << 31) - 1
 
 
-def wanted_mapping(region: Region, request: CreateMapping) -> Mapping:
-    """What CREATE_MAPPING asks for. Raises SizeNotSet, InvalidArgument, BadDescriptor,
-    NotSupported (file-backed) or AlreadyExists (MAP_FIXED_NOREPLACE over a mapping)."""
+def wanted_mapping(
+    region: Region, request: CreateMapping, has_descriptor: Callable[[int], bool]
+) -> Mapping:
+    """What CREATE_MAPPING asks for; `has_descriptor` tells what the caller has open.
+
+    Raises SizeNotSet, InvalidArgument, BadDescriptor, NotSupported (file-backed) or
+    AlreadyExists (MAP_FIXED_NOREPLACE over a mapping)."""
     region.next_state(Event.MAP)
     _check_within(region, request.region_offset, request.size)
     _check_flags(request.flags)
@@ -49,7 +55,7 @@ def wanted_mapping(region: Region, request: CreateMapping) -> Mapping:
     unit = HUGE_PAGE_SIZE if request.flags & MAP_HUGETLB else PAGE_SIZE
     start, end = _in_units(region, request.region_offset, request.size, unit)
     if not request.flags & MAP_ANONYMOUS:
-        _check_file(request)
+        _check_file(request, has_descriptor)
     if request.flags & MAP_FIXED_NOREPLACE and region.layout.overlapping(start, end):
         raise AlreadyExists(f"something is mapped in {start:#x}-{end:#x}")
     return Mapping(
@@ -97,7 +103,7 @@ def _in_units(region: Region, offset: int, size: int, unit: int) -> tuple[int, i
     return offset, end
 
 
-def _check_file(request: CreateMapping) -> None:
-    if request.fd > LARGEST_FD:
-        raise BadDescriptor("no MAP_ANONYMOUS and no file descriptor")
+def _check_file(request: CreateMapping, has_descriptor: Callable[[int], bool]) -> None:
+    if request.fd > LARGEST_FD or not has_descriptor(request.fd):
+        raise BadDescriptor(f"no MAP_ANONYMOUS, and the caller has no descriptor {request.fd}")
     raise NotSupported("file-backed mappings are not offered yet")

@@ -234,13 +234,20 @@ class RegionManager:
             raise NotAnIoctl(f"inode {ino} is not a region")
         return inode
 
-    def plan_map(self, ino: int, request: CreateMapping, *, writable: bool) -> MapPlan:
+    def plan_map(
+        self,
+        ino: int,
+        request: CreateMapping,
+        *,
+        writable: bool,
+        has_descriptor: Callable[[int], bool],
+    ) -> MapPlan:
         """Check a CREATE_MAPPING and promise its memory; `writable` tells how the caller's
-        descriptor was opened. Raises the errors of checks.wanted_mapping, AccessDenied and
-        OutOfMemory."""
+        descriptor was opened, `has_descriptor` which others he has. Raises the errors of
+        checks.wanted_mapping, AccessDenied and OutOfMemory."""
         region = self.ioctl_region(ino)
         _check_writable(writable)
-        mapping = wanted_mapping(region, request)
+        mapping = wanted_mapping(region, request, has_descriptor)
         layout, start, end = region.layout, mapping.start, mapping.end
         total = len(layout) + layout.growth(start, end, added=1)
         if total > self.limits.max_mappings:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Segment(Protocol):
-    """The memory of one region. Methods raise OSError and then have changed nothing
-    that a mapping holds; `punch`, `zero` and `destroy` do not fail."""
+    """The memory of one region. A method that raises OSError has not changed what is in
+    memory; `punch`, `zero` and `destroy` do not fail."""
 
     @property
     def fd(self) -> int:
@@ -24,7 +24,8 @@ class Segment(Protocol):
         """Set the length, once."""
 
     def reserve(self, start: int, size: int) -> None:
-        """Give every page of the range memory; pages that have some keep their contents."""
+        """Give every page of the range memory, and none outside; pages that have some keep
+        their contents. After an OSError a part may have memory."""
 
     def make_huge(self, start: int, size: int) -> None:
         """Put the range into 2 MiB pages, contents kept."""

@@ -163,16 +163,17 @@ def main() -> int:
     logs.configure(foreground=config.foreground, level=log_level(config.options), file=sys.argv[2])
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
     os.umask(0)
+    failure: str | None = None
     try:
-        trio.run(Server(config, device, leash).run, strict_exception_groups=False)
-    except PlaneError as error:
-        report(leash, {"error": str(error)})
-        return 1
-    except Exception as error:
+        trio.run(Server(config, device, leash).run)
+    except* PlaneError as group:
+        failure = str(group.exceptions[0])
+    except* Exception as group:
         log.exception("the server ends")
-        report(leash, {"error": f"the server failed: {error!r}"})
-        return 1
-    return 0
+        failure = f"the server failed: {group.exceptions[0]!r}"
+    if failure is not None:
+        report(leash, {"error": failure})
+    return int(failure is not None)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import errno
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import trio
 
-from msharefs import abi
+from msharefs import abi, linux
 from msharefs.core.errors import NotAnIoctl
 from msharefs.core.manager import RegionManager
 from msharefs.core.plan import Plan
@@ -51,26 +52,35 @@ class Control:
             raise NotAnIoctl(f"ioctl {head.command:#x}")
         self._manager.ioctl_region(header.nodeid)
         if header.nodeid in self._waiting:
-            return self._change_in_turn(header.nodeid, head, payload)
-        plan = self._plan(header.nodeid, head, payload)
+            return self._change_in_turn(header, head, payload)
+        plan = self._plan(header, head, payload)
         if plan.cost >= SLOW_WORK:
             self._waiting[header.nodeid] = deque()
             return self._change_slowly(header.nodeid, plan)
         self._manager.perform(plan)
         return protocol.encode_ioctl()
 
-    def _plan(self, ino: int, head: protocol.IoctlIn, payload: bytes) -> Plan:
+    def _plan(self, header: Header, head: protocol.IoctlIn, payload: bytes) -> Plan:
         writable = head.handle in _WRITABLE
         if head.command == abi.UNMAP:
-            return self._manager.plan_unmap(ino, abi.Unmap.unpack(payload), writable=writable)
-        return self._manager.plan_map(ino, abi.CreateMapping.unpack(payload), writable=writable)
+            unmap = abi.Unmap.unpack(payload)
+            return self._manager.plan_unmap(header.nodeid, unmap, writable=writable)
+        return self._manager.plan_map(
+            header.nodeid,
+            abi.CreateMapping.unpack(payload),
+            writable=writable,
+            has_descriptor=partial(linux.has_descriptor, header.pid),
+        )
 
-    async def _change_in_turn(self, ino: int, head: protocol.IoctlIn, payload: bytes) -> bytes:
+    async def _change_in_turn(
+        self, header: Header, head: protocol.IoctlIn, payload: bytes
+    ) -> bytes:
+        ino = header.nodeid
         turn = trio.Event()
         self._waiting[ino].append(turn)
         await turn.wait()
         try:
-            plan = self._plan(ino, head, payload)
+            plan = self._plan(header, head, payload)
         except BaseException:
             self._next_turn(ino)
             raise

@@ -52,21 +52,34 @@ class PosixSegment:
         """Give every page of the range memory, zeros where there was none.
 
         Raises OSError: ENOSPC over the arena's limit, ENOMEM where the machine has no
-        more. The kernel takes back what it had allocated before it fails.
+        more. A part may then have memory already.
         """
         if size >= CHECK_AVAILABLE_FROM and size > available_memory():
             raise OSError(errno.ENOMEM, "the machine has less memory available", self._name)
-        os.posix_fallocate(self._fd, start, size)
+        # fallocate takes large pages, and may take them beyond both ends of its range: into
+        # holes, where they would be touched without SIGBUS and use up the arena's limit.
+        # So it gets whole huge pages only, and the ends come in small ones.
+        end = start + size
+        first = min(-(-start // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE, end)
+        last = max(end // HUGE_PAGE_SIZE * HUGE_PAGE_SIZE, first)
+        if first > start:
+            linux.populate_small(self._fd, start, first - start)
+        if last > first:
+            os.posix_fallocate(self._fd, first, last - first)
+        if end > last:
+            linux.populate_small(self._fd, last, end - last)
 
     def make_huge(self, start: int, size: int) -> None:
         """Put a reserved range into 2 MiB pages. Raises OSError(ENOMEM) where that fails."""
-        for attempt in range(COLLAPSE_TRIES):
+        for attempt in range(1, COLLAPSE_TRIES + 1):
             try:
-                return linux.collapse(self._fd, start, size, HUGE_PAGE_SIZE)
+                linux.collapse(self._fd, start, size, HUGE_PAGE_SIZE)
             except OSError as error:
                 # EAGAIN and EBUSY pass: a page was locked or on a per-processor list.
-                if attempt == COLLAPSE_TRIES - 1:
+                if attempt == COLLAPSE_TRIES:
                     raise OSError(errno.ENOMEM, f"no huge pages: {error}", self._name) from error
+            else:
+                return
 
     def punch(self, start: int, size: int) -> None:
         """Take the range's memory away, from every process at once."""

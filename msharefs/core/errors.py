@@ -137,6 +137,12 @@ class StorageFailed(RefusedError):
         self.errno = cause.errno or errno.EIO
 
 
+class NothingMapped(RefusedError):
+    """A page that no mapping holds was touched: SIGBUS in the process."""
+
+    errno = errno.EIO
+
+
 class RangeTooSmall(RefusedError):
     """The caller's buffer is too small for the value."""
 

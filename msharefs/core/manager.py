@@ -3,12 +3,13 @@
 Owns the order in which names, regions, budget and memory change, so that each method
 either does all of an operation or raises `RefusedError` with nothing changed. Plain
 synchronous functions; it must not know who calls it. Changes of memory that may take
-long come in three parts (plan, work, commit or abandon): the caller may run `work` in a
-thread and must then let no other plan of the same region in between.
+long come in parts (plan, acquire, clear, commit or abandon): the caller may run `acquire`
+and `clear` in a thread and must then let no other plan of the same region in between.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -36,6 +37,8 @@ from msharefs.core.ports import Memory, Notices, Segment
 from msharefs.core.region import Event, Region
 
 log = logging.getLogger(__name__)
+
+ACQUIRE_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +210,10 @@ class RegionManager:
         self.open_handles -= 1
         self._drop_unreferenced(inode)
 
-    def info_text(self, ino: int) -> bytes:
-        """The content of mshare_info. Raises InvalidArgument for a region: it is no file
-        to read or write."""
-        inode = self.names.get(ino)
+    def info_text(self, inode: Inode) -> bytes:
+        """The content of mshare_info. Raises InvalidArgument for anything else."""
         if not isinstance(inode, InfoFile):
-            raise InvalidArgument(f"region {ino} is for mmap, not for read or write")
+            raise InvalidArgument(f"inode {inode.ino} has no text")
         return inode.text
 
     # Size and mappings
@@ -279,10 +280,11 @@ class RegionManager:
         growth = layout.growth(gone.start, gone.end, added=0)
         if growth > 0 and len(layout) + growth > self.limits.max_mappings:
             raise OutOfMemory(f"max_mappings={self.limits.max_mappings} reached")
-        return UnmapPlan(region, self._segment_of(region), gone)
+        removed = tuple(layout.clipped(gone.start, gone.end))
+        return UnmapPlan(region, self._segment_of(region), gone, removed)
 
     def commit(self, plan: Plan) -> None:
-        """Record what a plan's work did, and let the limit follow."""
+        """Record what a plan did, and let the limit follow."""
         region, layout = plan.region, plan.region.layout
         before = Totals(layout)
         if isinstance(plan, MapPlan):
@@ -297,19 +299,28 @@ class RegionManager:
         self._notices.attributes_changed(region.ino)
 
     def abandon(self, plan: Plan, cause: OSError) -> NoReturn:
-        """A plan's work failed and undid itself: take the promise back and raise why."""
+        """A plan's `acquire` failed and undid itself: take the promise back and raise why."""
         if isinstance(plan, MapPlan):
             self.ledger.withdraw(plan.need)
             self.settle()
         raise storage_error(cause) from cause
 
     def perform(self, plan: Plan) -> None:
-        """Work and commit in one go."""
-        try:
-            plan.work()
-        except OSError as cause:
-            self.abandon(plan, cause)
+        """Acquire, clear and commit in one go."""
+        for tries_left in reversed(range(ACQUIRE_TRIES)):
+            try:
+                plan.acquire()
+                break
+            except OSError as cause:
+                if not (tries_left and self.may_try_again(cause)):
+                    self.abandon(plan, cause)
+        plan.clear()
         self.commit(plan)
+
+    def may_try_again(self, cause: OSError) -> bool:
+        """Whether what made `acquire` fail is gone: pages in holes, which others touched
+        while the budget of a plan was free."""
+        return cause.errno == errno.ENOSPC and self.sweep() > 0
 
     # Memory
 

@@ -171,21 +171,16 @@ class Namespace:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == 3:
             raise InvalidArgument(f"rename flags {flags:#x}")
         inode = self.existing(parent, name)
-        target = self.find(new_parent, new_name)
+        target = self._rename_target(new_parent, new_name, flags)
         _check_not_info(inode)
-        if target is not None:
-            _check_not_info(target)
-        if flags & RENAME_EXCHANGE:
-            if target is None:
-                raise NotFound(f"no name {new_name!r} in directory {new_parent}")
-            self._check_not_below(inode, new_parent)
-            self._check_not_below(target, parent)
-        elif target is inode:
+        if target is inode:
             return None
-        else:
-            self._check_not_below(inode, new_parent)
-            if target is not None:
-                _check_replaceable(inode, target, flags)
+        self._check_not_below(inode, new_parent)
+        if target is not None:
+            if flags & RENAME_EXCHANGE:
+                self._check_not_below(target, parent)
+            else:
+                _check_replaceable(inode, target)
         source, goal = self.directory(parent), self.directory(new_parent)
         self._detach(source, name, inode)
         if target is not None:
@@ -198,6 +193,19 @@ class Namespace:
             target.nlink = 0
         return target
 
+    def _rename_target(self, parent: int, name: bytes, flags: int) -> Inode | None:
+        """What the new name means now, which the flags must allow."""
+        target = self.find(parent, name)
+        if target is not None:
+            _check_not_info(target)
+            if flags & RENAME_NOREPLACE:
+                raise AlreadyExists(f"{name!r} is there already")
+        elif flags & RENAME_EXCHANGE:
+            raise NotFound(f"no name {name!r} in directory {parent}")
+        else:
+            self._living_directory(parent)
+        return target
+
     def drop_unreferenced(self, inode: Inode) -> bool:
         """Forget the inode where nothing needs it any more. Returns whether it went."""
         if inode.referenced:
@@ -207,9 +215,12 @@ class Namespace:
     def _check_free(self, parent: int, name: bytes) -> Directory:
         if self.find(parent, name) is not None:
             raise AlreadyExists(f"{name!r} is there already")
-        directory = self.directory(parent)
+        return self._living_directory(parent)
+
+    def _living_directory(self, ino: int) -> Directory:
+        directory = self.directory(ino)
         if directory.nlink == 0:
-            raise NotFound(f"directory {parent} was removed")
+            raise NotFound(f"directory {ino} was removed")
         return directory
 
     def _check_new(self, parent: int, name: bytes) -> Directory:
@@ -253,10 +264,8 @@ def _check_not_info(inode: Inode) -> None:
         raise NotPermitted("mshare_info belongs to the file system")
 
 
-def _check_replaceable(inode: Inode, target: Inode, flags: int) -> None:
+def _check_replaceable(inode: Inode, target: Inode) -> None:
     """Whether a rename of `inode` may take the name of `target`."""
-    if flags & RENAME_NOREPLACE:
-        raise AlreadyExists("the new name is there already")
     if inode.is_directory and not target.is_directory:
         raise NotADirectory("a directory cannot replace a file")
     if target.is_directory and not inode.is_directory:

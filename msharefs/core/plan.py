@@ -1,8 +1,9 @@
 """Changes of a region's memory, as plans: prepared at once, worked anywhere, then settled.
 
 Owns the order of the steps of CREATE_MAPPING and UNMAP that makes them whole or not at
-all. `work` touches the segment alone, never a shared table, so that it may run in a
-worker thread while the loop serves others; the manager makes and settles plans.
+all: `acquire` gets what may not be there and can fail, `clear` cannot. Both touch the
+segment alone, never a shared table, so that they may run in a worker thread while the
+loop serves others; the manager makes and settles plans.
 """
 
 from __future__ import annotations
@@ -36,24 +37,38 @@ class MapPlan:
         """How many bytes are to be cleared, at most."""
         return self.mapping.size if self.mapping.reserve else 0
 
-    def work(self) -> None:
-        """Get the memory, then clear what was mapped before. OSError leaves all as it was."""
+    @property
+    def stale(self) -> tuple[Range, ...]:
+        """The bytes that are not what they were once this is done."""
+        return tuple(Range(old.start, old.end) for old in self.replaced)
+
+    @property
+    def readable(self) -> bool:
+        """Whether what is stale can be read again: as zeros."""
+        return True
+
+    def acquire(self) -> None:
+        """Get the memory. OSError leaves all as it was."""
         if self.stray:
             self._punch_gaps()
         if self.mapping.reserve:
             self._reserve()
-            for old in self.replaced:
+
+    def clear(self) -> None:
+        """Make what was mapped before read as zeros. Does not fail."""
+        for old in self.replaced:
+            if self.mapping.reserve:
                 self.segment.zero(old.start, old.size)
-        else:
-            for old in self.replaced:
+            else:
                 self.segment.punch(old.start, old.size)
 
     def _reserve(self) -> None:
-        start, size = self.mapping.start, self.mapping.size
+        unreserved = [Range(old.start, old.end) for old in self.replaced if not old.reserve]
         try:
-            self.segment.reserve(start, size)
+            for part in (*self.gaps, *unreserved):
+                self.segment.reserve(part.start, part.size)
             if self.mapping.huge:
-                self.segment.make_huge(start, size)
+                self.segment.make_huge(self.mapping.start, self.mapping.size)
         except OSError:
             self._punch_gaps()
             raise
@@ -65,19 +80,34 @@ class MapPlan:
 
 @dataclass(frozen=True, slots=True)
 class UnmapPlan:
-    """An UNMAP that every rule allows. The whole range is punched, stray pages with it."""
+    """An UNMAP that every rule allows. The whole range `gone` is punched, stray pages with
+    it; `removed` is what is mapped there, cut to it."""
 
     region: Region
     segment: Segment
     gone: Range
+    removed: tuple[Mapping, ...]
 
     @property
     def cost(self) -> int:
         """How many bytes are to be freed, at most."""
         return self.gone.size
 
-    def work(self) -> None:
-        """Take the memory away, from every process at once."""
+    @property
+    def stale(self) -> tuple[Range, ...]:
+        """The bytes that are not what they were once this is done."""
+        return tuple(Range(old.start, old.end) for old in self.removed)
+
+    @property
+    def readable(self) -> bool:
+        """Whether what is stale can be read again."""
+        return False
+
+    def acquire(self) -> None:
+        """Nothing is needed."""
+
+    def clear(self) -> None:
+        """Take the memory away, from every process at once. Does not fail."""
         self.segment.punch(self.gone.start, self.gone.size)
 
 

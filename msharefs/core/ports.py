@@ -36,6 +36,12 @@ class Segment(Protocol):
     def zero(self, start: int, size: int) -> None:
         """Make a range that has memory read as zeros."""
 
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill the buffer with the bytes from `start` on."""
+
+    def write(self, data: memoryview, start: int) -> None:
+        """Write the bytes at `start`. OSError where there is no memory for them."""
+
     def allocated(self) -> int:
         """How many bytes have memory."""
 

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from msharefs.core.errors import (
     FileTooLarge,
     InvalidArgument,
+    NothingMapped,
     RefusedError,
     SizeAlreadySet,
     SizeNotSet,
@@ -107,3 +108,17 @@ class Region(Inode):
         """Record the size, after the segment has it."""
         self.state = self.next_state(Event.SIZE)
         self._size = size
+
+    def touchable(self, start: int, end: int) -> Segment:
+        """The segment, if all of `start` to `end` (bytes) may be touched: mapped, and its
+        memory there. For a data plane that is the pager. Raises NothingMapped."""
+        segment = self.segment
+        if segment is None or end > self._size or any(self.layout.gaps(start, end)):
+            raise NothingMapped(f"{start:#x}-{end:#x} of region {self.ino} is not mapped")
+        try:
+            for mapping in self.layout.clipped(start, end):
+                if not mapping.reserve:
+                    segment.reserve(mapping.start, mapping.size)
+        except OSError as cause:
+            raise NothingMapped(f"no memory for a page of region {self.ino}: {cause}") from cause
+        return segment

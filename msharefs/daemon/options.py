@@ -18,8 +18,9 @@ from typing import Any
 from msharefs.abi import DEFAULT_ALIGN, MAX_ALIGN, MAX_FILE_SIZE, PAGE_SIZE
 
 HUGE_POLICIES = ("always", "within_size", "advise", "never")
-DATA_PLANES = ("auto", "passthrough")
+DATA_PLANES = ("auto", "passthrough", "paged")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+CAPABILITIES = ("passthrough", "direct_io_mmap", "resend")
 DEFAULT_SIZE = "50%"
 DEFAULT_MAX_MAPPINGS = 65530
 """vm.max_map_count's default."""
@@ -71,6 +72,10 @@ TAKEN_SILENTLY = frozenset(
     ]
 )
 """Options of mount(8) and systemd that are done elsewhere, or that are always so here."""
+SWITCHES = frozenset({"noswap", "allow_other"})
+PRIVATE_PREFIX = "x-msharefs."
+"""Ours in the space that mount(8) leaves to everybody: x-msharefs.without=A:B does without
+capabilities of the kernel, so that tests reach every branch."""
 SILENT_PREFIXES = ("x-", "X-", "comment=")
 
 
@@ -95,6 +100,8 @@ class MountOptions:
     noswap: bool = False
     data: str = "auto"
     log_level: str = "info"
+    allow_other: bool = False
+    without: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = ()
 
 
@@ -105,19 +112,30 @@ def parse_options(text: str, *, memory: int, sloppy: bool = False) -> MountOptio
         size=_size(DEFAULT_SIZE, memory, low=PAGE_SIZE), nr_inodes=memory // PAGE_SIZE // 2
     )
     for word in _words(text):
-        name, has_value, value = word.partition("=")
+        name, has_value, value = word.removeprefix(PRIVATE_PREFIX).partition("=")
         if name in PASSED_ON and not has_value:
             options = replace(options, passed_on=(*options.passed_on, name))
         elif name in _PARSERS:
             if not has_value or not value:
                 raise UsageError(f"option '{name}' needs a value: {name}=...")
-            changes: dict[str, Any] = {name: _PARSERS[name](name, value, memory)}
-            options = replace(options, **changes)
-        elif word == "noswap":
-            options = replace(options, noswap=True)
+            options = _with(options, name, _value(name, value, memory))
+        elif word in SWITCHES:
+            options = _with(options, word, True)
         elif not (word in TAKEN_SILENTLY or word.startswith(SILENT_PREFIXES) or sloppy):
             raise UsageError(_unknown(name))
     return options
+
+
+def _value(name: str, text: str, memory: int) -> Any:
+    try:
+        return _PARSERS[name](text, memory)
+    except UsageError as error:
+        raise UsageError(f"option '{name}': {error}") from error
+
+
+def _with(options: MountOptions, name: str, value: Any) -> MountOptions:
+    changes: dict[str, Any] = {name: value}
+    return replace(options, **changes)
 
 
 def parse_size(text: str, memory: int) -> int:
@@ -164,68 +182,73 @@ def _size(text: str, memory: int, *, low: int) -> int:
     return size
 
 
-def _parse_bytes(name: str, value: str, memory: int) -> int:
-    try:
-        return _size(value, memory, low=PAGE_SIZE)
-    except UsageError as error:
-        raise UsageError(f"option '{name}': {error}") from error
+def _parse_bytes(text: str, memory: int) -> int:
+    return _size(text, memory, low=PAGE_SIZE)
 
 
-def _parse_align(name: str, value: str, memory: int) -> int:
-    align = parse_size(value, memory)
+def _parse_align(text: str, memory: int) -> int:
+    align = parse_size(text, memory)
     if not PAGE_SIZE <= align <= MAX_ALIGN or align & (align - 1):
-        raise UsageError(f"option 'align': {value} is not a power of two from 4K to 512G")
+        raise UsageError(f"{text} is not a power of two from 4K to 512G")
     return align
 
 
-def _parse_count(name: str, value: str, memory: int) -> int:
-    count = parse_size(value, memory)
+def _parse_count(text: str, memory: int) -> int:
+    count = parse_size(text, memory)
     if not 1 <= count <= LARGEST_NUMBER:
-        raise UsageError(f"option '{name}': {value} is not between 1 and {LARGEST_NUMBER}")
+        raise UsageError(f"{text} is not between 1 and {LARGEST_NUMBER}")
     return count
 
 
-def _parse_inodes(name: str, value: str, memory: int) -> int:
+def _parse_inodes(text: str, memory: int) -> int:
     # The root directory and mshare_info are always there.
-    return max(2, _parse_count(name, value, memory))
+    return max(2, _parse_count(text, memory))
 
 
-def _parse_mode(name: str, value: str, memory: int) -> int:
+def _parse_mode(text: str, memory: int) -> int:
     try:
-        mode = int(value, 8)
+        mode = int(text, 8)
     except ValueError:
         mode = -1
     if not 0 <= mode <= 0o7777:
-        raise UsageError(f"option 'mode': {value} is not an octal mode such as 1777")
+        raise UsageError(f"{text} is not an octal mode such as 1777")
     return mode
 
 
-def _id_parser(lookup: Callable[[str], int]) -> Callable[[str, str, int], int]:
-    def parse(name: str, value: str, memory: int) -> int:
-        if value.isascii() and value.isdigit() and int(value) <= LARGEST_ID:
-            return int(value)
+def _id_parser(lookup: Callable[[str], int]) -> Callable[[str, int], int]:
+    def parse(text: str, memory: int) -> int:
+        if text.isascii() and text.isdigit() and int(text) <= LARGEST_ID:
+            return int(text)
         try:
-            return lookup(value)
+            return lookup(text)
         except KeyError:
-            raise UsageError(f"option '{name}': there is no '{value}' here") from None
+            raise UsageError(f"there is no '{text}' here") from None
 
     return parse
 
 
-def _choice_parser(choices: tuple[str, ...]) -> Callable[[str, str, int], str]:
-    def parse(name: str, value: str, memory: int) -> str:
-        if value not in choices:
-            raise UsageError(f"option '{name}': {value} is none of {', '.join(choices)}")
-        return value
+def _choice_parser(choices: tuple[str, ...]) -> Callable[[str, int], str]:
+    def parse(text: str, memory: int) -> str:
+        if text not in choices:
+            raise UsageError(f"{text} is none of {', '.join(choices)}")
+        return text
 
     return parse
 
 
-def _parse_mpol(name: str, value: str, memory: int) -> str:
-    return value
+def _parse_text(text: str, memory: int) -> str:
+    return text
 
 
-_PARSERS: dict[str, Callable[[str, str, int], Any]] = {
+def _parse_without(text: str, memory: int) -> tuple[str, ...]:
+    names = tuple(text.split(":"))
+    for name in names:
+        if name not in CAPABILITIES:
+            raise UsageError(f"{name} is none of {', '.join(CAPABILITIES)}")
+    return names
+
+
+_PARSERS: dict[str, Callable[[str, int], Any]] = {
     "size": _parse_bytes,
     "max_region": _parse_bytes,
     "align": _parse_align,
@@ -237,12 +260,13 @@ _PARSERS: dict[str, Callable[[str, str, int], Any]] = {
     "huge": _choice_parser(HUGE_POLICIES),
     "data": _choice_parser(DATA_PLANES),
     "log_level": _choice_parser(LOG_LEVELS),
-    "mpol": _parse_mpol,
+    "mpol": _parse_text,
+    "without": _parse_without,
 }
 
 
 def _unknown(name: str) -> str:
-    known = [*_PARSERS, "noswap", *PASSED_ON, *TAKEN_SILENTLY]
+    known = [*_PARSERS, *SWITCHES, *PASSED_ON, *TAKEN_SILENTLY]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
     return f"unknown option '{name}'; the nearest known one is '{nearest}'"
 

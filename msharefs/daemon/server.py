@@ -25,20 +25,24 @@ from msharefs.core.manager import Limits, RegionManager
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from msharefs.daemon import logs
+from msharefs.daemon.home import open_arena, privileged
 from msharefs.daemon.options import log_level
 from msharefs.daemon.state import Config
 from msharefs.fuse.attributes import AttributeHandlers
+from msharefs.fuse.choice import choose_plane, without
 from msharefs.fuse.control import Control
-from msharefs.fuse.dataplane import DataPlane, PassthroughPlane, PlaneError
+from msharefs.fuse.dataplane import DataPlane, PlaneError
 from msharefs.fuse.files import FileHandlers
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.notices import KernelNotices
 from msharefs.fuse.operations import Operations
+from msharefs.fuse.protocol import IN_HEADER_SIZE, InitOffer
 from msharefs.fuse.switchboard import Switchboard
-from msharefs.memory.arena import Arena, ArenaOptions
 
 log = logging.getLogger(__name__)
 
+INIT_ROOM = 1 << 20
+"""Bytes; the kernel wants room for its largest request even where it sends a small one."""
 SETTLE_INTERVAL = 5.0
 """Seconds between looks at memory that could not be had back at once."""
 
@@ -46,19 +50,18 @@ SETTLE_INTERVAL = 5.0
 class Server:
     """The parts of one mount, wired."""
 
-    def __init__(self, config: Config, device: int, leash: socket.socket) -> None:
+    def __init__(self, config: Config, device: int, leash: socket.socket, plane: DataPlane) -> None:
         """`device` and `leash` belong to the caller."""
         self._config = config
         self._leash = leash
         self._started = time.monotonic()
-        self._plane: DataPlane = PassthroughPlane(device, "root and a kernel with passthrough")
+        self._plane = plane
         # Regions that die slowly, on their way to the undertaker.
         self._dying_in, self._dying_out = trio.open_memory_channel[Region](sys.maxsize)
         notices = KernelNotices(device, self._plane, self._dying_in.send_nowait)
         options = config.options
-        arena = Arena(ArenaOptions(size=options.size, huge=options.huge))
         self._manager = RegionManager(
-            arena,
+            open_arena(config.arena, options),
             notices,
             Limits(
                 align=options.align,
@@ -77,15 +80,15 @@ class Server:
             {
                 **FileHandlers(self._manager, self._plane).handlers(),
                 **AttributeHandlers(self._manager, self._status).handlers(),
-                **Control(self._manager).handlers(),
+                **Control(self._manager, self._plane).handlers(),
             },
             self._plane,
             self._metrics,
             self._ready,
         )
 
-    async def run(self) -> None:
-        """Serve until the mount or the supervisor is gone. Raises PlaneError."""
+    async def run(self, init: bytes) -> None:
+        """Serve until the mount or the supervisor is gone, beginning with INIT."""
         operations = Operations(self._manager)
         # libfuse takes an open descriptor for a mount point of this form, and owns it then.
         descriptor = os.dup(self._theirs.fileno())
@@ -98,7 +101,7 @@ class Server:
                 nursery.start_soon(self._undertake)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._watch_leash, nursery.cancel_scope)
-                await self._switchboard.run()
+                await self._switchboard.run(init)
                 log.info("the mount is gone")
                 pyfuse3.terminate()
                 nursery.cancel_scope.cancel()
@@ -146,6 +149,19 @@ class Server:
         }
 
 
+async def serve(config: Config, device: int, leash: socket.socket) -> None:
+    """Read INIT, choose the data plane by it, and serve. Raises PlaneError."""
+    init = os.read(device, INIT_ROOM)
+    offer = InitOffer.decode(memoryview(init)[IN_HEADER_SIZE:])
+    plane = choose_plane(
+        config.options.data,
+        without(offer, config.options.without),
+        device=device,
+        privileged=privileged(),
+    )
+    await Server(config, device, leash, plane).run(init)
+
+
 def report(leash: socket.socket, message: dict[str, Any]) -> None:
     """Tell the supervisor. If it is gone, the watch on the leash will see it."""
     try:
@@ -165,7 +181,7 @@ def main() -> int:
     os.umask(0)
     failure: str | None = None
     try:
-        trio.run(Server(config, device, leash).run)
+        trio.run(serve, config, device, leash)
     except* PlaneError as group:
         failure = str(group.exceptions[0])
     except* Exception as group:

@@ -29,13 +29,15 @@ class InUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that a server needs to know of its mount."""
+    """All that a server needs to know of its mount. `arena` is how an arena's home says
+    where the segments are (home.py)."""
 
     source: str
     mountpoint: str
     options: MountOptions
     foreground: bool
     supervisor: int
+    arena: str
 
     def save(self, path: str) -> None:
         """Write as JSON."""
@@ -48,21 +50,35 @@ class Config:
         with open(path, encoding="utf-8") as file:
             values: dict[str, Any] = json.load(file)
         options = values.pop("options")
-        options["passed_on"] = tuple(options["passed_on"])
+        for name in ("passed_on", "without"):
+            options[name] = tuple(options[name])
         return cls(options=MountOptions(**options), **values)
+
+
+def state_base() -> str:
+    """Where this user's state directories are."""
+    if os.geteuid() == 0:
+        return ROOT_STATE
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    if os.path.isdir(runtime):
+        return os.path.join(runtime, "msharefs")
+    # Not a login session, as after su: a directory that is his alone serves as well.
+    return f"/tmp/msharefs-{os.geteuid()}"
 
 
 class StateDirectory:
     """A locked state directory; `remove` ends it."""
 
-    def __init__(self, mountpoint: str, base: str = ROOT_STATE) -> None:
-        """Make or take over the directory of a mount point. Raises InUseError or OSError."""
+    def __init__(self, mountpoint: str, base: str) -> None:
+        """Make or take over the directory of a mount point. Raises InUseError or OSError
+        (PermissionError if somebody else owns `base`)."""
         self.path = os.path.join(base, state_name(mountpoint))
-        os.makedirs(base, mode=0o755, exist_ok=True)
+        os.makedirs(base, mode=0o700, exist_ok=True)
+        if os.lstat(base).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "belongs to somebody else", base)
         os.makedirs(self.path, mode=0o700, exist_ok=True)
         self._lock = self._take_lock()
         self._clear()
-        os.mkdir(self.arena, 0o700)
 
     @property
     def arena(self) -> str:
@@ -80,7 +96,7 @@ class StateDirectory:
         return os.path.join(self.path, "log")
 
     def remove(self) -> None:
-        """Unmount the arena, which frees all memory, and remove everything."""
+        """Unmount an arena that is here, which frees its memory, and remove everything."""
         self._clear()
         shutil.rmtree(self.path)
         os.close(self._lock)

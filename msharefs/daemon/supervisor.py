@@ -19,10 +19,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from msharefs.daemon import logs, namespace
+from msharefs.daemon.home import make_home
 from msharefs.daemon.options import MountOptions, log_level
-from msharefs.daemon.state import ROOT_STATE, Config, InUseError, StateDirectory
+from msharefs.daemon.state import Config, InUseError, StateDirectory, state_base
 from msharefs.fuse import channel
-from msharefs.memory import arena
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ def check_host(request: Request) -> None:
     for mount in namespace.mounts():
         if mount.path == request.mountpoint and mount.kind == namespace.FS_TYPE:
             raise MountError(f"{request.mountpoint} is already mounted", EXIT_MOUNT)
-    if os.geteuid() != 0:
-        raise MountError(
-            "the passthrough data plane needs root, and this version has no other", EXIT_SYSTEM
-        )
     if not os.path.exists(FUSE_DEVICE):
         raise MountError(f"there is no {FUSE_DEVICE}; try 'modprobe fuse'", EXIT_SYSTEM)
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        raise MountError(
+            f"{FUSE_DEVICE} is not open to you; its usual mode is 0666 (chmod as root)", EXIT_SYSTEM
+        )
     if channel.helper_path() is None:
         raise MountError(f"{channel.HELPER} is missing; install the package fuse3", EXIT_SYSTEM)
 
@@ -93,35 +93,42 @@ def supervise(request: Request, announce: Callable[[], None]) -> None:
 
 def _build(request: Request, stack: ExitStack) -> Supervisor:
     """Each thing made is taken down by the stack, in reverse order."""
-    state = StateDirectory(request.mountpoint)
+    state = StateDirectory(request.mountpoint, state_base())
     stack.callback(state.remove)
     options = request.options
     logs.configure(foreground=request.foreground, level=log_level(options), file=state.log)
-    arena.mount_arena(
-        state.arena,
-        arena.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
+    home = make_home(state, options)
+    stack.callback(home.take_down)
+    config = Config(
+        request.source,
+        request.mountpoint,
+        options,
+        request.foreground,
+        os.getpid(),
+        home.address,
     )
-    original = namespace.enter_private(state.arena, ROOT_STATE)
-    stack.callback(namespace.leave, original)
-    config = Config(request.source, request.mountpoint, options, request.foreground, os.getpid())
     config.save(state.config)
     device = channel.mount(
-        request.mountpoint,
-        request.source,
-        ["allow_other", "default_permissions", *options.passed_on],
-        original,
+        request.mountpoint, request.source, mount_options(options), home.namespace
     )
-    supervisor = Supervisor(request.mountpoint, state, device, original)
+    supervisor = Supervisor(request.mountpoint, state, device, home.namespace)
     stack.callback(supervisor.take_down)
     supervisor.start_server()
     return supervisor
+
+
+def mount_options(options: MountOptions) -> list[str]:
+    """What fusermount3 is told. Root's mounts are for everybody, as a file system is; a
+    user's only if he asks for it and /etc/fuse.conf lets him."""
+    everybody = ["allow_other"] if options.allow_other or os.geteuid() == 0 else []
+    return [*everybody, "default_permissions", *options.passed_on]
 
 
 class Supervisor:
     """Holder of the /dev/fuse descriptor and parent of the server."""
 
     def __init__(
-        self, mountpoint: str, state: StateDirectory, device: int, namespace_fd: int
+        self, mountpoint: str, state: StateDirectory, device: int, namespace_fd: int | None
     ) -> None:
         """`device` is owned from here on; the others belong to the caller."""
         self._mountpoint = mountpoint

@@ -7,7 +7,6 @@ it.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,9 +16,10 @@ import trio
 
 from msharefs import abi, linux
 from msharefs.core.errors import NotAnIoctl
-from msharefs.core.manager import RegionManager
+from msharefs.core.manager import ACQUIRE_TRIES, RegionManager
 from msharefs.core.plan import Plan
 from msharefs.fuse import protocol
+from msharefs.fuse.dataplane import DataPlane
 from msharefs.fuse.protocol import Header, Opcode
 
 SLOW_WORK = 16 << 20
@@ -29,8 +29,9 @@ SLOW_WORK = 16 << 20
 class Control:
     """Handlers for the switchboard."""
 
-    def __init__(self, manager: RegionManager) -> None:
+    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
         self._manager = manager
+        self._plane = plane
         # A region whose memory is being changed, and those who wait for it, in order.
         self._waiting: dict[int, deque[trio.Event]] = {}
 
@@ -54,7 +55,7 @@ class Control:
         if header.nodeid in self._waiting:
             return self._change_in_turn(header, head, payload)
         plan = self._plan(header, head, payload)
-        if plan.cost >= SLOW_WORK:
+        if plan.cost >= SLOW_WORK or self._plane.has_stale_pages(plan):
             self._waiting[header.nodeid] = deque()
             return self._change_slowly(header.nodeid, plan)
         self._manager.perform(plan)
@@ -94,16 +95,24 @@ class Control:
         return protocol.encode_ioctl()
 
     async def _work_in_thread(self, plan: Plan) -> None:
-        while True:
-            try:
-                await trio.to_thread.run_sync(plan.work)
-            except OSError as cause:
-                # Others may have touched holes while the budget of this plan was free.
-                if cause.errno == errno.ENOSPC and self._manager.sweep():
-                    continue
-                self._manager.abandon(plan, cause)
+        await self._acquire_in_thread(plan)
+        with self._plane.changing(plan):
+            await trio.to_thread.run_sync(self._clear, plan)
             self._manager.commit(plan)
-            return
+
+    async def _acquire_in_thread(self, plan: Plan) -> None:
+        for tries_left in reversed(range(ACQUIRE_TRIES)):
+            try:
+                await trio.to_thread.run_sync(plan.acquire)
+                break
+            except OSError as cause:
+                if not (tries_left and self._manager.may_try_again(cause)):
+                    self._manager.abandon(plan, cause)
+
+    def _clear(self, plan: Plan) -> None:
+        """In the worker thread: dropping pages waits for requests that the loop answers."""
+        plan.clear()
+        self._plane.drop_stale_pages(plan)
 
     def _next_turn(self, ino: int) -> None:
         waiting = self._waiting[ino]

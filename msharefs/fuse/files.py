@@ -18,6 +18,7 @@ from msharefs.fuse import protocol
 from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime, attributes
 from msharefs.fuse.dataplane import DataPlane
 from msharefs.fuse.protocol import Header, Opcode
+from msharefs.fuse.switchboard import Payload
 
 
 class FileHandlers:
@@ -27,7 +28,7 @@ class FileHandlers:
         self._manager = manager
         self._plane = plane
 
-    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
+    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], Payload]]:
         """By opcode."""
         return {
             Opcode.LOOKUP: self.lookup,
@@ -37,7 +38,7 @@ class FileHandlers:
             Opcode.RELEASE: self.release,
             Opcode.FLUSH: self.flush,
             Opcode.READ: self.read,
-            Opcode.WRITE: self.refuse,
+            Opcode.WRITE: self.write,
             Opcode.COPY_FILE_RANGE: self.refuse,
             Opcode.COPY_FILE_RANGE_64: self.refuse,
         }
@@ -79,14 +80,25 @@ class FileHandlers:
         """FLUSH at each close has nothing to do: ENOSYS, and the kernel asks no more."""
         raise Unanswered("close has nothing to flush")
 
-    def read(self, header: Header, body: memoryview) -> bytes:
-        """READ: the text of mshare_info; a region refuses."""
+    def read(self, header: Header, body: memoryview) -> Payload:
+        """READ: the text of mshare_info; of a region what the data plane gives."""
         request = protocol.decode_read(body)
-        text = self._manager.info_text(header.nodeid)
-        return text[request.offset : request.offset + request.size]
+        inode = self._manager.getattr(header.nodeid)
+        if isinstance(inode, Region):
+            return self._plane.read(inode, request)
+        return self._manager.info_text(inode)[request.offset : request.offset + request.size]
+
+    def write(self, header: Header, body: memoryview) -> bytes:
+        """WRITE to a region: what the data plane takes."""
+        request, data = protocol.decode_write(body)
+        inode = self._manager.getattr(header.nodeid)
+        if not isinstance(inode, Region):
+            raise InvalidArgument(f"inode {header.nodeid} is not for writing")
+        self._plane.write(inode, request, data)
+        return protocol.encode_write(request.size)
 
     def refuse(self, header: Header, body: memoryview) -> bytes:
-        """write(2) and copy_file_range(2) on a region."""
+        """copy_file_range(2) from or to a region."""
         raise InvalidArgument(f"inode {header.nodeid} is not for reading and writing")
 
 

@@ -42,7 +42,7 @@ class KernelNotices:
 
     def segment_made(self, ino: int, segment: Segment) -> None:
         """A region can be opened from now on. Raises OSError."""
-        self._plane.attach(ino, segment.fd)
+        self._plane.attach(ino, segment)
 
     def region_gone(self, region: Region) -> bool:
         """Let go of a region's segment; destroy it here if that is quick."""

@@ -91,6 +91,8 @@ FOPEN_DIRECT_IO = 1 << 0
 FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_PASSTHROUGH = 1 << 7
 
+FUSE_READ_LOCKOWNER = 1 << 1
+FUSE_WRITE_CACHE = 1 << 0
 FUSE_IOCTL_DIR = 1 << 4
 
 NOTIFY_INVAL_INODE = 2
@@ -107,7 +109,7 @@ _CREATE_IN = struct.Struct("=IIII")
 _SETATTR_IN = struct.Struct("=IIQQQqqqIIIIIIII")
 _OPEN_OUT = struct.Struct("=QIi")
 _RELEASE_IN = struct.Struct("=QIIQ")
-_READ_IN = struct.Struct("=QQIIQII")
+_READ_IN = struct.Struct("=QQIIQII")  # struct fuse_write_in has the same form
 _FALLOCATE_IN = struct.Struct("=QQQII")
 _IOCTL_IN = struct.Struct("=QIIQII")
 _IOCTL_OUT = struct.Struct("=iIII")
@@ -143,6 +145,18 @@ class Header(NamedTuple):
     gid: int
     pid: int
     extensions: int
+    padding: int
+
+
+class WriteIn(NamedTuple):
+    """struct fuse_write_in; offset and size in bytes."""
+
+    handle: int
+    offset: int
+    size: int
+    write_flags: int
+    lock_owner: int
+    flags: int
     padding: int
 
 
@@ -266,6 +280,12 @@ def decode_read(body: memoryview) -> ReadIn:
     return ReadIn._make(_READ_IN.unpack_from(body))
 
 
+def decode_write(body: memoryview) -> tuple[WriteIn, memoryview]:
+    """struct fuse_write_in and the data that came with it."""
+    request = WriteIn._make(_READ_IN.unpack_from(body))
+    return request, body[_READ_IN.size : _READ_IN.size + request.size]
+
+
 def decode_fallocate(body: memoryview) -> FallocateIn:
     """struct fuse_fallocate_in."""
     return FallocateIn._make(_FALLOCATE_IN.unpack_from(body))
@@ -283,9 +303,9 @@ def decode_out_header(message: bytes | memoryview) -> tuple[int, int, int]:
     return length, error, unique
 
 
-def encode_reply(unique: int, payload: bytes = b"") -> bytes:
-    """A successful reply."""
-    return _OUT_HEADER.pack(_OUT_HEADER.size + len(payload), 0, unique) + payload
+def encode_success(unique: int, size: int) -> bytes:
+    """The header of a successful reply with a payload of `size` bytes."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size + size, 0, unique)
 
 
 def encode_error(unique: int, code: int) -> bytes:
@@ -344,6 +364,11 @@ def _pack_attr(attr: Attributes) -> bytes:
     )
 
 
+def encode_write(size: int) -> bytes:
+    """struct fuse_write_out."""
+    return _GETXATTR.pack(size, 0)
+
+
 def encode_ioctl() -> bytes:
     """struct fuse_ioctl_out of an ioctl that returns 0 and no data."""
     return _IOCTL_OUT.pack(0, 0, 0, 0)
@@ -352,6 +377,13 @@ def encode_ioctl() -> bytes:
 def encode_attributes_changed(nodeid: int) -> bytes:
     """A notification that cached attributes, and they alone (offset -1), are out of date."""
     body = _INVAL_INODE_OUT.pack(nodeid, -1, 0)
+    return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), NOTIFY_INVAL_INODE, 0) + body
+
+
+def encode_pages_changed(nodeid: int, start: int, size: int) -> bytes:
+    """A notification that cached pages of a range (bytes) are out of date. The kernel drops
+    them from every process, and writes the dirty ones back and waits for that before."""
+    body = _INVAL_INODE_OUT.pack(nodeid, start, size)
     return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), NOTIFY_INVAL_INODE, 0) + body
 
 

@@ -29,9 +29,11 @@ from msharefs.fuse.protocol import Header, Opcode
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Header, memoryview], bytes | Awaitable[bytes]]
+Payload = bytes | memoryview
+Handler = Callable[[Header, memoryview], Payload | Awaitable[Payload]]
 """Answers a request with the reply's payload, now or later; refuses with RefusedError.
-The memoryview is valid only until it returns."""
+The memoryview that it is given is valid only until it returns, and so is one that it
+returns until it is called again."""
 
 BUFFER_SIZE = (1 << 20) + (64 << 10)
 """A request holds max_write bytes (1 MiB, libfuse's choice) and its headers at most."""
@@ -68,11 +70,12 @@ class Switchboard(trio.abc.Instrument):
         os.set_blocking(device, False)
         pair.setblocking(False)
 
-    async def run(self) -> None:
-        """Serve until the mount is gone. Raises PlaneError if INIT offers too little."""
+    async def run(self, init: bytes) -> None:
+        """Answer the INIT request that was read before, then serve until the mount is gone."""
         async with trio.open_nursery() as nursery:
             trio.lowlevel.add_instrument(self)
             try:
+                await self._route(memoryview(bytearray(init)), nursery)
                 await self._serve(nursery)
             finally:
                 trio.lowlevel.remove_instrument(self)
@@ -118,29 +121,30 @@ class Switchboard(trio.abc.Instrument):
         started = perf_counter()
         try:
             answer = handler(header, body)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - answered and logged in _finish
             self._finish(header, error, started)
             return
-        if isinstance(answer, bytes):
+        if isinstance(answer, bytes | memoryview):
             self._finish(header, answer, started)
         else:
             nursery.start_soon(self._finish_later, header, answer, started)
 
-    async def _finish_later(self, header: Header, answer: Awaitable[bytes], started: float) -> None:
+    async def _finish_later(
+        self, header: Header, answer: Awaitable[Payload], started: float
+    ) -> None:
         try:
             payload = await answer
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - answered and logged in _finish
             self._finish(header, error, started)
         else:
             self._finish(header, payload, started)
 
-    def _finish(self, header: Header, outcome: bytes | Exception, started: float) -> None:
+    def _finish(self, header: Header, outcome: Payload | Exception, started: float) -> None:
         """Write the reply; an exception that is no refusal is our fault, and EIO."""
-        if isinstance(outcome, bytes):
-            reply = protocol.encode_reply(header.unique, outcome)
+        if isinstance(outcome, Exception):
+            self._write(protocol.encode_error(header.unique, explain(outcome, header)))
         else:
-            reply = protocol.encode_error(header.unique, explain(outcome, header))
-        self._write(reply)
+            self._write(protocol.encode_success(header.unique, len(outcome)), outcome)
         self._metrics.record(
             header.opcode,
             failed=isinstance(outcome, Exception),
@@ -195,9 +199,9 @@ class Switchboard(trio.abc.Instrument):
         if opcode == Opcode.INIT:
             self._on_ready()
 
-    def _write(self, reply: bytes) -> None:
+    def _write(self, reply: bytes, payload: Payload = b"") -> None:
         try:
-            os.write(self._device, reply)
+            os.writev(self._device, (reply, payload))
         except OSError as error:
             # ENOENT: nobody waits for it any more; ENODEV: the mount is gone.
             if error.errno in (errno.ENOENT, errno.ENODEV):

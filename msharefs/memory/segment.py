@@ -91,6 +91,20 @@ class PosixSegment:
         while start < end:
             start += os.pwrite(self._fd, _ZEROS[: end - start], start)
 
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill the buffer with the bytes from `start` on, which are within the size."""
+        while buffer:
+            done = os.preadv(self._fd, [buffer], start)
+            if not done:
+                raise OSError(errno.EIO, "the segment is shorter than its region", self._name)
+            buffer, start = buffer[done:], start + done
+
+    def write(self, data: memoryview, start: int) -> None:
+        """Write the bytes at `start`. Raises OSError(ENOSPC)."""
+        while data:
+            done = os.pwrite(self._fd, data, start)
+            data, start = data[done:], start + done
+
     def allocated(self) -> int:
         """How many bytes have memory, in holes of the layout, too."""
         return os.fstat(self._fd).st_blocks * 512

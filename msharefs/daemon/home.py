@@ -1,0 +1,94 @@
+"""Where a mount keeps its memory: a private tmpfs for root, the system's /dev/shm else.
+
+Owns making either, entering it, and taking it down, so that the supervisor need not know
+which it is. How segments are made and counted is memory's.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+from msharefs.core.ports import Memory
+from msharefs.daemon import namespace
+from msharefs.daemon.options import MountOptions
+from msharefs.daemon.state import StateDirectory
+from msharefs.memory import arena, shared
+
+CAP_SYS_ADMIN = 21
+WHOLE_ID_SPACE = (0, 0, (1 << 32) - 1)
+PRIVATE = "private"
+
+
+class Home(Protocol):
+    """A place for segments, made by the supervisor and used by its server."""
+
+    @property
+    def namespace(self) -> int | None:
+        """A descriptor of the mount namespace that users see; None where we are in it."""
+
+    @property
+    def address(self) -> str:
+        """What `open_arena` needs to find it."""
+
+    def take_down(self) -> None:
+        """Leave it; what is in it goes, now or with the state directory."""
+
+
+class PrivateHome:
+    """A tmpfs of its own in the state directory, over /dev/shm in a private namespace."""
+
+    address = PRIVATE
+
+    def __init__(self, state: StateDirectory, options: MountOptions) -> None:
+        """Raises OSError."""
+        os.mkdir(state.arena, 0o700)
+        arena.mount_arena(
+            state.arena,
+            arena.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
+        )
+        self._original = namespace.enter_private(state.arena, os.path.dirname(state.path))
+
+    @property
+    def namespace(self) -> int:
+        """The namespace that we came from."""
+        return self._original
+
+    def take_down(self) -> None:
+        """Back to where we came from; the state directory unmounts the tmpfs there."""
+        namespace.leave(self._original)
+
+
+class SharedHome:
+    """Names in the system's /dev/shm that nobody can guess."""
+
+    namespace = None
+
+    def __init__(self) -> None:
+        self.address = shared.new_prefix()
+
+    def take_down(self) -> None:
+        """Unlink all segments, also those of a server that was killed."""
+        shared.remove_segments(self.address)
+
+
+def make_home(state: StateDirectory, options: MountOptions) -> Home:
+    """The best home that we may have. Raises OSError."""
+    return PrivateHome(state, options) if privileged() else SharedHome()
+
+
+def open_arena(address: str, options: MountOptions) -> Memory:
+    """The memory of a home, for the server."""
+    if address == PRIVATE:
+        return arena.Arena(arena.ArenaOptions(options.size, options.huge))
+    return shared.SharedArena(options.size, address)
+
+
+def privileged() -> bool:
+    """Whether we have CAP_SYS_ADMIN in the first user namespace: for mounting a tmpfs, and
+    for passthrough, whose ioctl checks just that."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        whole = tuple(int(word) for word in file.read().split()) == WHOLE_ID_SPACE
+    with open("/proc/self/status", encoding="ascii") as lines:
+        effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    return whole and bool(effective >> CAP_SYS_ADMIN & 1)

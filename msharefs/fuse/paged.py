@@ -1,0 +1,129 @@
+"""The paged plane: this daemon is the pager (no privilege; any kernel).
+
+Owns the answers to page faults and write-backs, copied once between the request and the
+segment, and the dropping of pages that a change of mappings makes stale. What is mapped
+is core's knowledge: a fault elsewhere is refused with EIO, and the process gets SIGBUS.
+
+While a range changes, what the kernel writes back of it is old and is thrown away. Reads
+are never made to wait: the kernel drops a page only after a read of it in flight was
+answered, so a read that waited for the drop would wait for itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from msharefs.core.errors import InvalidArgument, NothingMapped
+from msharefs.core.plan import Plan
+from msharefs.core.ports import Segment
+from msharefs.core.region import Region
+from msharefs.fuse import protocol
+from msharefs.fuse.dataplane import Negotiation
+from msharefs.fuse.protocol import InitOffer, ReadIn, WriteIn
+
+LARGEST_READ = 1 << 20
+"""Bytes of a READ at most: max_pages, as libfuse negotiates it."""
+
+
+class PagedPlane:
+    """Page faults come as READ, dirty pages as WRITE."""
+
+    name = "paged"
+
+    def __init__(self, device: int, why: str, offer: InitOffer) -> None:
+        """`device` is the /dev/fuse descriptor, not owned here."""
+        self.why = why
+        self._device = device
+        # With it read(2) and write(2) can be told from faults and write-backs (Linux 6.6).
+        # Without it all go through the page cache, and read(2) gives what is mapped.
+        self._direct = bool(offer.flags2 & protocol.FUSE_DIRECT_IO_ALLOW_MMAP)
+        self._buffer = bytearray(LARGEST_READ)
+        self._changes: defaultdict[int, list[Plan]] = defaultdict(list)
+
+    def negotiate(self, offer: InitOffer) -> Negotiation:
+        """mmap of direct-I/O files, and resending, where offered."""
+        wanted = protocol.FUSE_DIRECT_IO_ALLOW_MMAP | protocol.FUSE_HAS_RESEND
+        return Negotiation(
+            flags=offer.flags & protocol.FUSE_HANDLE_KILLPRIV,
+            flags2=offer.flags2 & wanted,
+            stack_depth=0,
+        )
+
+    def attach(self, ino: int, segment: Segment) -> None:
+        """Nothing to register."""
+
+    def detach(self, ino: int) -> None:
+        """Nothing was registered. The kernel's pages went with its inode."""
+
+    def open_flags(self, ino: int) -> tuple[int, int]:
+        """Direct I/O where mmap is allowed with it; else the page cache, kept over opens."""
+        return (protocol.FOPEN_DIRECT_IO if self._direct else protocol.FOPEN_KEEP_CACHE), 0
+
+    def read(self, region: Region, request: ReadIn) -> memoryview:
+        """A page fault and its read-ahead, all of it or nothing: the kernel takes a short
+        answer for the end of the file, and asks page by page after a refusal."""
+        if self._direct and request.read_flags & protocol.FUSE_READ_LOCKOWNER:
+            raise InvalidArgument(f"region {region.ino} is for mmap, not for read")
+        start, end = request.offset, request.offset + request.size
+        for plan in self._changes.get(region.ino, ()):
+            if not plan.readable and any(s.start < end and start < s.end for s in plan.stale):
+                raise NothingMapped(f"{start:#x} of region {region.ino} is being unmapped")
+        segment = region.touchable(start, end)
+        view = memoryview(self._buffer)[: request.size]
+        segment.read_into(view, start)
+        return view
+
+    def write(self, region: Region, request: WriteIn, data: memoryview) -> None:
+        """Dirty pages: what is mapped goes to the segment, the rest is thrown away."""
+        if not request.write_flags & protocol.FUSE_WRITE_CACHE:
+            raise InvalidArgument(f"region {region.ino} is for mmap, not for write")
+        segment = region.segment
+        if segment is None:
+            return
+        offset, end = request.offset, request.offset + len(data)
+        for start, stop in self._current_parts(region, offset, end):
+            segment.write(data[start - offset : stop - offset], start)
+
+    def has_stale_pages(self, plan: Plan) -> bool:
+        """Whether anything that was mapped changes."""
+        return bool(plan.stale)
+
+    @contextmanager
+    def changing(self, plan: Plan) -> Iterator[None]:
+        """From now on old contents of the range are neither read nor written."""
+        ino = plan.region.ino
+        self._changes[ino].append(plan)
+        try:
+            yield
+        finally:
+            self._changes[ino].remove(plan)
+            if not self._changes[ino]:
+                del self._changes[ino]
+
+    def drop_stale_pages(self, plan: Plan) -> None:
+        """Take them from every process; dirty ones come back as WRITE before, and go."""
+        for part in plan.stale:
+            notice = protocol.encode_pages_changed(plan.region.ino, part.start, part.size)
+            try:
+                os.write(self._device, notice)
+            except OSError as error:
+                # ENOENT: the kernel has no such inode in its cache; the others: no mount.
+                if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
+                    raise
+
+    def _current_parts(self, region: Region, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of a range that are mapped and not changing."""
+        parts = [(m.start, m.end) for m in region.layout.clipped(start, end)]
+        for plan in self._changes.get(region.ino, ()):
+            for stale in plan.stale:
+                parts = [
+                    piece
+                    for low, high in parts
+                    for piece in ((low, min(high, stale.start)), (max(low, stale.end), high))
+                    if piece[0] < piece[1]
+                ]
+        yield from parts

@@ -52,7 +52,8 @@ class Ledger:
         """Set `need` bytes aside and raise the limit. Raises OutOfMemory."""
         if not need:
             return
-        taken = max(self.reserved, self._memory.used()) + self.pending
+        # What a worker has got of a pending promise is in use, too, and counts once.
+        taken = max(self.reserved + self.pending, self._memory.used())
         if taken + need > self.capacity:
             left = max(0, self.capacity - taken)
             raise OutOfMemory(f"{need} bytes wanted, {left} of {self.capacity} left")

@@ -7,6 +7,8 @@ which it is. How segments are made and counted is memory's.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from glob import glob
 from typing import Protocol
 
 from msharefs.core.ports import Memory
@@ -18,6 +20,8 @@ from msharefs.memory import arena, shared
 CAP_SYS_ADMIN = 21
 WHOLE_ID_SPACE = (0, 0, (1 << 32) - 1)
 PRIVATE = "private"
+LAST_SYSTEM_UID = 999
+"""As in Debian's login.defs."""
 
 
 class Home(Protocol):
@@ -75,6 +79,21 @@ class SharedHome:
 def make_home(state: StateDirectory, options: MountOptions) -> Home:
     """The best home that we may have. Raises OSError."""
     return PrivateHome(state, options) if privileged() else SharedHome()
+
+
+def logind_removes_segments() -> bool:
+    """Whether systemd-logind deletes a login user's POSIX segments when he logs out
+    (logind.conf(5), RemoveIPC; system users are spared)."""
+    if os.geteuid() <= LAST_SYSTEM_UID or not os.path.isdir("/run/systemd/seats"):
+        return False
+    value = "yes"
+    for path in ("/etc/systemd/logind.conf", *sorted(glob("/etc/systemd/logind.conf.d/*.conf"))):
+        with suppress(OSError), open(path, encoding="utf-8") as lines:
+            for line in lines:
+                key, _, word = line.partition("=")
+                if key.strip() == "RemoveIPC":
+                    value = word.strip()
+    return value.lower() not in ("no", "false", "off", "0")
 
 
 def open_arena(address: str, options: MountOptions) -> Memory:

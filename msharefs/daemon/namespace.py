@@ -7,6 +7,7 @@ of another arena: a copy keeps a mount alive after umount, and its daemon would 
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 
 from msharefs import linux
@@ -18,20 +19,40 @@ FS_TYPE = f"fuse.{channel.SUBTYPE}"
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of /proc/self/mountinfo: where, and what."""
+    """A line of /proc/self/mountinfo: where, what, and its device number ("0:41")."""
 
     path: str
     kind: str
+    device: str
 
 
-def mounts() -> list[Mount]:
-    """The mounts of this process's namespace, the oldest first (proc(5))."""
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
+class MountTable:
+    """The mounts of the namespace in which this object was made, also after leaving it:
+    an open mountinfo stays with its namespace (proc(5))."""
+
+    def __init__(self) -> None:
+        self._file = open(  # noqa: SIM115 - kept open for the life of the object
+            "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape"
+        )
+
+    def read(self) -> list[Mount]:
+        """What is mounted now, the oldest first."""
+        self._file.seek(0)
+        found = []
+        for line in self._file:
             fields, _, rest = line.partition(" - ")
-            found.append(Mount(_unescape(fields.split()[4]), rest.split()[0]))
-    return found
+            words = fields.split()
+            found.append(Mount(_unescape(words[4]), rest.split()[0], words[2]))
+        return found
+
+    def find(self, path: str) -> Mount | None:
+        """The msharefs mount on a path, or None."""
+        ours = [m for m in self.read() if m.path == path and m.kind == FS_TYPE]
+        return ours[-1] if ours else None
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        self._file.close()
 
 
 def enter_private(arena_directory: str, state_base: str) -> int:
@@ -44,7 +65,9 @@ def enter_private(arena_directory: str, state_base: str) -> int:
     try:
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount("none", "/", None, linux.MS_REC | linux.MS_SLAVE)
-        for mount in reversed(mounts()):
+        with closing(MountTable()) as table:
+            copies = table.read()
+        for mount in reversed(copies):
             foreign_arena = mount.path.startswith(state_base + "/") and (
                 mount.path != arena_directory
             )

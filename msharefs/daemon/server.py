@@ -115,7 +115,7 @@ class Server:
             self._plane.name,
             self._plane.why,
         )
-        report(self._leash, {"ready": True})
+        report(self._leash, {"ready": True, "tuning": dict(self._plane.tuning)})
 
     async def _undertake(self) -> None:
         async for region in self._dying_out:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -100,6 +101,9 @@ class StateDirectory:
         self._clear()
         shutil.rmtree(self.path)
         os.close(self._lock)
+        # Other mounts may have theirs beside it.
+        with suppress(OSError):
+            os.rmdir(os.path.dirname(self.path))
 
     def _take_lock(self) -> int:
         fd = os.open(os.path.join(self.path, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -15,11 +15,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from typing import Any
 
 from msharefs.daemon import logs, namespace
-from msharefs.daemon.home import make_home
+from msharefs.daemon.home import logind_removes_segments, make_home, privileged
 from msharefs.daemon.options import MountOptions, log_level
 from msharefs.daemon.state import Config, InUseError, StateDirectory, state_base
 from msharefs.fuse import channel
@@ -59,9 +60,11 @@ def check_host(request: Request) -> None:
     """Refuse early, with a sentence, what cannot work. Raises MountError."""
     if not os.path.isdir(request.mountpoint):
         raise MountError(f"{request.mountpoint} is not a directory", EXIT_MOUNT)
-    for mount in namespace.mounts():
-        if mount.path == request.mountpoint and mount.kind == namespace.FS_TYPE:
+    with closing(namespace.MountTable()) as table:
+        if table.find(request.mountpoint):
             raise MountError(f"{request.mountpoint} is already mounted", EXIT_MOUNT)
+    if (request.options.mpol or request.options.noswap) and not privileged():
+        raise MountError("mpol and noswap need root: /dev/shm is the system's", EXIT_SYSTEM)
     if not os.path.exists(FUSE_DEVICE):
         raise MountError(f"there is no {FUSE_DEVICE}; try 'modprobe fuse'", EXIT_SYSTEM)
     if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
@@ -97,8 +100,14 @@ def _build(request: Request, stack: ExitStack) -> Supervisor:
     stack.callback(state.remove)
     options = request.options
     logs.configure(foreground=request.foreground, level=log_level(options), file=state.log)
+    table = namespace.MountTable()
+    stack.callback(table.close)
     home = make_home(state, options)
     stack.callback(home.take_down)
+    if home.namespace is None and logind_removes_segments():
+        log.warning(
+            "systemd-logind will delete the segments at logout: see RemoveIPC in logind.conf(5)"
+        )
     config = Config(
         request.source,
         request.mountpoint,
@@ -111,7 +120,7 @@ def _build(request: Request, stack: ExitStack) -> Supervisor:
     device = channel.mount(
         request.mountpoint, request.source, mount_options(options), home.namespace
     )
-    supervisor = Supervisor(request.mountpoint, state, device, home.namespace)
+    supervisor = Supervisor(request.mountpoint, state, device, home.namespace, table)
     stack.callback(supervisor.take_down)
     supervisor.start_server()
     return supervisor
@@ -128,13 +137,19 @@ class Supervisor:
     """Holder of the /dev/fuse descriptor and parent of the server."""
 
     def __init__(
-        self, mountpoint: str, state: StateDirectory, device: int, namespace_fd: int | None
+        self,
+        mountpoint: str,
+        state: StateDirectory,
+        device: int,
+        namespace_fd: int | None,
+        table: namespace.MountTable,
     ) -> None:
         """`device` is owned from here on; the others belong to the caller."""
         self._mountpoint = mountpoint
         self._state = state
         self._device = device
         self._namespace = namespace_fd
+        self._table = table
         self._server: subprocess.Popen[bytes] | None = None
         self._leash: socket.socket | None = None
 
@@ -156,9 +171,24 @@ class Supervisor:
             message = ours.recv(1 << 16)
         except TimeoutError as error:
             raise MountError("the server did not answer in time", EXIT_SYSTEM) from error
-        answer = json.loads(message) if message else {"error": "the server ended at once"}
+        answer: dict[str, Any] = (
+            json.loads(message) if message else {"error": "the server ended at once"}
+        )
         if "error" in answer:
             raise MountError(answer["error"], EXIT_SYSTEM)
+        self._tune(answer["tuning"])
+
+    def _tune(self, settings: dict[str, int]) -> None:
+        """Set what the data plane wishes of the mount's backing device (sysfs; root only)."""
+        mount = self._table.find(self._mountpoint)
+        if mount is None or os.geteuid() != 0:
+            return
+        for name, value in settings.items():
+            try:
+                with open(f"/sys/class/bdi/{mount.device}/{name}", "w", encoding="ascii") as file:
+                    file.write(str(value))
+            except OSError as error:
+                log.info("cannot set %s of the mount: %s", name, error)
 
     def wait(self) -> None:
         """Until the server has ended. SIGTERM and SIGINT unmount, unless in use."""

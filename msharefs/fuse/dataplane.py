@@ -6,6 +6,7 @@ paged one in paged.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,6 +40,10 @@ class DataPlane(Protocol):
     @property
     def why(self) -> str:
         """A few words: why this plane serves."""
+
+    @property
+    def tuning(self) -> Mapping[str, int]:
+        """Settings in /sys/class/bdi/DEVICE (ABI/testing/sysfs-class-bdi) that it wishes."""
 
     def negotiate(self, offer: InitOffer) -> Negotiation:
         """What to ask for, given what the kernel offers."""

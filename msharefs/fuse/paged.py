@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from msharefs.core.errors import InvalidArgument, NothingMapped
@@ -33,6 +33,9 @@ class PagedPlane:
     """Page faults come as READ, dirty pages as WRITE."""
 
     name = "paged"
+    # Read ahead as much as one READ can carry. And no strict limit: without it a writer is
+    # put to sleep once 1 % of the dirty pages that the machine allows are of this mount.
+    tuning: Mapping[str, int] = {"read_ahead_kb": LARGEST_READ // 1024, "strict_limit": 0}
 
     def __init__(self, device: int, why: str, offer: InitOffer) -> None:
         """`device` is the /dev/fuse descriptor, not owned here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from msharefs.core.errors import InvalidArgument
@@ -24,6 +25,7 @@ class PassthroughPlane:
     """The kernel maps segments; only read(2) and write(2) come, to be refused."""
 
     name = "passthrough"
+    tuning: Mapping[str, int] = {}
 
     def __init__(self, device: int, why: str) -> None:
         """`device` is the /dev/fuse descriptor, not owned here."""

@@ -110,7 +110,7 @@ def sweep(regions: Iterable[Region]) -> int:
         before = segment.allocated()
         if before <= layout.reserved:
             continue
-        for gap in layout.gaps(0, region.size):
+        for gap in region.holes():
             segment.punch(gap.start, gap.size)
         swept += before - segment.allocated()
     if swept:

@@ -30,6 +30,7 @@ from msharefs.core.errors import (
     OutOfMemory,
 )
 from msharefs.core.inode import Caller, Directory, Entry, InfoFile, Inode
+from msharefs.core.layout import Range
 from msharefs.core.ledger import Ledger, Totals, storage_error, sweep
 from msharefs.core.namespace import Namespace, RootAttributes
 from msharefs.core.plan import MapPlan, Plan, UnmapPlan
@@ -268,6 +269,7 @@ class RegionManager:
             stray=not region.cacheable or segment.allocated() > layout.reserved,
         )
         self.ledger.promise(need, self.regions.values())
+        region.claimed = Range(start, end)
         return plan
 
     def plan_unmap(self, ino: int, request: Unmap, *, writable: bool) -> UnmapPlan:
@@ -288,6 +290,7 @@ class RegionManager:
         region, layout = plan.region, plan.region.layout
         before = Totals(layout)
         if isinstance(plan, MapPlan):
+            region.claimed = None
             self.ledger.withdraw(plan.need)
             layout.insert(plan.mapping)
             region.maps += 1
@@ -301,6 +304,7 @@ class RegionManager:
     def abandon(self, plan: Plan, cause: OSError) -> NoReturn:
         """A plan's `acquire` failed and undid itself: take the promise back and raise why."""
         if isinstance(plan, MapPlan):
+            plan.region.claimed = None
             self.ledger.withdraw(plan.need)
             self.settle()
         raise storage_error(cause) from cause
@@ -325,8 +329,13 @@ class RegionManager:
     # Memory
 
     def settle(self) -> bool:
-        """Let the memory's limit follow what is promised. Returns whether it does."""
-        return self.ledger.settle(self.regions.values())
+        """Let the memory's limit follow what is promised. Returns whether it does; a change
+        that is done stays done where the limit cannot follow now."""
+        try:
+            return self.ledger.settle(self.regions.values())
+        except OSError as error:
+            log.error("cannot set the memory's limit, will try again: %s", error)
+            return False
 
     def sweep(self) -> int:
         """Take back pages in holes, touched while budget was free. Returns their bytes."""

@@ -7,6 +7,7 @@ the manager does, through the segment that is kept here.
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from enum import Enum, auto
 
 from msharefs.core.errors import (
@@ -18,7 +19,7 @@ from msharefs.core.errors import (
     SizeNotSet,
 )
 from msharefs.core.inode import Caller, Inode
-from msharefs.core.layout import Layout
+from msharefs.core.layout import Layout, Range
 from msharefs.core.ports import Segment
 
 
@@ -52,7 +53,7 @@ TRANSITIONS: dict[tuple[State, Event], State | type[RefusedError]] = {
 class Region(Inode):
     """A regular file whose bytes are a segment. The segment comes with the first open."""
 
-    __slots__ = ("_size", "creator", "layout", "maps", "segment", "state", "unmaps")
+    __slots__ = ("_size", "claimed", "creator", "layout", "maps", "segment", "state", "unmaps")
 
     def __init__(
         self, ino: int, mode: int, uid: int, gid: int, now_ns: int, creator: Caller
@@ -62,6 +63,8 @@ class Region(Inode):
         self.state = State.UNSIZED
         self.layout = Layout()
         self.segment: Segment | None = None
+        # A worker may be getting memory for this range, which no mapping shows yet.
+        self.claimed: Range | None = None
         self.maps = 0
         self.unmaps = 0
         self._size = 0
@@ -82,6 +85,12 @@ class Region(Inode):
     def cacheable(self) -> bool:
         """False with MAP_NORESERVE: a touch changes st_blocks without a request."""
         return self.layout.mapped == self.layout.reserved
+
+    def holes(self) -> Iterator[Range]:
+        """Where nothing is mapped, nor being mapped, in order."""
+        claimed = self.claimed or Range(self._size, self._size)
+        yield from self.layout.gaps(0, claimed.start)
+        yield from self.layout.gaps(claimed.end, self._size)
 
     def next_state(self, event: Event) -> State:
         """The state after `event`. Raises SizeAlreadySet or SizeNotSet."""

@@ -52,8 +52,11 @@ class Control:
         if head.flags & protocol.FUSE_IOCTL_DIR or head.command not in _COMMANDS:
             raise NotAnIoctl(f"ioctl {head.command:#x}")
         self._manager.ioctl_region(header.nodeid)
-        if header.nodeid in self._waiting:
-            return self._change_in_turn(header, head, payload)
+        waiting = self._waiting.get(header.nodeid)
+        if waiting is not None:
+            turn = trio.Event()
+            waiting.append(turn)
+            return self._change_in_turn(turn, header, head, payload)
         plan = self._plan(header, head, payload)
         if plan.cost >= SLOW_WORK or self._plane.has_stale_pages(plan):
             self._waiting[header.nodeid] = deque()
@@ -74,11 +77,9 @@ class Control:
         )
 
     async def _change_in_turn(
-        self, header: Header, head: protocol.IoctlIn, payload: bytes
+        self, turn: trio.Event, header: Header, head: protocol.IoctlIn, payload: bytes
     ) -> bytes:
         ino = header.nodeid
-        turn = trio.Event()
-        self._waiting[ino].append(turn)
         await turn.wait()
         try:
             plan = self._plan(header, head, payload)

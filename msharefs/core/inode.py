@@ -134,10 +134,18 @@ class Directory(Inode):
         entry = self._by_name.get(name)
         return None if entry is None else entry.ino
 
+    def entry(self, name: bytes) -> Entry:
+        """The entry of `name`, which is there."""
+        return self._by_name[name]
+
     def put(self, name: bytes, ino: int) -> None:
         """Add `name`, which is not there, at the end."""
-        entry = Entry(name, ino, self._next_cookie)
-        self._next_cookie += 1
+        self.put_again(name, ino, self._next_cookie)
+
+    def put_again(self, name: bytes, ino: int, cookie: int) -> None:
+        """Add `name` with a cookie that is greater than all others."""
+        entry = Entry(name, ino, cookie)
+        self._next_cookie = cookie + 1
         self._by_name[name] = entry
         self._by_cookie[entry.cookie] = entry
         self._cookies.append(entry.cookie)

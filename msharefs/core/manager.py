@@ -351,15 +351,15 @@ class RegionManager:
     def _segment_of(self, region: Region) -> Segment:
         if region.segment is None:
             try:
-                region.segment = self._new_segment(region.ino)
+                region.segment = self._new_segment(region)
             except OSError as cause:
                 raise storage_error(cause) from cause
         return region.segment
 
-    def _new_segment(self, ino: int) -> Segment:
-        segment = self.memory.create(ino)
+    def _new_segment(self, region: Region) -> Segment:
+        segment = self.memory.create(region.ino)
         try:
-            self._notices.segment_made(ino, segment)
+            region.token = self._notices.segment_made(region.ino, segment)
         except OSError:
             segment.destroy()
             raise

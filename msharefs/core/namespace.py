@@ -85,6 +85,19 @@ class Namespace:
             raise NotFound(f"no inode {ino}")
         return inode
 
+    def peek(self, ino: int) -> Inode | None:
+        """The inode with this number, or None."""
+        return self._inodes.get(ino)
+
+    def nameless(self) -> list[Inode]:
+        """Inodes that only handles, mappings or the kernel's cache keep."""
+        return [inode for inode in self._inodes.values() if inode.nlink == 0]
+
+    def restore(self, inodes: dict[int, Inode]) -> None:
+        """Take the place of what is here: the tree of an earlier process."""
+        self._inodes = dict(inodes)
+        self._next_ino = max(FIRST_FREE_INO, max(inodes) + 1)
+
     def directory(self, ino: int) -> Directory:
         """The directory with this number. Raises NotFound or NotADirectory."""
         inode = self.get(ino)

@@ -6,6 +6,7 @@ in-memory ones in the tests. All offsets and sizes are bytes and page aligned.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -63,6 +64,15 @@ class Memory(Protocol):
     def create(self, ino: int) -> Segment:
         """A new segment of size 0 for this inode number. Raises OSError."""
 
+    def stored(self) -> Iterable[int]:
+        """The numbers of the segments that there are, also of an earlier process."""
+
+    def take_up(self, ino: int) -> Segment:
+        """The segment of this number that an earlier process made. Raises OSError."""
+
+    def discard(self, ino: int) -> None:
+        """Remove a segment that belongs to no region."""
+
     def used(self) -> int:
         """Bytes in use in all segments."""
 
@@ -77,8 +87,15 @@ class Notices(Protocol):
     def attributes_changed(self, ino: int) -> None:
         """The attributes of a living inode are not what the kernel has cached."""
 
-    def segment_made(self, ino: int, segment: Segment) -> None:
-        """A region has its segment now. OSError if it cannot be served from it."""
+    def segment_made(self, ino: int, segment: Segment) -> int:
+        """A region has its segment now. OSError if it cannot be served from it. Returns
+        what a later process needs for `segment_adopted`."""
+
+    def segment_adopted(self, ino: int, segment: Segment, token: int) -> None:
+        """A region has the segment that an earlier process got `token` for."""
+
+    def is_known(self, ino: int) -> bool:
+        """Whether the kernel holds the inode: for its cache, a handle or a mapping."""
 
     def region_gone(self, region: Region) -> bool:
         """No name, handle or mapping refers to the region: let go of its segment and

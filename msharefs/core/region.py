@@ -53,7 +53,18 @@ TRANSITIONS: dict[tuple[State, Event], State | type[RefusedError]] = {
 class Region(Inode):
     """A regular file whose bytes are a segment. The segment comes with the first open."""
 
-    __slots__ = ("_size", "claimed", "creator", "layout", "maps", "segment", "state", "unmaps")
+    __slots__ = (
+        "_size",
+        "claimed",
+        "creator",
+        "layout",
+        "maps",
+        "segment",
+        "slot",
+        "state",
+        "token",
+        "unmaps",
+    )
 
     def __init__(
         self, ino: int, mode: int, uid: int, gid: int, now_ns: int, creator: Caller
@@ -67,6 +78,9 @@ class Region(Inode):
         self.claimed: Range | None = None
         self.maps = 0
         self.unmaps = 0
+        # What the data plane knows the segment by, and where its handles are counted.
+        self.token = 0
+        self.slot = 0
         self._size = 0
 
     @property

@@ -14,7 +14,7 @@ from typing import Protocol
 from msharefs.core.ports import Memory
 from msharefs.daemon import namespace
 from msharefs.daemon.options import MountOptions
-from msharefs.daemon.state import StateDirectory
+from msharefs.daemon.state import Config, StateDirectory
 from msharefs.memory import arena, shared
 
 CAP_SYS_ADMIN = 21
@@ -35,8 +35,11 @@ class Home(Protocol):
     def address(self) -> str:
         """What `open_arena` needs to find it."""
 
-    def take_down(self) -> None:
-        """Leave it; what is in it goes, now or with the state directory."""
+    def leave(self) -> None:
+        """Go, and leave what is in it."""
+
+    def destroy(self) -> None:
+        """After `leave`: what is in it goes, now or with the state directory."""
 
 
 class PrivateHome:
@@ -45,12 +48,13 @@ class PrivateHome:
     address = PRIVATE
 
     def __init__(self, state: StateDirectory, options: MountOptions) -> None:
-        """Raises OSError."""
-        os.mkdir(state.arena, 0o700)
-        arena.mount_arena(
-            state.arena,
-            arena.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
-        )
+        """Make it, or enter the one that is there. Raises OSError."""
+        if not os.path.isdir(state.arena):
+            os.mkdir(state.arena, 0o700)
+            arena.mount_arena(
+                state.arena,
+                arena.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
+            )
         self._original = namespace.enter_private(state.arena, os.path.dirname(state.path))
 
     @property
@@ -58,9 +62,12 @@ class PrivateHome:
         """The namespace that we came from."""
         return self._original
 
-    def take_down(self) -> None:
-        """Back to where we came from; the state directory unmounts the tmpfs there."""
+    def leave(self) -> None:
+        """Back to where we came from."""
         namespace.leave(self._original)
+
+    def destroy(self) -> None:
+        """The state directory unmounts the tmpfs."""
 
 
 class SharedHome:
@@ -68,17 +75,21 @@ class SharedHome:
 
     namespace = None
 
-    def __init__(self) -> None:
-        self.address = shared.new_prefix()
+    def __init__(self, left: Config | None) -> None:
+        """With the names that an earlier mount `left`, or new ones."""
+        self.address = shared.new_prefix() if left is None else left.arena
 
-    def take_down(self) -> None:
+    def leave(self) -> None:
+        """We never went anywhere."""
+
+    def destroy(self) -> None:
         """Unlink all segments, also those of a server that was killed."""
         shared.remove_segments(self.address)
 
 
 def make_home(state: StateDirectory, options: MountOptions) -> Home:
     """The best home that we may have. Raises OSError."""
-    return PrivateHome(state, options) if privileged() else SharedHome()
+    return PrivateHome(state, options) if privileged() else SharedHome(state.left)
 
 
 def logind_removes_segments() -> bool:

@@ -26,6 +26,8 @@ DEFAULT_MAX_MAPPINGS = 65530
 """vm.max_map_count's default."""
 LARGEST_NUMBER = (1 << 31) - 1
 LARGEST_ID = (1 << 32) - 2
+LONGEST_NUMBER = 20
+"""Digits of 2**64; Python refuses to read thousands of them."""
 
 PASSED_ON = frozenset(
     [
@@ -72,10 +74,11 @@ TAKEN_SILENTLY = frozenset(
     ]
 )
 """Options of mount(8) and systemd that are done elsewhere, or that are always so here."""
-SWITCHES = frozenset({"noswap", "allow_other"})
+SWITCHES = frozenset({"noswap", "allow_other", "fresh"})
 PRIVATE_PREFIX = "x-msharefs."
 """Ours in the space that mount(8) leaves to everybody: x-msharefs.without=A:B does without
-capabilities of the kernel, so that tests reach every branch."""
+capabilities of the kernel, so that tests reach every branch; x-msharefs.crash=STEP:N kills
+the server when it comes to a step for the Nth time (server.py)."""
 SILENT_PREFIXES = ("x-", "X-", "comment=")
 
 
@@ -101,7 +104,9 @@ class MountOptions:
     data: str = "auto"
     log_level: str = "info"
     allow_other: bool = False
+    fresh: bool = False
     without: tuple[str, ...] = ()
+    crash: str = ""
     passed_on: tuple[str, ...] = ()
 
 
@@ -170,7 +175,7 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _positive(text: str, digits: str) -> int:
-    if not digits.isascii() or not digits.isdigit():
+    if not digits.isascii() or not digits.isdigit() or len(digits) > LONGEST_NUMBER:
         raise UsageError(f"'{text}' is not a size such as 4096, 64K, 2M, 1G, 1T or 50%")
     return int(digits)
 
@@ -217,7 +222,8 @@ def _parse_mode(text: str, memory: int) -> int:
 
 def _id_parser(lookup: Callable[[str], int]) -> Callable[[str, int], int]:
     def parse(text: str, memory: int) -> int:
-        if text.isascii() and text.isdigit() and int(text) <= LARGEST_ID:
+        short = len(text) <= LONGEST_NUMBER
+        if short and text.isascii() and text.isdigit() and int(text) <= LARGEST_ID:
             return int(text)
         try:
             return lookup(text)
@@ -262,12 +268,14 @@ _PARSERS: dict[str, Callable[[str, int], Any]] = {
     "log_level": _choice_parser(LOG_LEVELS),
     "mpol": _parse_text,
     "without": _parse_without,
+    "crash": _parse_text,
 }
 
 
 def _unknown(name: str) -> str:
-    known = [*_PARSERS, *SWITCHES, *PASSED_ON, *TAKEN_SILENTLY]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+    public = [parser for parser in _PARSERS if parser != "without"]
+    known = [*public, *SWITCHES, *PASSED_ON, *TAKEN_SILENTLY]
+    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0)[0]
     return f"unknown option '{name}'; the nearest known one is '{nearest}'"
 
 

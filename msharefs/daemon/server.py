@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pyfuse3
@@ -21,13 +22,17 @@ import trio
 
 from msharefs import __version__
 from msharefs.core import reports
-from msharefs.core.manager import Limits, RegionManager
+from msharefs.core.durable import Durability, DurableManager
+from msharefs.core.journal import JournalError
+from msharefs.core.manager import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from msharefs.daemon import logs
 from msharefs.daemon.home import open_arena, privileged
 from msharefs.daemon.options import log_level
-from msharefs.daemon.state import Config
+from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, Config
+from msharefs.daemon.storage import CrashPoint, open_handles, open_journal
+from msharefs.daemon.supervisor import EXIT_RESTART
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.choice import choose_plane, without
 from msharefs.fuse.control import Control
@@ -37,30 +42,47 @@ from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.notices import KernelNotices
 from msharefs.fuse.operations import Operations
 from msharefs.fuse.protocol import IN_HEADER_SIZE, InitOffer
+from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
+EXIT_FAILED = 1
 INIT_ROOM = 1 << 20
 """Bytes; the kernel wants room for its largest request even where it sends a small one."""
 SETTLE_INTERVAL = 5.0
 """Seconds between looks at memory that could not be had back at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a server gets from its supervisor. The descriptors belong to the caller."""
+
+    state: str
+    device: int
+    leash: socket.socket
+    restarts: int
+
+    def path(self, name: str) -> str:
+        """A file of the state directory."""
+        return os.path.join(self.state, name)
+
+
 class Server:
     """The parts of one mount, wired."""
 
-    def __init__(self, config: Config, device: int, leash: socket.socket, plane: DataPlane) -> None:
-        """`device` and `leash` belong to the caller."""
+    def __init__(self, config: Config, given: Inheritance, plane: DataPlane) -> None:
+        """Raises JournalError."""
         self._config = config
-        self._leash = leash
+        self._given = given
         self._started = time.monotonic()
         self._plane = plane
         # Regions that die slowly, on their way to the undertaker.
         self._dying_in, self._dying_out = trio.open_memory_channel[Region](sys.maxsize)
-        notices = KernelNotices(device, self._plane, self._dying_in.send_nowait)
+        notices = KernelNotices(given.device, plane, self._dying_in.send_nowait)
         options = config.options
-        self._manager = RegionManager(
+        reached = CrashPoint(options.crash, restarts=given.restarts).reached
+        self._manager = DurableManager(
             open_arena(config.arena, options),
             notices,
             Limits(
@@ -71,28 +93,39 @@ class Server:
             ),
             RootAttributes(mode=options.mode, uid=options.uid, gid=options.gid),
             time.time_ns,
+            Durability(
+                journal=open_journal(given.path(JOURNAL)),
+                handles=open_handles(given.path(HANDLES)),
+                reached=reached,
+                broken=_give_up,
+            ),
         )
         self._metrics = Metrics()
+        self._replay = Replay(self._manager, plane)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._switchboard = Switchboard(
-            device,
+            given.device,
             self._ours,
             {
-                **FileHandlers(self._manager, self._plane).handlers(),
+                **FileHandlers(self._manager, plane).handlers(),
                 **AttributeHandlers(self._manager, self._status).handlers(),
-                **Control(self._manager, self._plane).handlers(),
+                **Control(self._manager, plane).handlers(),
             },
-            self._plane,
+            plane,
             self._metrics,
-            self._ready,
+            self._replay,
+            reached,
         )
 
-    async def run(self, init: bytes) -> None:
-        """Serve until the mount or the supervisor is gone, beginning with INIT."""
-        operations = Operations(self._manager)
+    async def run(self, init: bytes) -> bool:
+        """Serve until the mount is gone, or the supervisor is, or wants another server.
+        Returns whether the mount is gone."""
+        again = self._given.restarts > 0
+        self._manager.restore(same_connection=again)
         # libfuse takes an open descriptor for a mount point of this form, and owns it then.
         descriptor = os.dup(self._theirs.fileno())
-        pyfuse3.init(operations, f"/dev/fd/{descriptor}", {"default_permissions"})
+        pyfuse3.init(Operations(self._manager), f"/dev/fd/{descriptor}", {"default_permissions"})
+        gone = False
         try:
             async with trio.open_nursery() as nursery:
                 # Handlers never wait, so one task serves all, and none is started and ended
@@ -101,21 +134,24 @@ class Server:
                 nursery.start_soon(self._undertake)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._watch_leash, nursery.cancel_scope)
-                await self._switchboard.run(init)
-                log.info("the mount is gone")
+                gone = await self._switchboard.run(init, again=again, on_ready=self._ready)
+                log.info("the mount is gone" if gone else "making room for another server")
                 pyfuse3.terminate()
                 nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=False)
+        return gone
 
     def _ready(self) -> None:
+        if self._given.restarts:
+            self._manager.reconcile()
         log.info(
             "%s is mounted; data plane %s: %s",
             self._config.mountpoint,
             self._plane.name,
             self._plane.why,
         )
-        report(self._leash, {"ready": True, "tuning": dict(self._plane.tuning)})
+        report(self._given.leash, {"ready": True, "tuning": dict(self._plane.tuning)})
 
     async def _undertake(self) -> None:
         async for region in self._dying_out:
@@ -126,15 +162,17 @@ class Server:
     async def _settle(self) -> None:
         while True:
             await trio.sleep(SETTLE_INTERVAL)
-            try:
-                self._manager.settle()
-            except OSError:
-                log.exception("cannot settle the arena's limit")
+            self._manager.settle()
 
     async def _watch_leash(self, scope: trio.CancelScope) -> None:
-        await trio.lowlevel.wait_readable(self._leash)
-        log.error("the supervisor is gone; so is the mount")
-        scope.cancel()
+        leash = self._given.leash
+        while True:
+            await trio.lowlevel.wait_readable(leash)
+            if not leash.recv(1 << 10):
+                log.error("the supervisor is gone; so is the mount")
+                scope.cancel()
+                return
+            self._switchboard.stop()
 
     def _status(self) -> dict[str, Any]:
         return {
@@ -144,22 +182,34 @@ class Server:
             "mount": {"source": self._config.source, "mountpoint": self._config.mountpoint},
             **reports.status(self._manager),
             "operations": self._metrics.report(),
-            "restarts": 0,
+            "restarts": self._given.restarts,
+            "resent_requests": self._replay.resent,
             "pids": {"supervisor": self._config.supervisor, "server": os.getpid()},
         }
 
 
-async def serve(config: Config, device: int, leash: socket.socket) -> None:
-    """Read INIT, choose the data plane by it, and serve. Raises PlaneError."""
-    init = os.read(device, INIT_ROOM)
+async def serve(config: Config, given: Inheritance) -> bool:
+    """Choose the data plane by INIT, and serve. Raises PlaneError and JournalError."""
+    init = read_init(given)
     offer = InitOffer.decode(memoryview(init)[IN_HEADER_SIZE:])
     plane = choose_plane(
         config.options.data,
         without(offer, config.options.without),
-        device=device,
+        device=given.device,
         privileged=privileged(),
     )
-    await Server(config, device, leash, plane).run(init)
+    return await Server(config, given, plane).run(init)
+
+
+def read_init(given: Inheritance) -> bytes:
+    """The INIT request: from the kernel, or as the first server kept it for the others."""
+    if given.restarts:
+        with open(given.path(INIT), "rb") as file:
+            return file.read()
+    init = os.read(given.device, INIT_ROOM)
+    with open(given.path(INIT), "wb") as file:
+        file.write(init)
+    return init
 
 
 def report(leash: socket.socket, message: dict[str, Any]) -> None:
@@ -171,25 +221,37 @@ def report(leash: socket.socket, message: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """`python -m msharefs.daemon.server CONFIG LOG DEVICE LEASH`."""
-    config = Config.load(sys.argv[1])
-    device, leash = int(sys.argv[3]), socket.socket(fileno=int(sys.argv[4]))
+    """`python -m msharefs.daemon.server STATE DEVICE LEASH RESTARTS`."""
+    state, device, leash, restarts = sys.argv[1:]
+    given = Inheritance(state, int(device), socket.socket(fileno=int(leash)), int(restarts))
+    config = Config.load(given.path(CONFIG))
     # The supervisor alone decides about the end; a terminal's Ctrl-C is for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logs.configure(foreground=config.foreground, level=log_level(config.options), file=sys.argv[2])
+    logs.configure(
+        foreground=config.foreground, level=log_level(config.options), file=given.path(LOG)
+    )
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
-    os.umask(0)
-    failure: str | None = None
+    os.umask(0o077)
+    gone, failure = False, None
     try:
-        trio.run(serve, config, device, leash)
-    except* PlaneError as group:
+        gone = trio.run(serve, config, given)
+    except* (PlaneError, JournalError) as group:
         failure = str(group.exceptions[0])
     except* Exception as group:
         log.exception("the server ends")
         failure = f"the server failed: {group.exceptions[0]!r}"
     if failure is not None:
-        report(leash, {"error": failure})
-    return int(failure is not None)
+        report(given.leash, {"error": failure})
+        return EXIT_FAILED
+    return 0 if gone else EXIT_RESTART
+
+
+def _give_up() -> None:
+    """The tables and the journal may differ: start again from the journal, at once, before
+    an answer is given that only one of them knows."""
+    log.critical("a change could not be recorded; the server starts again")
+    logging.shutdown()
+    os._exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

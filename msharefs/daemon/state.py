@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from contextlib import suppress
@@ -19,7 +20,12 @@ from typing import Any, Self
 from msharefs import linux
 from msharefs.daemon.options import MountOptions
 
+log = logging.getLogger(__name__)
+
 ROOT_STATE = "/run/msharefs"
+CONFIG, INIT, JOURNAL, HANDLES, LOG = "config.json", "init", "journal.sqlite", "handles", "log"
+"""The files of a state directory. INIT is the kernel's first request, which it does not
+send again to a new server."""
 LONGEST_NAME = 200
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 
@@ -39,6 +45,7 @@ class Config:
     foreground: bool
     supervisor: int
     arena: str
+    boot: str
 
     def save(self, path: str) -> None:
         """Write as JSON."""
@@ -68,33 +75,38 @@ def state_base() -> str:
 
 
 class StateDirectory:
-    """A locked state directory; `remove` ends it."""
+    """A locked state directory. It ends by `remove`, or by `keep` for a later mount."""
 
-    def __init__(self, mountpoint: str, base: str) -> None:
-        """Make or take over the directory of a mount point. Raises InUseError or OSError
-        (PermissionError if somebody else owns `base`)."""
+    def __init__(self, mountpoint: str, base: str, *, fresh: bool) -> None:
+        """Make the directory of a mount point, or take over what a supervisor that died
+        left there, unless `fresh`. Raises InUseError or OSError (PermissionError if
+        somebody else owns `base`)."""
         self.path = os.path.join(base, state_name(mountpoint))
         os.makedirs(base, mode=0o700, exist_ok=True)
         if os.lstat(base).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "belongs to somebody else", base)
         os.makedirs(self.path, mode=0o700, exist_ok=True)
         self._lock = self._take_lock()
-        self._clear()
+        self.left = None if fresh else self._what_was_left()
+        if self.left is None:
+            self._clear()
+        else:
+            # The connection that it belonged to is gone.
+            with suppress(FileNotFoundError):
+                os.unlink(self.file(INIT))
 
     @property
     def arena(self) -> str:
         """Where the arena's tmpfs is mounted."""
         return os.path.join(self.path, "shm")
 
-    @property
-    def config(self) -> str:
-        """The configuration file."""
-        return os.path.join(self.path, "config.json")
+    def file(self, name: str) -> str:
+        """The path of one of the files."""
+        return os.path.join(self.path, name)
 
-    @property
-    def log(self) -> str:
-        """Where the daemon logs on a machine without syslog."""
-        return os.path.join(self.path, "log")
+    def keep(self) -> None:
+        """Leave all for a later mount."""
+        os.close(self._lock)
 
     def remove(self) -> None:
         """Unmount an arena that is here, which frees its memory, and remove everything."""
@@ -114,6 +126,17 @@ class StateDirectory:
             raise InUseError(self.path) from None
         return fd
 
+    def _what_was_left(self) -> Config | None:
+        """The configuration of an earlier mount whose memory is here still."""
+        try:
+            config = Config.load(self.file(CONFIG))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError):
+            log.exception("%s cannot be read and is set aside", self.file(CONFIG))
+            return None
+        return config if config.boot == boot_id() else None
+
     def _clear(self) -> None:
         """Take away the arena and the files, but not the lock."""
         if os.path.isdir(self.arena):
@@ -122,6 +145,27 @@ class StateDirectory:
         for name in os.listdir(self.path):
             if name != "lock":
                 os.unlink(os.path.join(self.path, name))
+
+
+def is_held(mountpoint: str, base: str) -> bool:
+    """Whether a supervisor holds the state directory of a mount point."""
+    try:
+        fd = os.open(os.path.join(base, state_name(mountpoint), "lock"), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def boot_id() -> str:
+    """A word that changes with each boot, and so with each loss of memory."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def state_name(mountpoint: str) -> str:

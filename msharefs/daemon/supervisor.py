@@ -1,8 +1,8 @@
-"""The supervisor: makes the namespace, the arena and the mount, and holds /dev/fuse.
+"""The supervisor: holds /dev/fuse and the namespace, and keeps one server running.
 
-Owns everything that has to be taken down again, in one exit stack, and the one server
-process. It has a single thread, imports neither trio nor pyfuse3, and never touches the
-mount that its server serves.
+Owns the server process and its replacement: after its death, and on request. It has a
+single thread, imports neither trio nor pyfuse3, and never touches the mount that its
+server serves. How a mount is made and taken down around it is in assembly.py.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from msharefs.daemon import logs, namespace
-from msharefs.daemon.home import logind_removes_segments, make_home, privileged
-from msharefs.daemon.options import MountOptions, log_level
-from msharefs.daemon.state import Config, InUseError, StateDirectory, state_base
+from msharefs.daemon import namespace, notify
+from msharefs.daemon.state import StateDirectory
 from msharefs.fuse import channel
 
 log = logging.getLogger(__name__)
@@ -30,107 +28,28 @@ log = logging.getLogger(__name__)
 EXIT_USAGE = 1
 EXIT_SYSTEM = 2
 EXIT_MOUNT = 32
-"""As mount(8) has them."""
+"""Of the command, as mount(8) has them."""
+EXIT_RESTART = 75
+"""Of a server: it was asked to make room for another."""
 
 START_TIMEOUT = 30.0
-"""Seconds until a server has answered INIT."""
-FUSE_DEVICE = "/dev/fuse"
-_SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Seconds until a server serves."""
+HEALTHY = 10.0
+"""Seconds that a server lives if nothing is wrong with it."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+"""Seconds between tries to start a server."""
+
+SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Blocked, and waited for one by one."""
+_UNMOUNT = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class MountError(Exception):
-    """The mount cannot be made: a sentence for the user, and the exit code."""
+    """The mount cannot be made or kept: a sentence for the user, and the exit code."""
 
     def __init__(self, sentence: str, code: int) -> None:
         super().__init__(sentence)
         self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the command line asks for. `mountpoint` is absolute and without links."""
-
-    source: str
-    mountpoint: str
-    options: MountOptions
-    foreground: bool
-
-
-def check_host(request: Request) -> None:
-    """Refuse early, with a sentence, what cannot work. Raises MountError."""
-    if not os.path.isdir(request.mountpoint):
-        raise MountError(f"{request.mountpoint} is not a directory", EXIT_MOUNT)
-    with closing(namespace.MountTable()) as table:
-        if table.find(request.mountpoint):
-            raise MountError(f"{request.mountpoint} is already mounted", EXIT_MOUNT)
-    if (request.options.mpol or request.options.noswap) and not privileged():
-        raise MountError("mpol and noswap need root: /dev/shm is the system's", EXIT_SYSTEM)
-    if not os.path.exists(FUSE_DEVICE):
-        raise MountError(f"there is no {FUSE_DEVICE}; try 'modprobe fuse'", EXIT_SYSTEM)
-    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
-        raise MountError(
-            f"{FUSE_DEVICE} is not open to you; its usual mode is 0666 (chmod as root)", EXIT_SYSTEM
-        )
-    if channel.helper_path() is None:
-        raise MountError(f"{channel.HELPER} is missing; install the package fuse3", EXIT_SYSTEM)
-
-
-def supervise(request: Request, announce: Callable[[], None]) -> None:
-    """Make the mount, call `announce` when it answers, and hold it until it is gone.
-
-    Raises MountError; whatever happens, nothing is left behind.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    with ExitStack() as stack:
-        try:
-            supervisor = _build(request, stack)
-        except InUseError as error:
-            raise MountError(f"{request.mountpoint} is already served", EXIT_MOUNT) from error
-        except channel.ChannelError as error:
-            raise MountError(str(error), EXIT_MOUNT) from error
-        except OSError as error:
-            raise MountError(f"cannot prepare the mount: {error}", EXIT_SYSTEM) from error
-        announce()
-        supervisor.wait()
-
-
-def _build(request: Request, stack: ExitStack) -> Supervisor:
-    """Each thing made is taken down by the stack, in reverse order."""
-    state = StateDirectory(request.mountpoint, state_base())
-    stack.callback(state.remove)
-    options = request.options
-    logs.configure(foreground=request.foreground, level=log_level(options), file=state.log)
-    table = namespace.MountTable()
-    stack.callback(table.close)
-    home = make_home(state, options)
-    stack.callback(home.take_down)
-    if home.namespace is None and logind_removes_segments():
-        log.warning(
-            "systemd-logind will delete the segments at logout: see RemoveIPC in logind.conf(5)"
-        )
-    config = Config(
-        request.source,
-        request.mountpoint,
-        options,
-        request.foreground,
-        os.getpid(),
-        home.address,
-    )
-    config.save(state.config)
-    device = channel.mount(
-        request.mountpoint, request.source, mount_options(options), home.namespace
-    )
-    supervisor = Supervisor(request.mountpoint, state, device, home.namespace, table)
-    stack.callback(supervisor.take_down)
-    supervisor.start_server()
-    return supervisor
-
-
-def mount_options(options: MountOptions) -> list[str]:
-    """What fusermount3 is told. Root's mounts are for everybody, as a file system is; a
-    user's only if he asks for it and /etc/fuse.conf lets him."""
-    everybody = ["allow_other"] if options.allow_other or os.geteuid() == 0 else []
-    return [*everybody, "default_permissions", *options.passed_on]
 
 
 class Supervisor:
@@ -152,11 +71,14 @@ class Supervisor:
         self._table = table
         self._server: subprocess.Popen[bytes] | None = None
         self._leash: socket.socket | None = None
+        self._restarts = 0
+        self._started = 0.0
+        self._pauses = restart_pauses()
 
     def start_server(self) -> None:
-        """Start a server and wait until it has answered INIT. Raises MountError."""
+        """Start a server and wait until it serves. Raises MountError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        arguments = [self._state.config, self._state.log, str(self._device), str(theirs.fileno())]
+        arguments = [self._state.path, str(self._device), str(theirs.fileno()), str(self._restarts)]
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-P", "-m", "msharefs.daemon.server", *arguments],
@@ -165,49 +87,37 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=_unblock_signals,
             )
+        self._drop_leash()
         self._leash = ours
-        ours.settimeout(START_TIMEOUT)
-        try:
-            message = ours.recv(1 << 16)
-        except TimeoutError as error:
-            raise MountError("the server did not answer in time", EXIT_SYSTEM) from error
-        answer: dict[str, Any] = (
-            json.loads(message) if message else {"error": "the server ended at once"}
-        )
+        answer = _first_word(ours)
         if "error" in answer:
             raise MountError(answer["error"], EXIT_SYSTEM)
+        self._started = time.monotonic()
         self._tune(answer["tuning"])
 
-    def _tune(self, settings: dict[str, int]) -> None:
-        """Set what the data plane wishes of the mount's backing device (sysfs; root only)."""
-        mount = self._table.find(self._mountpoint)
-        if mount is None or os.geteuid() != 0:
-            return
-        for name, value in settings.items():
-            try:
-                with open(f"/sys/class/bdi/{mount.device}/{name}", "w", encoding="ascii") as file:
-                    file.write(str(value))
-            except OSError as error:
-                log.info("cannot set %s of the mount: %s", name, error)
-
-    def wait(self) -> None:
-        """Until the server has ended. SIGTERM and SIGINT unmount, unless in use."""
-        assert self._server is not None
-        while self._server.poll() is None:
-            if signal.sigwaitinfo(_SIGNALS).si_signo in (signal.SIGTERM, signal.SIGINT):
+    def hold(self) -> None:
+        """Until the mount is gone: SIGTERM and SIGINT unmount it, unless in use; SIGHUP and
+        the death of a server bring a new one. Raises MountError if the mount is lost."""
+        notify.tell("READY=1", f"STATUS=serving {self._mountpoint}")
+        while True:
+            received = signal.sigwaitinfo(SIGNALS).si_signo
+            if received in _UNMOUNT:
                 self._unmount()
-        if self._server.returncode:
-            raise MountError(
-                f"the server ended with {self._server.returncode}; the mount is lost", EXIT_SYSTEM
-            )
+            elif received == signal.SIGHUP:
+                self._ask_to_stop()
+            if self._server is None or self._server.poll() is None:
+                continue
+            if self._server.returncode == 0:
+                break
+            self._replace_server(self._server.returncode)
+        if self._table.find(self._mountpoint):
+            raise MountError("the kernel ended the connection; mount again", EXIT_SYSTEM)
 
     def take_down(self) -> None:
         """End the server and the mount, whatever state they are in."""
-        if self._leash is not None:
-            self._leash.close()
-        if self._server is not None and self._server.poll() is None:
-            self._server.kill()
-            self._server.wait()
+        notify.tell("STOPPING=1")
+        self._drop_leash()
+        self._end_server()
         # The last descriptor: the kernel ends the connection if umount has not done so.
         os.close(self._device)
         try:
@@ -222,7 +132,84 @@ class Supervisor:
         except channel.ChannelError as error:
             log.error("cannot unmount %s: %s", self._mountpoint, error)
 
+    def _ask_to_stop(self) -> None:
+        """The server finishes what is in hand and ends with EXIT_RESTART."""
+        notify.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        if self._leash is not None:
+            with suppress(OSError):
+                self._leash.send(b"stop")
+
+    def _replace_server(self, code: int) -> None:
+        """Start servers until one serves. Requests wait in the kernel meanwhile."""
+        if code == EXIT_RESTART:
+            log.info("the server stopped to be replaced")
+        else:
+            log.warning("the server ended with %d; starting a new one", code)
+        # Whoever kills a server does not want it to be slow to come back; one that dies by
+        # itself soon after its start will do so again.
+        sick = code not in (EXIT_RESTART, -signal.SIGKILL)
+        if not sick or time.monotonic() - self._started > HEALTHY:
+            self._pauses = restart_pauses()
+        for pause in self._pauses:
+            if signal.sigtimedwait(_UNMOUNT, pause):
+                self._unmount()
+            self._restarts += 1
+            try:
+                self.start_server()
+            except MountError as error:
+                log.error("the server cannot start, the mount waits: %s", error)
+                self._end_server()
+            else:
+                notify.tell("READY=1", f"STATUS=serving {self._mountpoint} again")
+                return
+
+    def _end_server(self) -> None:
+        if self._server is not None and self._server.poll() is None:
+            self._server.kill()
+            self._server.wait()
+
+    def _drop_leash(self) -> None:
+        if self._leash is not None:
+            self._leash.close()
+            self._leash = None
+
+    def _tune(self, settings: dict[str, int]) -> None:
+        """Set what the data plane wishes of the mount's backing device (sysfs; root only)."""
+        mount = self._table.find(self._mountpoint)
+        if mount is None or os.geteuid() != 0:
+            return
+        for name, value in settings.items():
+            try:
+                with open(f"/sys/class/bdi/{mount.device}/{name}", "w", encoding="ascii") as file:
+                    file.write(str(value))
+            except OSError as error:
+                log.info("cannot set %s of the mount: %s", name, error)
+
+
+def restart_pauses() -> Iterator[float]:
+    """Seconds before each try: none at first, then longer and longer, and for ever."""
+    yield 0.0
+    pause = FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _first_word(leash: socket.socket) -> dict[str, Any]:
+    """What a new server says: that it serves, or why it cannot."""
+    leash.settimeout(START_TIMEOUT)
+    try:
+        message = leash.recv(1 << 16)
+    except TimeoutError:
+        return {"error": "the server did not answer in time"}
+    except ConnectionResetError:
+        message = b""
+    answer: dict[str, Any] = (
+        json.loads(message) if message else {"error": "the server ended at once"}
+    )
+    return answer
+
 
 def _unblock_signals() -> None:
     """The server inherits the mask of the supervisor, which waits for signals."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

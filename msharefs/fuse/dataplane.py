@@ -48,8 +48,12 @@ class DataPlane(Protocol):
     def negotiate(self, offer: InitOffer) -> Negotiation:
         """What to ask for, given what the kernel offers."""
 
-    def attach(self, ino: int, segment: Segment) -> None:
-        """A region got its segment. Raises OSError if it cannot be served."""
+    def attach(self, ino: int, segment: Segment) -> int:
+        """A region got its segment. Raises OSError if it cannot be served. Returns what a
+        later process that serves the same connection needs to know: see `adopt`."""
+
+    def adopt(self, ino: int, token: int) -> None:
+        """A region was attached by an earlier process, which got `token`."""
 
     def detach(self, ino: int) -> None:
         """A region is gone; nothing refers to its segment but the segment itself."""

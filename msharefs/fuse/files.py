@@ -17,8 +17,8 @@ from msharefs.core.region import Region
 from msharefs.fuse import protocol
 from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime, attributes
 from msharefs.fuse.dataplane import DataPlane
+from msharefs.fuse.payload import Payload
 from msharefs.fuse.protocol import Header, Opcode
-from msharefs.fuse.switchboard import Payload
 
 
 class FileHandlers:

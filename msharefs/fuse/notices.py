@@ -40,9 +40,23 @@ class KernelNotices:
             if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
                 log.warning("cannot tell the kernel about inode %d: %s", ino, error)
 
-    def segment_made(self, ino: int, segment: Segment) -> None:
+    def segment_made(self, ino: int, segment: Segment) -> int:
         """A region can be opened from now on. Raises OSError."""
-        self._plane.attach(ino, segment)
+        return self._plane.attach(ino, segment)
+
+    def segment_adopted(self, ino: int, segment: Segment, token: int) -> None:
+        """A region could be opened before this process was there."""
+        self._plane.adopt(ino, token)
+
+    def is_known(self, ino: int) -> bool:
+        """Whether the kernel holds the inode: it says so when asked to drop attributes."""
+        try:
+            os.write(self._device, protocol.encode_attributes_changed(ino))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            log.warning("cannot ask the kernel about inode %d: %s", ino, error)
+        return True
 
     def region_gone(self, region: Region) -> bool:
         """Let go of a region's segment; destroy it here if that is quick."""

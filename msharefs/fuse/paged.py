@@ -56,8 +56,12 @@ class PagedPlane:
             stack_depth=0,
         )
 
-    def attach(self, ino: int, segment: Segment) -> None:
+    def attach(self, ino: int, segment: Segment) -> int:
         """Nothing to register."""
+        return 0
+
+    def adopt(self, ino: int, token: int) -> None:
+        """Nothing was registered."""
 
     def detach(self, ino: int) -> None:
         """Nothing was registered. The kernel's pages went with its inode."""

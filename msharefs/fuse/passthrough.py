@@ -49,10 +49,16 @@ class PassthroughPlane:
             stack_depth=1,
         )
 
-    def attach(self, ino: int, segment: Segment) -> None:
-        """Register the segment as the region's backing file."""
+    def attach(self, ino: int, segment: Segment) -> int:
+        """Register the segment as the region's backing file. Returns the backing id."""
         request = bytearray(protocol.encode_backing_map(segment.fd))
-        self._backing[ino] = fcntl.ioctl(self._device, protocol.FUSE_DEV_IOC_BACKING_OPEN, request)
+        backing_id: int = fcntl.ioctl(self._device, protocol.FUSE_DEV_IOC_BACKING_OPEN, request)
+        self._backing[ino] = backing_id
+        return backing_id
+
+    def adopt(self, ino: int, token: int) -> None:
+        """The backing id that an earlier process registered is valid still."""
+        self._backing[ino] = token
 
     def detach(self, ino: int) -> None:
         """Drop the backing id."""
@@ -63,8 +69,8 @@ class PassthroughPlane:
         try:
             fcntl.ioctl(self._device, protocol.FUSE_DEV_IOC_BACKING_CLOSE, request)
         except OSError as error:
-            # The connection is gone, and the id with it.
-            if error.errno not in (errno.ENOTCONN, errno.EPERM):
+            # The connection is gone, and the id with it; or an earlier process dropped it.
+            if error.errno not in (errno.ENOTCONN, errno.EPERM, errno.ENOENT):
                 raise
 
     def open_flags(self, ino: int) -> tuple[int, int]:

@@ -96,6 +96,10 @@ FUSE_WRITE_CACHE = 1 << 0
 FUSE_IOCTL_DIR = 1 << 4
 
 NOTIFY_INVAL_INODE = 2
+NOTIFY_RESEND = 7
+
+FUSE_UNIQUE_RESEND = 1 << 63
+"""The mark of a request that is sent again; the answer bears it, too."""
 
 FUSE_DEV_IOC_BACKING_OPEN = 0x4010E501
 FUSE_DEV_IOC_BACKING_CLOSE = 0x4004E502
@@ -385,6 +389,11 @@ def encode_pages_changed(nodeid: int, start: int, size: int) -> bytes:
     them from every process, and writes the dirty ones back and waits for that before."""
     body = _INVAL_INODE_OUT.pack(nodeid, start, size)
     return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), NOTIFY_INVAL_INODE, 0) + body
+
+
+def encode_resend() -> bytes:
+    """A notification that asks for all requests that were read and not answered."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size, NOTIFY_RESEND, 0)
 
 
 def encode_backing_map(fd: int) -> bytes:

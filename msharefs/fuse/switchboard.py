@@ -23,17 +23,13 @@ import trio
 
 from msharefs.core.errors import RefusedError
 from msharefs.fuse import protocol
-from msharefs.fuse.dataplane import DataPlane, Negotiation
+from msharefs.fuse.dataplane import DataPlane
 from msharefs.fuse.metrics import Metrics
+from msharefs.fuse.payload import Handler, Payload
 from msharefs.fuse.protocol import Header, Opcode
+from msharefs.fuse.replay import Replay
 
 log = logging.getLogger(__name__)
-
-Payload = bytes | memoryview
-Handler = Callable[[Header, memoryview], Payload | Awaitable[Payload]]
-"""Answers a request with the reply's payload, now or later; refuses with RefusedError.
-The memoryview that it is given is valid only until it returns, and so is one that it
-returns until it is called again."""
 
 BUFFER_SIZE = (1 << 20) + (64 << 10)
 """A request holds max_write bytes (1 MiB, libfuse's choice) and its headers at most."""
@@ -53,32 +49,66 @@ class Switchboard(trio.abc.Instrument):
         handlers: Mapping[int, Handler],
         plane: DataPlane,
         metrics: Metrics,
-        on_ready: Callable[[], None],
+        replay: Replay,
+        reached: Callable[[str], None],
     ) -> None:
         """`device` is the /dev/fuse descriptor and `pair` our end; neither is owned here.
-        `on_ready` is called once the INIT reply is written."""
+        `reached` is told of each step, for tests that end the process there."""
         self._device = device
         self._pair = pair
         self._handlers = handlers
         self._plane = plane
         self._metrics = metrics
-        self._on_ready = on_ready
+        self._replay = replay
+        self._reached = reached
+        self._scope = trio.CancelScope()
         self._request = bytearray(BUFFER_SIZE)
         self._reply = bytearray(BUFFER_SIZE)
         self._forwarded: dict[int, tuple[int, float]] = {}
-        self._negotiation: Negotiation | None = None
         os.set_blocking(device, False)
         pair.setblocking(False)
 
-    async def run(self, init: bytes) -> None:
-        """Answer the INIT request that was read before, then serve until the mount is gone."""
+    async def run(self, init: bytes, *, again: bool, on_ready: Callable[[], None]) -> bool:
+        """Answer INIT, call `on_ready`, and serve until the mount is gone or `stop`.
+
+        With `again` an earlier process answered INIT: then only pyfuse3 sees it, and what
+        that process read and did not answer is asked for. Returns whether the mount is gone.
+        """
         async with trio.open_nursery() as nursery:
             trio.lowlevel.add_instrument(self)
             try:
-                await self._route(memoryview(bytearray(init)), nursery)
-                await self._serve(nursery)
+                await self._greet(init, again=again)
+                on_ready()
+                with self._scope:
+                    await self._serve(nursery)
+                while self._forwarded:
+                    await trio.lowlevel.checkpoint()
             finally:
                 trio.lowlevel.remove_instrument(self)
+        return not self._scope.cancelled_caught
+
+    def stop(self) -> None:
+        """Read no more; finish what is in hand."""
+        self._scope.cancel()
+
+    async def _greet(self, init: bytes, *, again: bool) -> None:
+        offer = protocol.InitOffer.decode(memoryview(init)[protocol.IN_HEADER_SIZE :])
+        negotiation = self._plane.negotiate(offer)
+        self._pair.send(init)
+        await trio.lowlevel.wait_readable(self._pair)
+        reply = self._pair.recv(BUFFER_SIZE)
+        if again:
+            if negotiation.flags2 & protocol.FUSE_HAS_RESEND:
+                self._write(protocol.encode_resend())
+            return
+        self._write(
+            protocol.complete_init(
+                reply,
+                flags=negotiation.flags,
+                flags2=negotiation.flags2,
+                stack_depth=negotiation.stack_depth,
+            )
+        )
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         burst = 0
@@ -104,14 +134,27 @@ class Switchboard(trio.abc.Instrument):
 
     async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
         header = protocol.decode_header(message)
+        self._reached("request read")
+        body = message[protocol.IN_HEADER_SIZE :]
         handler = self._handlers.get(header.opcode)
-        if handler is not None:
-            self._handle(handler, header, message[protocol.IN_HEADER_SIZE :], nursery)
+        known = self._replay.answer(header, body)
+        if known is not None:
+            self._finish(header, known, perf_counter())
+        elif handler is not None:
+            self._replay.begin(header.unique, header.opcode)
+            self._handle(handler, header, body, nursery)
+            self._announce_forwarded()
         elif header.opcode == Opcode.INTERRUPT:
             # All that can take long holds the promise of memory and is not cut short.
             return
         else:
             await self._forward(header, message)
+
+    def _announce_forwarded(self) -> None:
+        """pyfuse3's one task serves in order, so what it changes is for the oldest."""
+        for unique, (opcode, _started) in self._forwarded.items():
+            self._replay.begin(unique, opcode)
+            return
 
     # Requests answered here
 
@@ -156,11 +199,9 @@ class Switchboard(trio.abc.Instrument):
     async def _forward(self, header: Header, message: memoryview) -> None:
         if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
             protocol.limit_listing(message, LISTING_SIZE)
-        elif header.opcode == Opcode.INIT:
-            offer = protocol.InitOffer.decode(message[protocol.IN_HEADER_SIZE :])
-            self._negotiation = self._plane.negotiate(offer)
         if header.opcode not in protocol.NO_REPLY:
             self._forwarded[header.unique] = (header.opcode, perf_counter())
+            self._announce_forwarded()
         while True:
             try:
                 self._pair.send(message)
@@ -187,19 +228,12 @@ class Switchboard(trio.abc.Instrument):
     def _complete(self, reply: bytes) -> None:
         _length, error, unique = protocol.decode_out_header(reply)
         opcode, started = self._forwarded.pop(unique)
-        if not error and opcode == Opcode.INIT and self._negotiation is not None:
-            reply = protocol.complete_init(
-                reply,
-                flags=self._negotiation.flags,
-                flags2=self._negotiation.flags2,
-                stack_depth=self._negotiation.stack_depth,
-            )
         self._write(reply)
         self._metrics.record(opcode, failed=bool(error), seconds=perf_counter() - started)
-        if opcode == Opcode.INIT:
-            self._on_ready()
+        self._announce_forwarded()
 
     def _write(self, reply: bytes, payload: Payload = b"") -> None:
+        self._reached("before reply")
         try:
             os.writev(self._device, (reply, payload))
         except OSError as error:
@@ -208,6 +242,7 @@ class Switchboard(trio.abc.Instrument):
                 return
             log.error("the kernel does not take a reply: %s", error)
             self._write_failure(reply)
+        self._reached("after reply")
 
     def _write_failure(self, reply: bytes) -> None:
         _length, _error, unique = protocol.decode_out_header(reply)

@@ -75,6 +75,18 @@ class Arena:
         """A new segment of size 0 for this number. Raises OSError."""
         return PosixSegment(f"/{ino}")
 
+    def stored(self) -> list[int]:
+        """The numbers of the segments that there are."""
+        return [int(name) for name in os.listdir(SHM) if name.isdecimal()]
+
+    def take_up(self, ino: int) -> PosixSegment:
+        """The segment of this number that is there. Raises OSError."""
+        return PosixSegment(f"/{ino}", there=True)
+
+    def discard(self, ino: int) -> None:
+        """Remove a segment without opening it."""
+        os.unlink(os.path.join(SHM, str(ino)))
+
     def used(self) -> int:
         """Bytes in use in all segments, holes and dying ones included."""
         status = os.statvfs(SHM)

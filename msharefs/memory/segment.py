@@ -28,12 +28,15 @@ class PosixSegment:
 
     __slots__ = ("_fd", "_name")
 
-    def __init__(self, name: str) -> None:
-        """Create the object `name` ("/" and a word), size 0, mode 0600. Raises OSError."""
+    def __init__(self, name: str, *, there: bool = False) -> None:
+        """Create the object `name` ("/" and a word), size 0, mode 0600; or take up one that
+        is `there`. Raises OSError."""
+        flags = 0 if there else posix_ipc.O_CREX
         try:
-            shared = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0)
+            shared = posix_ipc.SharedMemory(name, flags, mode=0o600, size=0)
         except posix_ipc.ExistentialError as error:
-            raise OSError(errno.EEXIST, "the segment is there already", name) from error
+            code = errno.ENOENT if there else errno.EEXIST
+            raise OSError(code, os.strerror(code), name) from error
         except posix_ipc.Error as error:
             raise OSError(errno.EACCES, str(error), name) from error
         self._name = name

@@ -55,6 +55,20 @@ class SharedArena:
         """A new segment of size 0 for this number. Raises OSError."""
         return CountedSegment(f"/{self._prefix}{ino}", self)
 
+    def stored(self) -> list[int]:
+        """The numbers of the segments that there are."""
+        begin = len(self._prefix)
+        names = [name[begin:] for name in os.listdir(SHM) if name.startswith(self._prefix)]
+        return [int(number) for number in names if number.isdecimal()]
+
+    def take_up(self, ino: int) -> CountedSegment:
+        """The segment of this number that is there. Raises OSError."""
+        return CountedSegment(f"/{self._prefix}{ino}", self, there=True)
+
+    def discard(self, ino: int) -> None:
+        """Remove a segment without opening it."""
+        os.unlink(os.path.join(SHM, f"{self._prefix}{ino}"))
+
     def used(self) -> int:
         """Bytes in use in all segments."""
         return self._used
@@ -77,11 +91,12 @@ class CountedSegment(PosixSegment):
 
     __slots__ = ("_arena", "_counted", "_lock")
 
-    def __init__(self, name: str, arena: SharedArena) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, arena: SharedArena, *, there: bool = False) -> None:
+        super().__init__(name, there=there)
         self._arena = arena
         self._counted = 0
         self._lock = threading.Lock()
+        self._count()
 
     def reserve(self, start: int, size: int) -> None:
         """As in PosixSegment, within the arena's capacity."""

@@ -1,0 +1,71 @@
+"""How many handles each region has open, in memory that outlives the process.
+
+Owns the layout of that memory: a record of the last change, then a count a slot. The
+record makes a change exactly once of a request that the kernel sends again: it is
+written first, and finished when the counts are taken up after a crash.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+_RECORD = struct.Struct("=QII")
+_COUNT = struct.Struct("=I")
+_FIRST = 32
+SLOTS_AT_FIRST = 1024
+
+
+class HandleCounts:
+    """Counts by slot, over a buffer that `resize` (bytes -> buffer) gives and keeps."""
+
+    def __init__(self, resize: Callable[[int], memoryview], size: int) -> None:
+        """`size` is how many bytes there are already, 0 for none."""
+        self._resize = resize
+        self._buffer = resize(max(size, _FIRST + SLOTS_AT_FIRST * _COUNT.size))
+        self._free: list[int] = []
+        self._next = 0
+        self._last_request, slot, count = _RECORD.unpack_from(self._buffer)
+        if self._last_request:
+            _COUNT.pack_into(self._buffer, _FIRST + slot * _COUNT.size, count)
+
+    def take_up(self, used: set[int]) -> None:
+        """These slots belong to regions; all others are free."""
+        self._next = max(used, default=-1) + 1
+        self._free = [slot for slot in range(self._next) if slot not in used]
+
+    def new_slot(self) -> int:
+        """A slot with count 0."""
+        if self._free:
+            slot = self._free.pop()
+        else:
+            slot = self._next
+            self._next += 1
+            if _FIRST + self._next * _COUNT.size > len(self._buffer):
+                self._buffer = self._resize(2 * len(self._buffer))
+        _COUNT.pack_into(self._buffer, _FIRST + slot * _COUNT.size, 0)
+        return slot
+
+    def free_slot(self, slot: int) -> None:
+        """The slot's region is gone."""
+        self._free.append(slot)
+
+    def get(self, slot: int) -> int:
+        """The count."""
+        count: int = _COUNT.unpack_from(self._buffer, _FIRST + slot * _COUNT.size)[0]
+        return count
+
+    def set(self, slot: int, count: int, unique: int) -> None:
+        """Set the count on behalf of the request `unique`."""
+        self._last_request = unique
+        _RECORD.pack_into(self._buffer, 0, unique, slot, count)
+        _COUNT.pack_into(self._buffer, _FIRST + slot * _COUNT.size, count)
+
+    def was_applied(self, unique: int) -> bool:
+        """Whether the request was the last that changed a count."""
+        return unique != 0 and unique == self._last_request
+
+    def forget_request(self) -> None:
+        """The connection whose requests these were is gone."""
+        self._last_request = 0
+        _RECORD.pack_into(self._buffer, 0, 0, 0, 0)

@@ -1,0 +1,75 @@
+"""Requests that the kernel sends again after the server died: answered once, applied once.
+
+Owns the way from a request that an earlier process applied, but did not answer, to its
+answer. One that was not applied is none of its business: it is served like any other.
+"""
+
+from __future__ import annotations
+
+import os
+
+from msharefs.core.durable import DurableManager
+from msharefs.core.inode import Inode
+from msharefs.core.journal import Request
+from msharefs.core.region import Region
+from msharefs.fuse import protocol
+from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime, attributes
+from msharefs.fuse.dataplane import DataPlane
+from msharefs.fuse.protocol import Header, Opcode
+
+_ENTRY = frozenset({Opcode.MKNOD, Opcode.MKDIR, Opcode.LINK})
+
+
+class Replay:
+    """Tells the manager which request it serves, and knows those that it served before."""
+
+    def __init__(self, manager: DurableManager, plane: DataPlane) -> None:
+        self._manager = manager
+        self._plane = plane
+        self.resent = 0
+
+    def begin(self, unique: int, opcode: int) -> None:
+        """The next changes are made for this request."""
+        self._manager.request = Request(unique & ~protocol.FUSE_UNIQUE_RESEND, opcode)
+
+    def answer(self, header: Header, body: memoryview) -> bytes | None:
+        """The payload for a request that was applied before, or None."""
+        if not header.unique & protocol.FUSE_UNIQUE_RESEND:
+            return None
+        self.resent += 1
+        unique = header.unique & ~protocol.FUSE_UNIQUE_RESEND
+        if header.opcode in (Opcode.OPEN, Opcode.RELEASE):
+            if not self._manager.handle_was_counted(unique):
+                return None
+            return self._open(header, body) if header.opcode == Opcode.OPEN else b""
+        applied = self._manager.applied(unique)
+        if applied is None or applied.opcode != header.opcode:
+            return None
+        return self._applied(header, body, applied.result)
+
+    def _applied(self, header: Header, body: memoryview, result: int) -> bytes:
+        if header.opcode == Opcode.IOCTL:
+            return protocol.encode_ioctl()
+        if header.opcode == Opcode.SETATTR:
+            inode = self._manager.getattr(result)
+            return protocol.encode_attr(attributes(inode), attribute_lifetime(inode))
+        if header.opcode in _ENTRY:
+            return _entry(self._manager.getattr(result))
+        if header.opcode == Opcode.CREATE:
+            flags, _mode, _name = protocol.decode_create(body)
+            plane_flags = self._plane.open_flags(result)
+            return _entry(self._manager.getattr(result)) + protocol.encode_open(
+                flags & os.O_ACCMODE, *plane_flags
+            )
+        # UNLINK, RMDIR, RENAME, FALLOCATE: success says it all.
+        return b""
+
+    def _open(self, header: Header, body: memoryview) -> bytes:
+        handle = protocol.decode_open(body) & os.O_ACCMODE
+        if isinstance(self._manager.getattr(header.nodeid), Region):
+            return protocol.encode_open(handle, *self._plane.open_flags(header.nodeid))
+        return protocol.encode_open(handle, protocol.FOPEN_KEEP_CACHE)
+
+
+def _entry(inode: Inode) -> bytes:
+    return protocol.encode_entry(attributes(inode), FOR_EVER, attribute_lifetime(inode))

@@ -148,7 +148,9 @@ class DurableManager(RegionManager):
         serving, self.request = self.request, None
         for ino, lookups in counts:
             inode = self.names.peek(ino)
-            if inode is not None and inode.lookups >= UNKNOWN // 2:
+            if inode is None:
+                continue  # we knew before: the kernel was asked
+            if inode.lookups >= UNKNOWN // 2:
                 self._ask_kernel(inode)
             else:
                 known.append((ino, lookups))
@@ -235,6 +237,7 @@ class DurableManager(RegionManager):
         if not inodes:
             with self._transaction(0):
                 self._enter(ROOT_INO, INFO_NAME, self.names.get(INFO_INO))
+            self.settle()
             return
         for row in self._journal.names():
             directory = inodes[row["parent"]]
@@ -254,11 +257,21 @@ class DurableManager(RegionManager):
         self.settle()
         self.sweep()
 
-    def reconcile(self) -> None:
-        """Ask the kernel about inodes without a name: a FORGET may have died with the
-        process that read it. Called when all that was in flight has come again."""
-        for inode in self.names.nameless():
-            self._ask_kernel(inode)
+    def connected(self, *, same_connection: bool) -> None:
+        """The kernel can be talked to, and has not been answered yet.
+
+        On a new connection the segments are made known to it. On the same one it is asked
+        about inodes without a name: a FORGET may have died with the process that read it.
+        """
+        if same_connection:
+            for inode in self.names.nameless():
+                self._ask_kernel(inode)
+            return
+        for region in self.regions.values():
+            if region.segment is not None:
+                region.token = self._notices.segment_made(region.ino, region.segment)
+                with self._transaction(0):
+                    self._journal.save(region)
 
     def _take_up_segments(self, *, same_connection: bool) -> None:
         stored = set(self.memory.stored())
@@ -270,21 +283,14 @@ class DurableManager(RegionManager):
                 region.segment = self.memory.take_up(region.ino)
                 if same_connection:
                     self._notices.segment_adopted(region.ino, region.segment, region.token)
-                else:
-                    region.token = self._notices.segment_made(region.ino, region.segment)
-            self._take_up_counts(region, same_connection=same_connection)
+            if same_connection:
+                region.opens = self._handles.get(region.slot)
+                self.open_handles += region.opens
+            else:
+                self._handles.set(region.slot, 0, 0)
         if not same_connection:
             for inode in self.names.nameless():
                 self._drop_unreferenced(inode)
-
-    def _take_up_counts(self, region: Region, *, same_connection: bool) -> None:
-        if same_connection:
-            region.opens = self._handles.get(region.slot)
-            self.open_handles += region.opens
-        else:
-            self._handles.set(region.slot, 0, 0)
-            with self._transaction(0):
-                self._journal.save(region)
 
     def _inode_from(self, row: sqlite3.Row) -> Inode:
         ino, mode, uid, gid, ctime = (row[k] for k in ("ino", "mode", "uid", "gid", "ctime_ns"))

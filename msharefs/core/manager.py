@@ -65,7 +65,7 @@ class AttributeChange:
 
 
 class RegionManager:
-    """All regions of one mount."""
+    """All regions of one mount. Call `settle` once when it has what it starts with."""
 
     def __init__(
         self,
@@ -89,7 +89,6 @@ class RegionManager:
             nr_inodes=limits.nr_inodes,
             clock=clock,
         )
-        self.settle()
 
     # Names
 

@@ -143,8 +143,7 @@ class Server:
         return gone
 
     def _ready(self) -> None:
-        if self._given.restarts:
-            self._manager.reconcile()
+        self._manager.connected(same_connection=self._given.restarts > 0)
         log.info(
             "%s is mounted; data plane %s: %s",
             self._config.mountpoint,

@@ -273,7 +273,7 @@ _PARSERS: dict[str, Callable[[str, int], Any]] = {
 
 
 def _unknown(name: str) -> str:
-    public = [parser for parser in _PARSERS if parser != "without"]
+    public = [parser for parser in _PARSERS if parser not in ("without", "crash")]
     known = [*public, *SWITCHES, *PASSED_ON, *TAKEN_SILENTLY]
     nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0)[0]
     return f"unknown option '{name}'; the nearest known one is '{nearest}'"

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -27,6 +28,8 @@ CONFIG, INIT, JOURNAL, HANDLES, LOG = "config.json", "init", "journal.sqlite", "
 """The files of a state directory. INIT is the kernel's first request, which it does not
 send again to a new server."""
 LONGEST_NAME = 200
+ENDING_TIME, ENDING_LOOK = 3.0, 0.02
+"""Seconds that a daemon whose mount is gone gets to end, and between looks."""
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 
 
@@ -119,12 +122,28 @@ class StateDirectory:
 
     def _take_lock(self) -> int:
         fd = os.open(os.path.join(self.path, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise InUseError(self.path) from None
-        return fd
+        # umount returns before the daemon has ended, and a mount may follow at once.
+        deadline = time.monotonic() + ENDING_TIME
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(fd)
+                    raise InUseError(self.path) from None
+                time.sleep(ENDING_LOOK)
+            else:
+                return self._same_lock(fd)
+
+    def _same_lock(self, fd: int) -> int:
+        """The one who held the lock has removed the directory, so it is made again."""
+        path = os.path.join(self.path, "lock")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(fd)):
+                return fd
+        os.close(fd)
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        return self._take_lock()
 
     def _what_was_left(self) -> Config | None:
         """The configuration of an earlier mount whose memory is here still."""

@@ -70,8 +70,8 @@ class DurableManager(RegionManager):
     def create(self, parent: int, name: bytes, mode: int, caller: Caller) -> Region:
         """As RegionManager.create."""
         region = super().create(parent, name, mode, caller)
-        region.slot = self._handles.new_slot()
         with self._transaction(region.ino):
+            region.slot = self._handles.new_slot()
             self._enter(parent, name, region)
             self._count_handles(region)
         return region
@@ -79,8 +79,8 @@ class DurableManager(RegionManager):
     def mknod(self, parent: int, name: bytes, mode: int, caller: Caller) -> Region:
         """As RegionManager.mknod."""
         region = super().mknod(parent, name, mode, caller)
-        region.slot = self._handles.new_slot()
         with self._transaction(region.ino):
+            region.slot = self._handles.new_slot()
             self._enter(parent, name, region)
         return region
 
@@ -165,17 +165,18 @@ class DurableManager(RegionManager):
         without_segment = isinstance(inode, Region) and inode.segment is None
         super().open(ino, flags)
         if isinstance(inode, Region):
-            self._count_handles(inode)
             if without_segment:
                 with self._transaction(ino):
                     self._journal.save(inode)
+            self._count_handles(inode)
         return inode
 
     def release(self, ino: int) -> None:
         """As RegionManager.release."""
         inode = self.names.peek(ino)
-        if inode is None:
-            # A FORGET that was sent after this RELEASE may be read before it.
+        if inode is None or inode.opens == 0:
+            # A FORGET that was sent after this RELEASE may be read before it; and handles
+            # of mshare_info that an earlier process gave are not counted.
             return
         inode.opens -= 1
         self.open_handles -= 1
@@ -306,7 +307,7 @@ class DurableManager(RegionManager):
             region.maps, region.unmaps = row["maps"], row["unmaps"]
             if row["size"] >= 0:
                 region.become_sized(row["size"])
-        inode.nlink = row["nlink"]
+        inode.nlink, inode.ctime_ns = row["nlink"], ctime
         inode.atime_ns, inode.mtime_ns = row["atime_ns"], row["mtime_ns"]
         return inode
 

@@ -112,9 +112,10 @@ def sweep(regions: Iterable[Region]) -> int:
             continue
         for gap in region.holes():
             segment.punch(gap.start, gap.size)
-        swept += before - segment.allocated()
+        # More may be touched meanwhile than was there before.
+        swept += max(0, before - segment.allocated())
     if swept:
-        log.info("swept %d bytes that were touched outside of mappings", swept)
+        log.debug("swept %d bytes that were touched outside of mappings", swept)
     return swept
 
 

@@ -39,7 +39,8 @@ from msharefs.core.region import Event, Region
 
 log = logging.getLogger(__name__)
 
-ACQUIRE_TRIES = 3
+ACQUIRE_TRIES = 10
+"""A process that hammers a hole can take pages that were promised to a plan, each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class RegionManager:
         self.memory = memory
         self.ledger = Ledger(memory)
         self.open_handles = 0
+        # Regions that are gone and whose memory is being freed.
+        self.dying = 0
         self.regions: dict[int, Region] = {}
         self._notices = notices
         self._clock = clock
@@ -180,7 +183,7 @@ class RegionManager:
             try:
                 inode = self.names.get(ino)
             except NotFound:
-                log.warning("the kernel forgets inode %d, which is not there", ino)
+                log.debug("inode %d is gone already", ino)
                 continue
             inode.lookups -= lookups
             self._drop_unreferenced(inode)
@@ -267,7 +270,7 @@ class RegionManager:
             replaced=replaced,
             stray=not region.cacheable or segment.allocated() > layout.reserved,
         )
-        self.ledger.promise(need, self.regions.values())
+        self._promise(need)
         region.claimed = Range(start, end)
         return plan
 
@@ -321,9 +324,12 @@ class RegionManager:
         self.commit(plan)
 
     def may_try_again(self, cause: OSError) -> bool:
-        """Whether what made `acquire` fail is gone: pages in holes, which others touched
-        while the budget of a plan was free."""
-        return cause.errno == errno.ENOSPC and self.sweep() > 0
+        """Whether what made `acquire` fail is gone. The memory was promised, so if there is
+        none, others touched holes while the budget of the plan was free: swept here."""
+        if cause.errno != errno.ENOSPC:
+            return False
+        self.sweep()
+        return True
 
     # Memory
 
@@ -342,10 +348,32 @@ class RegionManager:
 
     def bury(self, region: Region) -> None:
         """The last step of a region that is gone, after its segment was destroyed."""
+        self.dying -= 1
         before = Totals(region.layout)
         region.layout.remove(0, region.size)
         self.ledger.account(before, region.layout)
         self.settle()
+
+    def _promise(self, need: int) -> None:
+        """Set memory aside, and before it is refused that of regions which the kernel has
+        given up, where only its word (FORGET) is still on the way."""
+        try:
+            self.ledger.promise(need, self.regions.values())
+        except OutOfMemory:
+            if not self._reap():
+                raise
+            self.ledger.promise(need, self.regions.values())
+
+    def _reap(self) -> bool:
+        given_up = [
+            region
+            for region in self.regions.values()
+            if region.nlink == 0 and region.opens == 0 and not self._notices.is_known(region.ino)
+        ]
+        for region in given_up:
+            region.lookups = 0
+            self._drop_unreferenced(region)
+        return bool(given_up)
 
     def _segment_of(self, region: Region) -> Segment:
         if region.segment is None:
@@ -395,6 +423,7 @@ class RegionManager:
             return False
         if isinstance(inode, Region):
             del self.regions[inode.ino]
+            self.dying += 1
             if self._notices.region_gone(inode):
                 self.bury(inode)
         return True

@@ -15,13 +15,15 @@ from functools import partial
 import trio
 
 from msharefs import abi, linux
-from msharefs.core.errors import NotAnIoctl
+from msharefs.core.errors import NotAnIoctl, OutOfMemory
 from msharefs.core.manager import ACQUIRE_TRIES, RegionManager
 from msharefs.core.plan import Plan
 from msharefs.fuse import protocol
 from msharefs.fuse.dataplane import DataPlane
 from msharefs.fuse.protocol import Header, Opcode
 
+BURIAL_LOOK = 0.005
+"""Seconds between looks at whether the memory of regions that are gone is free."""
 SLOW_WORK = 16 << 20
 """From this many bytes on memory is changed in a worker thread (about 2 ms in the loop)."""
 
@@ -57,7 +59,13 @@ class Control:
             turn = trio.Event()
             waiting.append(turn)
             return self._change_in_turn(turn, header, head, payload)
-        plan = self._plan(header, head, payload)
+        try:
+            plan = self._plan(header, head, payload)
+        except OutOfMemory:
+            if not self._manager.dying:
+                raise
+            self._waiting[header.nodeid] = deque()
+            return self._change_after_burials(header, head, payload)
         if plan.cost >= SLOW_WORK or self._plane.has_stale_pages(plan):
             self._waiting[header.nodeid] = deque()
             return self._change_slowly(header.nodeid, plan)
@@ -79,14 +87,21 @@ class Control:
     async def _change_in_turn(
         self, turn: trio.Event, header: Header, head: protocol.IoctlIn, payload: bytes
     ) -> bytes:
-        ino = header.nodeid
         await turn.wait()
+        return await self._change_after_burials(header, head, payload)
+
+    async def _change_after_burials(
+        self, header: Header, head: protocol.IoctlIn, payload: bytes
+    ) -> bytes:
+        """It is this region's turn; the memory of regions that are gone may come yet."""
         try:
+            while self._manager.dying:  # noqa: ASYNC110 - core is synchronous, without events
+                await trio.sleep(BURIAL_LOOK)
             plan = self._plan(header, head, payload)
         except BaseException:
-            self._next_turn(ino)
+            self._next_turn(header.nodeid)
             raise
-        return await self._change_slowly(ino, plan)
+        return await self._change_slowly(header.nodeid, plan)
 
     async def _change_slowly(self, ino: int, plan: Plan) -> bytes:
         try:

@@ -208,7 +208,7 @@ class DurableManager(RegionManager):
     def commit(self, plan: Plan) -> None:
         """As RegionManager.commit. Others may have been served since the plan was made."""
         self._reached("cleared")
-        self.request = self._planned_for.pop(plan.region.ino, None)
+        serving, self.request = self.request, self._planned_for.pop(plan.region.ino, None)
         span = plan.mapping if isinstance(plan, MapPlan) else plan.gone
         layout = plan.region.layout
         old = layout.overlapping(span.start, span.end)
@@ -218,6 +218,7 @@ class DurableManager(RegionManager):
             super().commit(plan)
             self._journal.replace_mappings(plan.region.ino, old, layout.overlapping(low, high))
             self._journal.save(plan.region)
+        self.request = serving
 
     # Requests that come again
 

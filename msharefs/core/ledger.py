@@ -18,6 +18,8 @@ from msharefs.core.region import Region
 
 log = logging.getLogger(__name__)
 
+SETTLE_TRIES = 3
+
 
 class Totals:
     """The sizes of a layout at one moment, to tell later by how much it changed."""
@@ -78,17 +80,28 @@ class Ledger:
     def settle(self, regions: Iterable[Region]) -> bool:
         """Let the memory's limit be what the sums say, sweeping `regions` where more is in
         use. Returns whether it is so now; if not, a later call tries again."""
-        if self.limit == self._limit or self._try_limit(self.limit):
+        if self.limit == self._limit:
             return True
-        sweep(regions)
-        if self._try_limit(self.limit):
-            return True
-        # Pages that cannot be had back now, such as those of a huge page that is pinned.
-        self._memory.set_limit(min(self.capacity, self._memory.used() + self.pending))
-        log.info("more memory is in use than the mappings hold; will look again")
+        for _ in range(SETTLE_TRIES):
+            if self._try_limit(self.limit):
+                return True
+            sweep(regions)
+        # Pages that cannot be had back now: touched again each time, or part of a huge page
+        # that is pinned.
+        self._try_limit(min(self.capacity, self._memory.used() + self.pending))
+        self._limit = None
+        log.debug("more memory is in use than the mappings hold; will look again")
         return False
 
+    def make_room(self, extra: int, regions: Iterable[Region]) -> None:
+        """Let pending reservations win against touches of holes: sweep, then allow `extra`
+        bytes more than is promised, until the next `settle`."""
+        sweep(regions)
+        self._try_limit(min(self.capacity, self._memory.used() + self.pending + extra))
+        self._limit = None
+
     def _try_limit(self, limit: int) -> bool:
+        """Whether no more than `limit` is in use, which is the limit then."""
         self._limit = None
         try:
             self._memory.set_limit(limit)

@@ -39,8 +39,10 @@ from msharefs.core.region import Event, Region
 
 log = logging.getLogger(__name__)
 
-ACQUIRE_TRIES = 10
-"""A process that hammers a hole can take pages that were promised to a plan, each time."""
+ACQUIRE_TRIES = 8
+FIRST_EXTRA = 1 << 20
+"""Processes that hammer holes can take pages that were promised to a plan. So each try gets
+twice as many bytes more to be taken; what they took is swept afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,17 +320,22 @@ class RegionManager:
                 plan.acquire()
                 break
             except OSError as cause:
-                if not (tries_left and self.may_try_again(cause)):
+                if not self.may_try_again(cause, tries_left):
                     self.abandon(plan, cause)
         plan.clear()
         self.commit(plan)
 
-    def may_try_again(self, cause: OSError) -> bool:
+    def may_try_again(self, cause: OSError, tries_left: int) -> bool:
         """Whether what made `acquire` fail is gone. The memory was promised, so if there is
-        none, others touched holes while the budget of the plan was free: swept here."""
-        if cause.errno != errno.ENOSPC:
+        none, others touched holes while the budget of the plan was free."""
+        if cause.errno != errno.ENOSPC or not tries_left:
             return False
-        self.sweep()
+        extra = FIRST_EXTRA << ACQUIRE_TRIES - tries_left
+        try:
+            self.ledger.make_room(extra, self.regions.values())
+        except OSError as error:
+            log.error("cannot set the memory's limit: %s", error)
+            return False
         return True
 
     # Memory

@@ -31,9 +31,13 @@ SLOW_WORK = 16 << 20
 class Control:
     """Handlers for the switchboard."""
 
-    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
+    def __init__(
+        self, manager: RegionManager, plane: DataPlane, begin: Callable[[int, int], None]
+    ) -> None:
+        """`begin` (unique, opcode) tells what is served, where that is not at once."""
         self._manager = manager
         self._plane = plane
+        self._begin = begin
         # A region whose memory is being changed, and those who wait for it, in order.
         self._waiting: dict[int, deque[trio.Event]] = {}
 
@@ -97,6 +101,7 @@ class Control:
         try:
             while self._manager.dying:  # noqa: ASYNC110 - core is synchronous, without events
                 await trio.sleep(BURIAL_LOOK)
+            self._begin(header.unique, header.opcode)
             plan = self._plan(header, head, payload)
         except BaseException:
             self._next_turn(header.nodeid)
@@ -122,7 +127,7 @@ class Control:
                 await trio.to_thread.run_sync(plan.acquire)
                 break
             except OSError as cause:
-                if not (tries_left and self._manager.may_try_again(cause)):
+                if not self._manager.may_try_again(cause, tries_left):
                     self._manager.abandon(plan, cause)
 
     def _clear(self, plan: Plan) -> None:

@@ -210,6 +210,10 @@ class Switchboard(trio.abc.Instrument):
             else:
                 return
 
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Our handlers say what they serve; pyfuse3's task cannot. Must not raise either."""
+        self._announce_forwarded()
+
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Collect the replies that the step wrote. Must not raise: trio would drop us."""
         while self._forwarded:

@@ -46,3 +46,14 @@ def prot_bits(prot: str) -> int:
             raise InvalidArgument(errno.EINVAL, f'prot is made of "r", "w" and "x", not {prot!r}')
         bits |= _PROT_BITS[letter]
     return bits
+
+
+def range_problem(size: int, start: int, length: int, unit: int) -> str | None:
+    """What is wrong with a range of a region of `size` bytes, in words; None if nothing is."""
+    if length == 0:
+        return "the size is 0"
+    if start % unit:
+        return f"the offset is no multiple of {unit}"
+    if start + length > size:
+        return f"the region ends at {size}"
+    return None

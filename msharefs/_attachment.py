@@ -1,8 +1,8 @@
 """A region's bytes in this process: one mmap and the views on it.
 
 Owns `Attachment`. It works on any descriptor that can be mapped: it knows
-nothing of mounts, layouts or paths. Which window and which rights make sense is
-the caller's business (client.py).
+nothing of mounts or paths. Which window and which rights make sense, and how to
+look at the layout, is the caller's business (client.py).
 """
 
 from __future__ import annotations
@@ -10,15 +10,25 @@ from __future__ import annotations
 import math
 import mmap
 import sys
+import threading
 from collections.abc import Iterable
 from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
+from msharefs._errors import translated
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     import numpy as np
     import numpy.typing as npt
+
+    from msharefs._layout import Mapping
+    from msharefs._protection import Run
+
+    Look = Callable[[], Iterable[Mapping]]
+    """Gives what is mapped in the window now, in order."""
 
 
 class Attachment:
@@ -28,21 +38,53 @@ class Attachment:
     has attached the same bytes. An access to an offset at which nothing is mapped in the region
     ends the process with SIGBUS.
 
+    With `enforce` (see `Region.attach`) every byte is protected as its mapping says, and what the
+    layout forbids gives SIGSEGV. The protections are those of the layout at the time of `attach`
+    or of the last `refresh`, whoever changes it, this process too. Until then a change shows so:
+    what was unmapped gives SIGBUS; what was mapped in a hole still gives SIGSEGV; what was mapped
+    anew with another protection keeps the old one.
+
     Closing the region leaves its attachments as they are. An attachment that is not closed
     goes when it and the last view of it are gone. A forked child has it too, on the same memory;
     each process closes its own.
     """
 
-    __slots__ = ("__weakref__", "_address", "_buf", "_map", "_offset", "_own_references", "_size")
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_applied",
+        "_buf",
+        "_lock",
+        "_look",
+        "_map",
+        "_offset",
+        "_own_references",
+        "_size",
+        "_writable",
+    )
 
-    def __init__(self, fd: int, offset: int, size: int, *, writable: bool) -> None:
-        """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on."""
+    def __init__(
+        self, fd: int, offset: int, size: int, *, writable: bool, look: Look | None = None
+    ) -> None:
+        """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on.
+
+        With `look`, which gives the mappings that lie in the window now, those are enforced.
+        """
         self._offset = offset
         self._size = size
         self._map = _map_shared(fd, offset, size, writable=writable)
         self._own_references = sys.getrefcount(self._map)
         self._buf = memoryview(self._map)
         self._address: int | None = None
+        self._writable = writable
+        self._look = look
+        self._applied: tuple[Run, ...] = ()
+        self._lock = threading.Lock()
+        try:
+            self.refresh()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def offset(self) -> int:
@@ -77,6 +119,37 @@ class Attachment:
         if self._address is None:
             self._address = _address_of(self._map)
         return self._address
+
+    @property
+    def enforced(self) -> bool:
+        """Whether every byte is protected as its mapping says."""
+        return self._look is not None
+
+    def refresh(self) -> bool:
+        """Protect every byte as the layout says now; True if that changed something.
+
+        Only an attachment with `enforce` has anything to do, and its region must still be open
+        (else ValueError). Views stay valid, but what is no longer mapped must not be used. Raises
+        OutOfMemory (ENOMEM) if the process has too many areas (vm.max_map_count), AccessDenied
+        (EACCES) for prot "x" on a mount with noexec; some protections are then the old ones.
+        """
+        self._require_open()
+        if self._look is None:
+            return False
+        from msharefs import _protection  # noqa: PLC0415 - few need it, and it loads ctypes
+
+        # Who looked first must not have the last word.
+        with self._lock:
+            mappings = self._look()
+            wanted = _protection.runs(mappings, self._offset, self._size, writable=self._writable)
+            if wanted == self._applied:
+                return False
+            # Unknown, should it stop half way.
+            self._applied = ()
+            with translated("cannot protect the window"):
+                _protection.apply(self.address, wanted)
+            self._applied = wanted
+        return True
 
     def as_array(
         self, dtype: npt.DTypeLike, shape: int | tuple[int, ...], *, offset: int = 0

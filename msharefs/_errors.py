@@ -91,15 +91,16 @@ _CLASS_OF: dict[int, type[MshareError]] = {
 }
 
 
-def from_os_error(error: OSError, what: str, path: StrOrBytesPath) -> MshareError:
+def from_os_error(error: OSError, what: str, path: StrOrBytesPath | None = None) -> MshareError:
     """The MshareError that says `what` could not be done, for the errno of `error`."""
     number = error.errno or errno.EIO
     kind = _CLASS_OF.get(number, MshareError)
-    return kind(number, f"{what}: {os.strerror(number)}", os.fspath(path))
+    name = () if path is None else (os.fspath(path),)
+    return kind(number, f"{what}: {os.strerror(number)}", *name)
 
 
 @contextmanager
-def translated(what: str, path: StrOrBytesPath) -> Iterator[None]:
+def translated(what: str, path: StrOrBytesPath | None = None) -> Iterator[None]:
     """Raise an OSError of the body as its MshareError; an MshareError passes as it is."""
     try:
         yield

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     ReadAttribute = Callable[[str], bytes]
     """Gives the value of the extended attribute of that name, or raises OSError."""
 
+Moment = tuple[int, int, int]
+"""The size and both counters: they name one state of a region among all that it ever has."""
+
 _ATTRIBUTE = LAYOUT_ATTRIBUTE.decode("ascii")
 _VERSION = 1
 # A layout of more than one part is read again if it changed meanwhile. So many changes in a
@@ -76,6 +79,11 @@ class Layout:
     unmaps: int
     """How many times something was unmapped, ever."""
 
+    @property
+    def moment(self) -> Moment:
+        """What differs between any two states of one region, and is equal for the same state."""
+        return self.size, self.maps, self.unmaps
+
 
 def read_layout(read: ReadAttribute) -> Layout:
     """Read the whole layout, however many parts it comes in, as it was at one moment.
@@ -98,6 +106,14 @@ def mappings_within(read: ReadAttribute, start: int, end: int) -> Iterator[Mappi
                 return
             if mapping.end > start:
                 yield mapping
+
+
+def read_moment(read: ReadAttribute, size: int) -> Moment:
+    """The state of a region of `size` bytes, without its mappings: the answer stays short."""
+    # From the last byte on there is one mapping at most.
+    facts = _decode(read(f"{_ATTRIBUTE}.{size - 1}" if size else _ATTRIBUTE)).facts
+    counters = facts["counters"]
+    return facts["size"], counters["maps"], counters["unmaps"]
 
 
 @dataclass(frozen=True, slots=True)

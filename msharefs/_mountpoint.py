@@ -1,4 +1,4 @@
-"""From a path to the mount it lies on: its root directory and its alignment.
+"""From a path to the mount it lies on: its root directory and its alignment; and which mounts are.
 
 Owns what a client can learn of a mount without opening a region. It looks at
 names and numbers that every program sees; it asks the daemon nothing else.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import TYPE_CHECKING
 
 from msharefs._errors import MshareError, NotMounted, translated
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 # The file holds at most the twelve digits of 512 GiB and a newline.
 _INFO_LENGTH = 32
+
+DIRECTORY_VARIABLE = "MSHAREFS_DIR"
+"""The environment variable that names the directory to use where a program names none."""
+
+_MOUNTS = "/proc/self/mounts"
+_TYPE = b"fuse.msharefs"
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 def alignment(path: StrOrBytesPath) -> int:
@@ -41,6 +49,25 @@ def alignment(path: StrOrBytesPath) -> int:
     if not text.strip().isdigit():
         raise not_mounted(path)
     return int(text)
+
+
+def default_directory() -> str:
+    """$MSHAREFS_DIR, or else the first mounted msharefs that this process may enter.
+
+    Raises NotMounted (ENODEV) if there is none.
+    """
+    chosen = os.environ.get(DIRECTORY_VARIABLE)
+    if chosen:
+        return chosen
+    with open(_MOUNTS, "rb") as mounts:
+        for line in mounts:
+            _, directory, kind, *_ = line.split(b" ")
+            path = _ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), directory)
+            # Another user's own mount is in the list too, and shut.
+            if kind == _TYPE and os.access(path, os.X_OK):
+                return os.fsdecode(path)
+    text = f"no msharefs is mounted here; mount one, or set {DIRECTORY_VARIABLE}"
+    raise NotMounted(errno.ENODEV, text)
 
 
 def not_mounted(path: StrOrBytesPath) -> NotMounted:

@@ -8,14 +8,14 @@ would, by system calls alone, and imports nothing of the daemon's side.
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from msharefs import abi
-from msharefs._arguments import byte_count, prot_bits, region_size
+from msharefs._arguments import byte_count, range_problem, region_size
 from msharefs._attachment import Attachment
 from msharefs._errors import (
     AccessDenied,
@@ -29,13 +29,19 @@ from msharefs._errors import (
     from_os_error,
     translated,
 )
+from msharefs._handoff import reduced
 from msharefs._layout import Layout, mappings_within, read_layout
 from msharefs._mountpoint import alignment_hint, not_mounted
+from msharefs._requests import mapping_request, may_write, send
+from msharefs._watch import layouts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from msharefs._errors import StrOrBytesPath
+    from msharefs._handoff import Reduced
+    from msharefs._layout import Mapping
 
 _LAYOUT = abi.LAYOUT_ATTRIBUTE.decode("ascii")
 
@@ -49,7 +55,9 @@ class Region:
 
     All offsets and sizes are bytes. Failures raise MshareError, an OSError, with the errno of the
     mount; using a closed region raises ValueError. A Region belongs to the process that opened it
-    and to the children that it forks, each of which closes its own; other processes open the path.
+    and to the children that it forks, each of which closes its own. Pickled, it opens the same
+    region in another process: a child of multiprocessing, with any start method, gets the open
+    descriptor; else it is opened by its path, and RegionNotFound says if that is another one now.
     """
 
     __slots__ = ("__weakref__", "_fd", "_identity", "_path", "_writable")
@@ -156,17 +164,12 @@ class Region:
         (EINVAL), SizeNotSet (EINVAL), AccessDenied (EACCES) if the region is open for reading
         only. What fails changes nothing.
         """
-        flags = abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
-        if huge:
-            flags |= abi.MAP_HUGETLB | abi.MAP_HUGE_2MB
-        if not reserve:
-            flags |= abi.MAP_NORESERVE
-        if not replace:
-            flags |= abi.MAP_FIXED_NOREPLACE
         start, length = byte_count(offset, "offset"), byte_count(size, "size")
-        request = abi.CreateMapping(start, length, prot=prot_bits(prot), flags=flags)
+        request = mapping_request(
+            start, length, prot=prot, huge=huge, reserve=reserve, replace=replace
+        )
         try:
-            self._ioctl(abi.CREATE_MAPPING, request.pack())
+            send(self.fileno(), abi.CREATE_MAPPING, request.pack())
         except OSError as error:
             unit = abi.HUGE_PAGE_SIZE if huge else mmap.PAGESIZE
             self._refused("map", error, start, length, unit=unit)
@@ -182,18 +185,28 @@ class Region:
         """
         start, length = byte_count(offset, "offset"), byte_count(size, "size")
         try:
-            self._ioctl(abi.UNMAP, abi.Unmap(start, length).pack())
+            send(self.fileno(), abi.UNMAP, abi.Unmap(start, length).pack())
         except OSError as error:
             self._refused("unmap", error, start, length)
 
     def attach(
-        self, offset: int = 0, size: int | None = None, *, writable: bool | None = None
+        self,
+        offset: int = 0,
+        size: int | None = None,
+        *,
+        writable: bool | None = None,
+        enforce: bool = False,
     ) -> Attachment:
         """Map a window of the region into this process and return it.
 
         `offset` is a multiple of the page size; without `size` the window reaches to the end of
         the region. Without `writable` it is as writable as the region was opened and as the
         mappings in it allow now; `True` insists on it.
+
+        With `enforce` each mapping has its own protection and holes have none: an access that
+        the layout forbids ends the process with SIGSEGV, as with the kernel's mshare, and the
+        mappings no longer decide whether the window as a whole is writable. It is the layout of
+        this moment, until `Attachment.refresh` takes the new one over.
 
         Raises SizeNotSet (EINVAL), InvalidArgument (EINVAL) for a window that is empty, not page
         aligned or beyond the end, AccessDenied (EACCES) if a mapping in the window, or the way
@@ -203,21 +216,36 @@ class Region:
         length = max(self.size - start, 0) if size is None else byte_count(size, "size")
         what = f"cannot attach {length} bytes at {start}"
         self._check_range(what, start, length, unit=mmap.PAGESIZE)
-        allowed = self._write_allowed(start, start + length)
+        allowed = self._writable
+        if not enforce:
+            # The kernel knows nothing of a mapping's protection, so it is kept here.
+            allowed &= may_write(self._mappings(start, start + length), self._path)
         if writable and not allowed:
             text = f"{what} for writing: the region is open for reading only"
             if self._writable:
                 text = f"{what} for writing: a mapping there is read-only"
             raise AccessDenied(errno.EACCES, text, self._path)
+        rights = allowed if writable is None else writable
+        look = partial(self._mappings, start, start + length) if enforce else None
         with translated(what, self._path):
-            rights = allowed if writable is None else writable
-            return Attachment(self._fd, start, length, writable=rights)
+            return Attachment(self._fd, start, length, writable=rights, look=look)
 
     def layout(self) -> Layout:
         """What is mapped in the region now, and who made it."""
         self.fileno()
         with translated("cannot read the layout", self._path):
             return read_layout(self._attribute)
+
+    def watch(self, *, interval: float = 0.1, timeout: float | None = None) -> Iterator[Layout]:
+        """Give the layout now, and from then on each time it has changed.
+
+        The mount is asked every `interval` seconds; of changes in between the last one shows,
+        and none is missed. With `timeout` it ends when nothing has changed for so many seconds;
+        else when the region is closed, by another thread for example. Raises MountGone
+        (ENOTCONN) if the file system ends before.
+        """
+        self.fileno()
+        return layouts(self, self._attribute, interval, timeout)
 
     def close(self) -> None:
         """Close the region; closing twice does nothing. Attachments stay, and so does the name."""
@@ -262,8 +290,8 @@ class Region:
         state = "closed" if self.closed else f"fd={self._fd}"
         return f"<{type(self).__name__} {self._path!r} {state}>"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Region belongs to its process: send its path and open that there")
+    def __reduce__(self) -> Reduced:
+        return reduced(self, self._identity)
 
     @classmethod
     def _adopt(
@@ -338,29 +366,11 @@ class Region:
     def _attribute(self, name: str) -> bytes:
         return os.getxattr(self._fd, name)
 
-    def _write_allowed(self, start: int, end: int) -> bool:
-        """Whether the window may be written; AccessDenied if it may not even be read.
-
-        The kernel knows nothing of a mapping's protection, so it is kept here.
-        """
-        allowed = self._writable
+    def _mappings(self, start: int, end: int) -> list[Mapping]:
+        """What is mapped in a range of the region now."""
+        self.fileno()
         with translated("cannot read the layout", self._path):
-            for mapping in mappings_within(self._attribute, start, end):
-                # A processor that can write a page can read it.
-                if not {"r", "w"} & set(mapping.prot):
-                    text = f"cannot attach: {mapping.size} bytes at {mapping.offset} have prot none"
-                    raise AccessDenied(errno.EACCES, text, self._path)
-                allowed = allowed and "w" in mapping.prot
-        return allowed
-
-    def _ioctl(self, number: int, payload: bytes) -> None:
-        while True:
-            try:
-                fcntl.ioctl(self.fileno(), number, payload)
-            except InterruptedError:
-                # The fcntl module leaves it to the caller (PEP 475 is about the os module).
-                continue
-            return
+            return list(mappings_within(self._attribute, start, end))
 
     def _refused(
         self, verb: str, error: OSError, start: int, length: int, *, unit: int = mmap.PAGESIZE
@@ -381,12 +391,6 @@ class Region:
         size = self.size
         if size == 0:
             raise SizeNotSet(errno.EINVAL, f"{what}: the region has no size yet", self._path)
-        if length == 0:
-            problem = "the size is 0"
-        elif start % unit:
-            problem = f"the offset is no multiple of {unit}"
-        elif start + length > size:
-            problem = f"the region ends at {size}"
-        else:
-            return
-        raise InvalidArgument(errno.EINVAL, f"{what}: {problem}", self._path)
+        problem = range_problem(size, start, length, unit)
+        if problem is not None:
+            raise InvalidArgument(errno.EINVAL, f"{what}: {problem}", self._path)

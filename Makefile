@@ -1,0 +1,72 @@
+# The one place that says how the project is built, tried and checked. `make` alone lists the targets.
+# Every target that needs it makes the environment first (scripts/setup); the second time costs nothing.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+PREFIX ?= /usr/local
+HELPER ?= /sbin/mount.msharefs
+COMMANDS := msharefs-mount mshare
+# Mounting in a private arena needs root; so do the tests of it.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
+# Extra words for pytest: make test ARGS='-k unlink -x'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo unit test check format bench docs dist clean install-helper uninstall-helper
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## system packages where missing, and .venv with every command in it
+	@scripts/setup
+
+lock:  ## write requirements*.lock anew from the ranges in pyproject.toml
+	@scripts/lock
+
+demo: setup  ## mount, share a region between C and Python programs, compare the page tables, unmount
+	@$(SUDO) $(BIN)/python scripts/demo.py
+
+unit: setup  ## the tests that take seconds and need no FUSE
+	@$(BIN)/pytest $(wildcard tests/unit tests/model) $(ARGS)
+
+# A mount test that cannot run counts as failed here: a skip would hide it.
+test: setup  ## every test, real mounts too (root, at most 15 minutes)
+	@$(SUDO) env MSHAREFS_REQUIRE_MOUNT=1 $(BIN)/pytest $(ARGS)
+
+check: setup  ## what must hold before a commit: format, lint, types, layers, every test, documents
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy msharefs tests scripts
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory docs
+
+format: setup  ## let ruff format and mend what it can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup  ## measure against the peers; prints a table and writes JSON (under five minutes)
+	@$(SUDO) $(BIN)/python scripts/bench/run $(ARGS)
+
+docs: setup  ## the documents as HTML in docs/_build/html; a warning is an error
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+dist: setup  ## wheel and source archive in dist/
+	@rm -rf dist
+	@$(BIN)/hatchling build
+
+install-helper: setup  ## the commands in /usr/local/bin and /sbin/mount.msharefs, as links into .venv
+	@set -e; for name in $(COMMANDS); do \
+	    $(SUDO) ln -sfn "$(CURDIR)/$(BIN)/$$name" "$(PREFIX)/bin/$$name"; \
+	    echo "$(PREFIX)/bin/$$name -> $(CURDIR)/$(BIN)/$$name"; done
+	@$(SUDO) ln -sfn "$(PREFIX)/bin/msharefs-mount" "$(HELPER)"
+	@echo "$(HELPER) -> $(PREFIX)/bin/msharefs-mount"
+
+uninstall-helper:  ## take those links away again
+	@set -e; for link in $(HELPER) $(COMMANDS:%=$(PREFIX)/bin/%); do \
+	    if [ -L "$$link" ]; then $(SUDO) rm -- "$$link"; echo "removed $$link"; fi; done
+
+clean:  ## take away all that make made, .venv too
+	rm -rf .venv build dist docs/_build .coverage .hypothesis .import_linter_cache \
+	    .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,6 +24,7 @@ CAPABILITIES = ("passthrough", "direct_io_mmap", "resend")
 DEFAULT_SIZE = "50%"
 DEFAULT_MAX_MAPPINGS = 65530
 """vm.max_map_count's default."""
+LOOPBACK = "127.0.0.1"
 LARGEST_NUMBER = (1 << 31) - 1
 LARGEST_ID = (1 << 32) - 2
 LONGEST_NUMBER = 20
@@ -78,7 +79,7 @@ SWITCHES = frozenset({"noswap", "allow_other", "fresh"})
 PRIVATE_PREFIX = "x-msharefs."
 """Ours in the space that mount(8) leaves to everybody: x-msharefs.without=A:B does without
 capabilities of the kernel, so that tests reach every branch; x-msharefs.crash=STEP:N kills
-the server when it comes to a step for the Nth time (server.py)."""
+the server when it comes to a step for the Nth time (storage.py)."""
 SILENT_PREFIXES = ("x-", "X-", "comment=")
 
 
@@ -107,6 +108,7 @@ class MountOptions:
     fresh: bool = False
     without: tuple[str, ...] = ()
     crash: str = ""
+    metrics: tuple[str, int] | None = None
     passed_on: tuple[str, ...] = ()
 
 
@@ -254,6 +256,14 @@ def _parse_without(text: str, memory: int) -> tuple[str, ...]:
     return names
 
 
+def _parse_metrics(text: str, memory: int) -> tuple[str, int]:
+    """ADDRESS:PORT, or a port of the loopback interface; an IPv6 address in brackets."""
+    address, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise UsageError(f"{text} is not ADDRESS:PORT")
+    return address.strip("[]") or LOOPBACK, int(port)
+
+
 _PARSERS: dict[str, Callable[[str, int], Any]] = {
     "size": _parse_bytes,
     "max_region": _parse_bytes,
@@ -267,6 +277,7 @@ _PARSERS: dict[str, Callable[[str, int], Any]] = {
     "data": _choice_parser(DATA_PLANES),
     "log_level": _choice_parser(LOG_LEVELS),
     "mpol": _parse_text,
+    "metrics": _parse_metrics,
     "without": _parse_without,
     "crash": _parse_text,
 }

@@ -28,6 +28,7 @@ from msharefs.core.manager import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from msharefs.daemon import logs
+from msharefs.daemon.endpoint import publish
 from msharefs.daemon.home import open_arena, privileged
 from msharefs.daemon.options import log_level
 from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, Config
@@ -62,6 +63,8 @@ class Inheritance:
     device: int
     leash: socket.socket
     restarts: int
+    gone_at: float
+    """When the server before ended (time.monotonic)."""
 
     def path(self, name: str) -> str:
         """A file of the state directory."""
@@ -76,6 +79,7 @@ class Server:
         self._config = config
         self._given = given
         self._started = time.monotonic()
+        self._gap = 0.0
         self._plane = plane
         # Regions that die slowly, on their way to the undertaker.
         self._dying_in, self._dying_out = trio.open_memory_channel[Region](sys.maxsize)
@@ -109,7 +113,7 @@ class Server:
             {
                 **FileHandlers(self._manager, plane).handlers(),
                 **AttributeHandlers(self._manager, self._status).handlers(),
-                **Control(self._manager, plane).handlers(),
+                **Control(self._manager, plane, self._replay.begin).handlers(),
             },
             plane,
             self._metrics,
@@ -134,6 +138,8 @@ class Server:
                 nursery.start_soon(self._undertake)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._watch_leash, nursery.cancel_scope)
+                if self._config.options.metrics is not None:
+                    nursery.start_soon(publish, *self._config.options.metrics, self._status)
                 gone = await self._switchboard.run(init, again=again, on_ready=self._ready)
                 log.info("the mount is gone" if gone else "making room for another server")
                 pyfuse3.terminate()
@@ -144,6 +150,8 @@ class Server:
 
     def _ready(self) -> None:
         self._manager.connected(same_connection=self._given.restarts > 0)
+        if self._given.restarts:
+            self._gap = time.monotonic() - self._given.gone_at
         log.info(
             "%s is mounted; data plane %s: %s",
             self._config.mountpoint,
@@ -183,6 +191,7 @@ class Server:
             "operations": self._metrics.report(),
             "restarts": self._given.restarts,
             "resent_requests": self._replay.resent,
+            "last_gap_seconds": round(self._gap, 3),
             "pids": {"supervisor": self._config.supervisor, "server": os.getpid()},
         }
 
@@ -220,9 +229,11 @@ def report(leash: socket.socket, message: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """`python -m msharefs.daemon.server STATE DEVICE LEASH RESTARTS`."""
-    state, device, leash, restarts = sys.argv[1:]
-    given = Inheritance(state, int(device), socket.socket(fileno=int(leash)), int(restarts))
+    """`python -m msharefs.daemon.server STATE DEVICE LEASH RESTARTS GONE_AT`."""
+    state, device, leash, restarts, gone_at = sys.argv[1:]
+    given = Inheritance(
+        state, int(device), socket.socket(fileno=int(leash)), int(restarts), float(gone_at)
+    )
     config = Config.load(given.path(CONFIG))
     # The supervisor alone decides about the end; a terminal's Ctrl-C is for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

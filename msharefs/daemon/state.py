@@ -61,8 +61,9 @@ class Config:
         with open(path, encoding="utf-8") as file:
             values: dict[str, Any] = json.load(file)
         options = values.pop("options")
-        for name in ("passed_on", "without"):
-            options[name] = tuple(options[name])
+        for name in ("passed_on", "without", "metrics"):
+            if options[name] is not None:
+                options[name] = tuple(options[name])
         return cls(options=MountOptions(**options), **values)
 
 

@@ -73,15 +73,17 @@ class Supervisor:
         self._leash: socket.socket | None = None
         self._restarts = 0
         self._started = 0.0
+        # When the last server ended (time.monotonic), so that the next can tell the gap.
+        self._gone_at = 0.0
         self._pauses = restart_pauses()
 
     def start_server(self) -> None:
         """Start a server and wait until it serves. Raises MountError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        arguments = [self._state.path, str(self._device), str(theirs.fileno()), str(self._restarts)]
+        arguments = [self._state.path, self._device, theirs.fileno(), self._restarts, self._gone_at]
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-P", "-m", "msharefs.daemon.server", *arguments],
+                [sys.executable, "-P", "-m", "msharefs.daemon.server", *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[self._device, theirs.fileno()],
                 start_new_session=True,
@@ -141,6 +143,7 @@ class Supervisor:
 
     def _replace_server(self, code: int) -> None:
         """Start servers until one serves. Requests wait in the kernel meanwhile."""
+        self._gone_at = time.monotonic()
         if code == EXIT_RESTART:
             log.info("the server stopped to be replaced")
         else:

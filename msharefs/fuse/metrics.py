@@ -5,20 +5,27 @@ Owns numbers only. It knows no opcode's meaning.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import accumulate
 from typing import Any
 
 from msharefs.fuse.protocol import Opcode
 
+BOUNDS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1, 1.0)
+"""Upper bounds of the latency histogram in seconds; what takes longer is in the count."""
+
 
 class Counter:
-    """One kind of request; `seconds` from its reading to its answer, summed."""
+    """One kind of request; `seconds` from its reading to its answer, summed, and how many
+    took how long, by the bounds above and one more for the rest."""
 
-    __slots__ = ("count", "errors", "seconds")
+    __slots__ = ("buckets", "count", "errors", "seconds")
 
     def __init__(self) -> None:
         self.count = 0
         self.errors = 0
         self.seconds = 0.0
+        self.buckets = [0] * (len(BOUNDS) + 1)
 
 
 class Metrics:
@@ -35,14 +42,16 @@ class Metrics:
         counter.count += 1
         counter.errors += failed
         counter.seconds += seconds
+        counter.buckets[bisect_left(BOUNDS, seconds)] += 1
 
     def report(self) -> dict[str, Any]:
-        """By the name of the operation."""
+        """By the name of the operation; buckets count all that took at most so long."""
         return {
             _name(opcode): {
                 "count": counter.count,
                 "errors": counter.errors,
                 "seconds": round(counter.seconds, 6),
+                "buckets": dict(zip(map(str, BOUNDS), accumulate(counter.buckets), strict=False)),
             }
             for opcode, counter in sorted(self._counters.items())
         }

@@ -11,9 +11,9 @@ differ; `broken` is called, and the process has to start again from the journal.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import TracebackType
 
 from msharefs.abi import INFO_NAME, CreateMapping, Unmap
 from msharefs.core.errors import RefusedError
@@ -62,7 +62,7 @@ class DurableManager(RegionManager):
         self._journal = durability.journal
         self._handles = durability.handles
         self._reached = durability.reached
-        self._broken = durability.broken
+        self._durability = durability
         super().__init__(memory, notices, limits, root, clock)
 
     # Names
@@ -217,7 +217,7 @@ class DurableManager(RegionManager):
         with self._transaction(plan.region.ino):
             super().commit(plan)
             self._journal.replace_mappings(plan.region.ino, old, layout.overlapping(low, high))
-            self._journal.save(plan.region)
+        self._handles.set_changes(plan.region.slot, plan.region.maps, plan.region.unmaps)
         self.request = serving
 
     # Requests that come again
@@ -239,6 +239,7 @@ class DurableManager(RegionManager):
         if not inodes:
             with self._transaction(0):
                 self._enter(ROOT_INO, INFO_NAME, self.names.get(INFO_INO))
+            self._take_up_segments(same_connection=False)
             self.settle()
             return
         for row in self._journal.names():
@@ -265,15 +266,17 @@ class DurableManager(RegionManager):
         On a new connection the segments are made known to it. On the same one it is asked
         about inodes without a name: a FORGET may have died with the process that read it.
         """
+        for region in self.regions.values():
+            # Without a token the process died between making the segment and recording it.
+            if region.segment is not None and not (same_connection and region.token):
+                token = self._notices.segment_made(region.ino, region.segment)
+                if token != region.token:
+                    region.token = token
+                    with self._transaction(0):
+                        self._journal.save(region)
         if same_connection:
             for inode in self.names.nameless():
                 self._ask_kernel(inode)
-            return
-        for region in self.regions.values():
-            if region.segment is not None:
-                region.token = self._notices.segment_made(region.ino, region.segment)
-                with self._transaction(0):
-                    self._journal.save(region)
 
     def _take_up_segments(self, *, same_connection: bool) -> None:
         stored = set(self.memory.stored())
@@ -305,7 +308,7 @@ class DurableManager(RegionManager):
             creator = Caller(row["creator_pid"], row["creator_uid"], row["creator_gid"])
             inode = region = Region(ino, mode & 0o7777, uid, gid, ctime, creator)
             region.token, region.slot = row["token"], row["slot"]
-            region.maps, region.unmaps = row["maps"], row["unmaps"]
+            region.maps, region.unmaps = self._handles.changes(region.slot)
             if row["size"] >= 0:
                 region.become_sized(row["size"])
         inode.nlink, inode.ctime_ns = row["nlink"], ctime
@@ -345,21 +348,48 @@ class DurableManager(RegionManager):
         unique = 0 if self.request is None else self.request.unique
         self._handles.set(region.slot, region.opens, unique)
 
-    @contextmanager
-    def _transaction(self, result: int) -> Iterator[None]:
-        """One within another is part of it."""
-        outermost = self._journal.begin()
-        try:
-            yield
-            if outermost:
-                self._reached("before commit")
-                self._journal.commit(self.request, result)
-                self._reached("after commit")
-        except RefusedError:
+    def _transaction(self, result: int) -> _Transaction:
+        """One within another is part of it. `result` is the inode number in the answer."""
+        return _Transaction(self._journal, self._durability, self.request, result)
+
+
+class _Transaction:
+    """A context for the records of one change. Plain, because it is on every hot path."""
+
+    __slots__ = ("_durability", "_journal", "_outermost", "_request", "_result")
+
+    def __init__(
+        self, journal: Journal, durability: Durability, request: Request | None, result: int
+    ) -> None:
+        self._journal = journal
+        self._durability = durability
+        self._request = request
+        self._result = result
+        self._outermost = False
+
+    def __enter__(self) -> None:
+        self._outermost = self._journal.begin()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, RefusedError):
             # Refusals come before any change.
-            if outermost:
+            if self._outermost:
                 self._journal.roll_back()
-            raise
+        elif error is not None:
+            self._durability.broken()
+        elif self._outermost:
+            self._commit()
+
+    def _commit(self) -> None:
+        self._durability.reached("before commit")
+        try:
+            self._journal.commit(self._request, self._result)
         except Exception:
-            self._broken()
+            self._durability.broken()
             raise
+        self._durability.reached("after commit")

@@ -1,6 +1,7 @@
-"""How many handles each region has open, in memory that outlives the process.
+"""How many handles each region has open, in memory that outlives the process; and how
+often its mappings were changed, which is too often for the journal.
 
-Owns the layout of that memory: a record of the last change, then a count a slot. The
+Owns the layout of that memory: a record of the last handle, then the counts by slot. The
 record makes a change exactly once of a request that the kernel sends again: it is
 written first, and finished when the counts are taken up after a crash.
 """
@@ -12,6 +13,8 @@ from collections.abc import Callable
 
 _RECORD = struct.Struct("=QII")
 _COUNT = struct.Struct("=I")
+_CHANGES = struct.Struct("=II")
+_SLOT = _COUNT.size + _CHANGES.size
 _FIRST = 32
 SLOTS_AT_FIRST = 1024
 
@@ -22,12 +25,12 @@ class HandleCounts:
     def __init__(self, resize: Callable[[int], memoryview], size: int) -> None:
         """`size` is how many bytes there are already, 0 for none."""
         self._resize = resize
-        self._buffer = resize(max(size, _FIRST + SLOTS_AT_FIRST * _COUNT.size))
+        self._buffer = resize(max(size, _FIRST + SLOTS_AT_FIRST * _SLOT))
         self._free: list[int] = []
         self._next = 0
         self._last_request, slot, count = _RECORD.unpack_from(self._buffer)
         if self._last_request:
-            _COUNT.pack_into(self._buffer, _FIRST + slot * _COUNT.size, count)
+            _COUNT.pack_into(self._buffer, _place(slot), count)
 
     def take_up(self, used: set[int]) -> None:
         """These slots belong to regions; all others are free."""
@@ -41,9 +44,11 @@ class HandleCounts:
         else:
             slot = self._next
             self._next += 1
-            if _FIRST + self._next * _COUNT.size > len(self._buffer):
+            if _FIRST + self._next * _SLOT > len(self._buffer):
                 self._buffer = self._resize(2 * len(self._buffer))
-        _COUNT.pack_into(self._buffer, _FIRST + slot * _COUNT.size, 0)
+        # The record may be of this slot and its earlier region; it must not bring that back.
+        self.set(slot, 0, self._last_request)
+        self.set_changes(slot, 0, 0)
         return slot
 
     def free_slot(self, slot: int) -> None:
@@ -52,14 +57,24 @@ class HandleCounts:
 
     def get(self, slot: int) -> int:
         """The count."""
-        count: int = _COUNT.unpack_from(self._buffer, _FIRST + slot * _COUNT.size)[0]
+        count: int = _COUNT.unpack_from(self._buffer, _place(slot))[0]
         return count
 
     def set(self, slot: int, count: int, unique: int) -> None:
         """Set the count on behalf of the request `unique`."""
         self._last_request = unique
         _RECORD.pack_into(self._buffer, 0, unique, slot, count)
-        _COUNT.pack_into(self._buffer, _FIRST + slot * _COUNT.size, count)
+        _COUNT.pack_into(self._buffer, _place(slot), count)
+
+    def changes(self, slot: int) -> tuple[int, int]:
+        """How many CREATE_MAPPINGs and UNMAPs the region has seen."""
+        maps, unmaps = _CHANGES.unpack_from(self._buffer, _place(slot) + _COUNT.size)
+        return maps, unmaps
+
+    def set_changes(self, slot: int, maps: int, unmaps: int) -> None:
+        """Keep these two; they wrap at 32 bits."""
+        mask = 0xFFFFFFFF
+        _CHANGES.pack_into(self._buffer, _place(slot) + _COUNT.size, maps & mask, unmaps & mask)
 
     def was_applied(self, unique: int) -> bool:
         """Whether the request was the last that changed a count."""
@@ -69,3 +84,7 @@ class HandleCounts:
         """The connection whose requests these were is gone."""
         self._last_request = 0
         _RECORD.pack_into(self._buffer, 0, 0, 0, 0)
+
+
+def _place(slot: int) -> int:
+    return _FIRST + slot * _SLOT

@@ -209,13 +209,30 @@ class Journal:
 def _open(path: str) -> sqlite3.Connection:
     fresh = not os.path.exists(path)
     db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+    try:
+        _prepare(db, path, fresh=fresh)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
     db.row_factory = sqlite3.Row
+    # Before the first access, so that the write-ahead log needs no shared memory.
+    # Rows are small, and each page that a transaction touches is copied whole.
+    db.execute("PRAGMA page_size = 1024")
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    if not fresh:
+        _check(db, path)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = OFF")
     if fresh:
         db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        return db
+
+
+def _check(db: sqlite3.Connection, path: str) -> None:
+    """Look at what is there, and change nothing of it."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise NewerJournalError(
@@ -226,4 +243,3 @@ def _open(path: str) -> sqlite3.Connection:
         raise JournalError(f"{path} is no journal of msharefs")
     if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
         raise JournalError(f"{path} is damaged")
-    return db

@@ -54,10 +54,10 @@ class Ledger:
         """Set `need` bytes aside and raise the limit. Raises OutOfMemory."""
         if not need:
             return
-        # What a worker has got of a pending promise is in use, too, and counts once.
-        taken = max(self.reserved + self.pending, self._memory.used())
-        if taken + need > self.capacity:
-            left = max(0, self.capacity - taken)
+        if self._left() < need:
+            sweep(regions)
+        if self._left() < need:
+            left = max(0, self._left())
             raise OutOfMemory(f"{need} bytes wanted, {left} of {self.capacity} left")
         self.pending += need
         try:
@@ -99,6 +99,10 @@ class Ledger:
         sweep(regions)
         self._try_limit(min(self.capacity, self._memory.used() + self.pending + extra))
         self._limit = None
+
+    def _left(self) -> int:
+        # What a worker has got of a pending promise is in use, too, and counts once.
+        return self.capacity - max(self.reserved + self.pending, self._memory.used())
 
     def _try_limit(self, limit: int) -> bool:
         """Whether no more than `limit` is in use, which is the limit then."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -111,7 +112,8 @@ class Supervisor:
                 continue
             if self._server.returncode == 0:
                 break
-            self._replace_server(self._server.returncode)
+            if not self._replace_server(self._server.returncode):
+                break
         if self._table.find(self._mountpoint):
             raise MountError("the kernel ended the connection; mount again", EXIT_SYSTEM)
 
@@ -141,8 +143,9 @@ class Supervisor:
             with suppress(OSError):
                 self._leash.send(b"stop")
 
-    def _replace_server(self, code: int) -> None:
-        """Start servers until one serves. Requests wait in the kernel meanwhile."""
+    def _replace_server(self, code: int) -> bool:
+        """Start servers until one serves, or nothing is left to be served. Requests wait in
+        the kernel meanwhile. Returns whether one serves."""
         self._gone_at = time.monotonic()
         if code == EXIT_RESTART:
             log.info("the server stopped to be replaced")
@@ -156,6 +159,8 @@ class Supervisor:
         for pause in self._pauses:
             if signal.sigtimedwait(_UNMOUNT, pause):
                 self._unmount()
+            if self._connection_is_gone():
+                return False
             self._restarts += 1
             try:
                 self.start_server()
@@ -164,7 +169,14 @@ class Supervisor:
                 self._end_server()
             else:
                 notify.tell("READY=1", f"STATUS=serving {self._mountpoint} again")
-                return
+                return True
+        return False
+
+    def _connection_is_gone(self) -> bool:
+        """Whether the kernel has ended the connection, as after umount."""
+        poll = select.poll()
+        poll.register(self._device, 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
 
     def _end_server(self) -> None:
         if self._server is not None and self._server.poll() is None:

@@ -12,7 +12,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo unit test check format bench docs dist clean install-helper uninstall-helper
+.PHONY: help setup lock demo unit test check format bench soak docs dist clean install-helper uninstall-helper
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ format: setup  ## let ruff format and mend what it can
 
 bench: setup  ## measure against the peers; prints a table and writes JSON (under five minutes)
 	@$(SUDO) $(BIN)/python scripts/bench/run $(ARGS)
+
+# How often the server is killed in a soak.
+KILLS ?= 200
+soak: setup  ## kill the server KILLS times under sixteen clients; prints a table of zeros (under ten minutes)
+	@$(SUDO) $(BIN)/python scripts/soak --kills $(KILLS) $(ARGS)
 
 docs: setup  ## the documents as HTML in docs/_build/html; a warning is an error
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

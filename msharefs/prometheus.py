@@ -21,7 +21,12 @@ _SIMPLE = (
         "counter",
         "Requests that the kernel sent again.",
     ),
-    (("last_gap",), "last_gap_seconds", "gauge", "How long requests waited in the last restart."),
+    (
+        ("last_gap_seconds",),
+        "last_gap_seconds",
+        "gauge",
+        "How long requests waited in the last restart.",
+    ),
     (("regions",), "regions", "gauge", "Regions that exist."),
     (("mappings",), "mappings", "gauge", "Mappings in all regions."),
     (("open_handles",), "open_handles", "gauge", "Open files of regions."),

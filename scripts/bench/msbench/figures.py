@@ -1,0 +1,148 @@
+"""What is measured and what is wanted of it: the one place that holds the targets.
+
+Owns no way of measuring and no way of printing: measures.py fills a Figure for
+each Goal here, report.py shows both.
+"""
+
+from __future__ import annotations
+
+import enum
+import statistics
+from dataclasses import dataclass
+
+
+class Kind(enum.Enum):
+    """How a figure is judged."""
+
+    TIMES_LESS = "theirs / ours, at least"
+    SHARE = "ours / theirs, at least"
+    TIMES_AS_MUCH = "ours / theirs, at most"
+    ABSOLUTE = "ours, at most"
+
+
+class Unit(enum.Enum):
+    """What the samples of a figure count."""
+
+    SECONDS = "seconds"
+    BYTES = "bytes"
+    BYTES_PER_SECOND = "bytes/second"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One row of the table before it is measured."""
+
+    name: str
+    measure: str
+    against: str
+    unit: Unit
+    kind: Kind
+    wanted: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured for a goal: every sample of both sides, and a remark."""
+
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...] = ()
+    note: str = ""
+
+
+SHM = "POSIX shm, 4 KiB pages"
+MIB = 1 << 20
+
+GOALS = (
+    Goal(
+        "page-tables",
+        "page tables of a process, 1 GiB touched",
+        SHM,
+        Unit.BYTES,
+        Kind.TIMES_LESS,
+        250,
+    ),
+    Goal(
+        "attach",
+        "attach and touch 1 GiB, new process",
+        SHM,
+        Unit.SECONDS,
+        Kind.TIMES_LESS,
+        8,
+    ),
+    Goal(
+        "write",
+        "sequential write, 1 GiB",
+        "anonymous huge pages",
+        Unit.BYTES_PER_SECOND,
+        Kind.SHARE,
+        0.95,
+    ),
+    Goal(
+        "random",
+        "random 8-byte read over 2 GiB",
+        SHM,
+        Unit.SECONDS,
+        Kind.TIMES_LESS,
+        1.3,
+    ),
+    Goal("stat", "stat", "tmpfs", Unit.SECONDS, Kind.TIMES_AS_MUCH, 1.5),
+    Goal("fstat", "fstat", "tmpfs", Unit.SECONDS, Kind.TIMES_AS_MUCH, 1.5),
+    Goal("open", "open + close", "C libfuse", Unit.SECONDS, Kind.TIMES_AS_MUCH, 1.6),
+    Goal(
+        "create",
+        "create + size + close + unlink",
+        "plain pyfuse3",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        1.6,
+    ),
+    Goal(
+        "map",
+        "CREATE_MAPPING + UNMAP, 2 MiB",
+        "C libfuse, two ioctls",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        2,
+    ),
+    Goal(
+        "regions",
+        "create + size + map + unlink, 10,000 regions there",
+        "10 regions there",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        1.3,
+    ),
+    Goal(
+        "mappings",
+        "CREATE_MAPPING, 60,000 mappings in the region",
+        "10 mappings in it",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        1.5,
+    ),
+    Goal(
+        "memory",
+        "memory of the daemon, 10,000 regions (RSS)",
+        "-",
+        Unit.BYTES,
+        Kind.ABSOLUTE,
+        120 * MIB,
+    ),
+    Goal("mount", "mount until it answers", "-", Unit.SECONDS, Kind.ABSOLUTE, 1.5),
+)
+
+
+def ratio(goal: Goal, figure: Figure) -> float:
+    """The number that is judged: a ratio of medians, or the median itself."""
+    ours = statistics.median(figure.ours)
+    if goal.kind is Kind.ABSOLUTE:
+        return ours
+    theirs = statistics.median(figure.theirs)
+    return theirs / ours if goal.kind is Kind.TIMES_LESS else ours / theirs
+
+
+def met(goal: Goal, figure: Figure) -> bool:
+    """Whether the figure is as good as wanted."""
+    if goal.kind in (Kind.TIMES_LESS, Kind.SHARE):
+        return ratio(goal, figure) >= goal.wanted
+    return ratio(goal, figure) <= goal.wanted

@@ -1,0 +1,203 @@
+"""How each figure is taken. One function a group of rows that share their preparation.
+
+Knows the probes and the site; knows neither what is wanted nor how it is shown.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .figures import Figure
+from .processes import NotMeasured, Watched
+from .site import Mounted, Site, sides
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How often a measurement is repeated."""
+
+    rounds: int
+    mounts: int
+
+
+NORMAL = Effort(rounds=15, mounts=5)
+QUICK = Effort(rounds=5, mounts=3)
+
+FEW_REGIONS, MANY_REGIONS = 10, 10_000
+FEW_MAPPINGS, MANY_MAPPINGS = 10, 60_000
+
+Figures = Mapping[str, Figure]
+
+
+def attach(site: Site, effort: Effort) -> Figures:
+    """Page tables and time of processes that attach to 1 GiB and touch every page."""
+    _need_memory(3 * GIB)
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    tables: dict[str, list[float]] = {"ours": [], "theirs": []}
+    huge: dict[str, float] = {}
+    with site.msharefs("size=1100M") as mounted, site.shm_file(GIB) as plain:
+        region = mounted.path / "region"
+        site.probe("fill", "region", region, GIB)
+        for path in (region, plain):
+            site.probe("attach", path, GIB)  # the first after writing is slower on both
+        for _ in range(effort.rounds):
+            for side, path in (("ours", region), ("theirs", plain)):
+                values = {key: float(value) for key, value in site.probe("attach", path, GIB)}
+                seconds[side].append(values["nanoseconds"] / 1e9)
+                # One page is the least that can be counted.
+                tables[side].append(max(values["tables_kb"], 4.0) * KIB)
+                huge[side] = values["huge_kb"] * KIB / GIB
+    note = f"mapped by huge pages: ours {huge['ours']:.0%}, theirs {huge['theirs']:.0%}"
+    return {
+        "page-tables": Figure(tuple(tables["ours"]), tuple(tables["theirs"]), note),
+        "attach": Figure(tuple(seconds["ours"]), tuple(seconds["theirs"])),
+    }
+
+
+def write(site: Site, effort: Effort) -> Figures:
+    """Bandwidth of writing an attached region from end to end."""
+    _need_memory(3 * GIB)
+    with site.msharefs("size=1100M") as mounted:
+        region = mounted.path / "region"
+        site.probe("fill", "region", region, GIB)
+        return {
+            "write": _figure(sides(site.probe("memory", "write", effort.rounds, GIB, region), 1.0))
+        }
+
+
+def random(site: Site, effort: Effort) -> Figures:
+    """Time of reads that miss the processor's caches and its table of translations."""
+    _need_memory(5 * GIB)
+    with site.msharefs("size=2100M") as mounted, site.shm_file(2 * GIB) as plain:
+        region = mounted.path / "region"
+        site.probe("fill", "region", region, 2 * GIB)
+        lines = site.probe("memory", "random", effort.rounds, 2 * GIB, region, plain)
+        return {"random": _figure(sides(lines, 1e-9))}
+
+
+def attributes(site: Site, effort: Effort) -> Figures:
+    """stat and fstat of a region that nobody changes."""
+    with site.msharefs("size=16M") as mounted, site.tmpfs() as tmpfs:
+        ours, theirs = _file_on(site, mounted.path), _file_on(site, tmpfs)
+        return {
+            name: _figure(site.contend(name, effort.rounds, 20_000, ours, theirs))
+            for name in ("stat", "fstat")
+        }
+
+
+def requests(site: Site, effort: Effort) -> Figures:
+    """Open and close, and the two ioctls, against the C peer."""
+    with site.msharefs("size=64M") as mounted, site.cfs() as cfs:
+        ours, theirs = _file_on(site, mounted.path), _file_on(site, cfs)
+        return {
+            "open": _figure(site.contend("open", effort.rounds, 300, ours, theirs)),
+            "map": _figure(site.contend("map-unmap", effort.rounds, 200, ours, theirs)),
+        }
+
+
+def create(site: Site, effort: Effort) -> Figures:
+    """The life of an empty region against the pyfuse3 peer."""
+    with site.msharefs("size=16M") as mounted, site.plain_pyfuse3() as plain:
+        return {"create": _figure(site.contend("create", effort.rounds, 200, mounted.path, plain))}
+
+
+def regions(site: Site, effort: Effort) -> Figures:
+    """The life of a region among few and among many, and what many cost in memory."""
+    options = "size=1G,nr_inodes=20000"
+    with site.msharefs(options) as many, site.msharefs(options) as few:
+        site.probe("fill", "regions", few.path, FEW_REGIONS)
+        bare = _resident(many)
+        start = time.monotonic()
+        site.probe("fill", "regions", many.path, MANY_REGIONS)
+        filled = time.monotonic() - start
+        resident = _resident(many)
+        note = (
+            f"of these {bare / MIB:.0f} MiB with no region; "
+            f"PSS {_memory(many, 'Pss:') / MIB:.0f} MiB; supervisor, server and children added"
+        )
+        samples = site.contend("create-map", effort.rounds, 60, many.path, few.path)
+        return {
+            "regions": _figure(samples, f"{MANY_REGIONS} regions made in {filled:.1f} s"),
+            "memory": Figure((resident,), note=note),
+        }
+
+
+def mappings(site: Site, effort: Effort) -> Figures:
+    """CREATE_MAPPING of a page between two others, among few and among many."""
+    options = f"size=1G,max_mappings={MANY_MAPPINGS + 10_000}"
+    with site.msharefs(options) as many, site.msharefs(options) as few:
+        ours, theirs = many.path / "region", few.path / "region"
+        site.probe("fill", "mappings", theirs, FEW_MAPPINGS)
+        start = time.monotonic()
+        site.probe("fill", "mappings", ours, MANY_MAPPINGS)
+        filled = time.monotonic() - start
+        samples = site.contend("map-in-gap", effort.rounds, 60, ours, theirs)
+        return {"mappings": _figure(samples, f"{MANY_MAPPINGS} mappings made in {filled:.1f} s")}
+
+
+def mount(site: Site, effort: Effort) -> Figures:
+    """From the start of the command until a stat on the mount is answered."""
+    seconds, ends = [], []
+    for _ in range(effort.mounts):
+        with site.msharefs("size=16M", placed=False) as mounted:
+            seconds.append(mounted.seconds)
+            watched = Watched(mounted.processes())
+            start = time.monotonic()
+        ends.append(time.monotonic() - start)
+        watched.close()
+    note = f"umount until every process has ended: {statistics.median(ends):.2f} s"
+    return {"mount": Figure(tuple(seconds), note=note)}
+
+
+# Which rows a function gives, so that one of them can be asked for alone.
+GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = (
+    (("page-tables", "attach"), attach),
+    (("write",), write),
+    (("random",), random),
+    (("stat", "fstat"), attributes),
+    (("open", "map"), requests),
+    (("create",), create),
+    (("regions", "memory"), regions),
+    (("mappings",), mappings),
+    (("mount",), mount),
+)
+
+
+def _file_on(site: Site, directory: Path) -> Path:
+    path = directory / "region"
+    site.probe("fill", "sized", path, 2 * MIB)
+    return path
+
+
+def _figure(samples: tuple[list[float], list[float]], note: str = "") -> Figure:
+    ours, theirs = samples
+    return Figure(tuple(ours), tuple(theirs), note)
+
+
+def _need_memory(size: int) -> None:
+    """Refuse to push the machine into reclaim, where nothing that is measured means anything."""
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        available = next(
+            int(line.split()[1]) for line in meminfo if line.startswith("MemAvailable:")
+        )
+    if available * KIB < size:
+        raise NotMeasured(f"needs {size / GIB:.0f} GiB of free memory")
+
+
+def _resident(mounted: Mounted) -> float:
+    return _memory(mounted, "Rss:")
+
+
+def _memory(mounted: Mounted, field: str) -> float:
+    """Bytes of memory of all processes of a mount, added."""
+    total = 0
+    for pid in mounted.processes():
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
+            total += next(int(line.split()[1]) for line in rollup if line.startswith(field))
+    return float(total * KIB)

@@ -1,0 +1,215 @@
+"""The building site of one run: a temporary directory, compiled programs, mounts.
+
+Owns everything that has to be gone afterwards. Each thing is registered for
+removal the moment it exists and removed in reverse order on every way out, be
+it the end, an error or a signal. Knows nothing of what is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .processes import NotMeasured, Placement, Watched, on_processors, run, with_descendants
+
+BENCH = Path(__file__).resolve().parent.parent
+PROJECT = BENCH.parent.parent
+SHM = Path("/dev/shm")
+STATUS = "user.msharefs.status"
+
+PROBE_TIMEOUT = 120.0  # seconds; the longest probe makes 60,000 mappings
+MOUNT_TIMEOUT = 30.0
+END_TIMEOUT = 15.0  # what a daemon may take to end after umount
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A mounted msharefs: where it is, who serves it, how long it took to answer."""
+
+    path: Path
+    supervisor: int
+    seconds: float
+
+    def processes(self) -> list[int]:
+        """The supervisor and everything it runs."""
+        return with_descendants(self.supervisor)
+
+
+class Site:
+    """Where one run of the bench happens; a context manager."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        # The checkout is measured, whatever else is installed.
+        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+        self._environment = {**os.environ, "PYTHONPATH": path}
+        self._stack = contextlib.ExitStack()
+        self._serial = 0
+
+    def __enter__(self) -> Site:
+        with contextlib.ExitStack() as guard:
+            self.directory = Path(tempfile.mkdtemp(prefix="msharefs-bench-"))
+            guard.callback(self._remove_directory)
+            programs = self.directory / "bin"
+            programs.mkdir()
+            run(["make", "-s", "-C", str(BENCH), f"BUILD={programs}"], 120.0, self._environment)
+            self._stack = guard.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    # Programs.
+
+    def probe(self, name: str, *arguments: object) -> list[list[str]]:
+        """What a probe printed, as words by line."""
+        command = [str(self.directory / "bin" / name), *map(str, arguments)]
+        return [
+            line.split() for line in run(command, PROBE_TIMEOUT, self._environment).splitlines()
+        ]
+
+    def contend(
+        self, operation: str, rounds: int, count: int, ours: Path, theirs: Path
+    ) -> tuple[list[float], list[float]]:
+        """Seconds for one operation on each side, one sample a round."""
+        with on_processors(self.placement.client):
+            lines = self.probe("contend", operation, rounds, count, ours, theirs)
+        return sides(lines, 1e-9)
+
+    # Places to measure on.
+
+    @contextlib.contextmanager
+    def shm_file(self, size: int) -> Iterator[Path]:
+        """Ordinary POSIX shared memory with every page written."""
+        path = SHM / f"msharefs-bench-{secrets.token_hex(8)}"
+        try:
+            self.probe("fill", "plain", path, size)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def tmpfs(self) -> Iterator[Path]:
+        """A tmpfs, mounted as deep in the tree as the msharefs mounts are."""
+        path = self._mountpoint()
+        self._command(["mount", "-t", "tmpfs", "-o", "size=16m", "msharefs-bench", str(path)])
+        try:
+            yield path
+        finally:
+            self._command(["umount", str(path)])
+
+    @contextlib.contextmanager
+    def msharefs(self, options: str, *, placed: bool = True) -> Iterator[Mounted]:
+        """A mount of msharefs. Not `placed`: on any processor, as a user would start it."""
+        path = self._mountpoint()
+        # -P: the checkout of this bench, not what the current directory holds.
+        command = [sys.executable, "-P", "-m", "msharefs.cli.mount", "msharefs-bench", str(path)]
+        cpus = self.placement.daemon if placed else self.placement.everywhere
+        try:
+            start = time.monotonic()
+            with on_processors(cpus):
+                # With grace: cut off half-way, it would go on to mount behind our back.
+                run(
+                    [*command, "-o", options],
+                    MOUNT_TIMEOUT,
+                    self._environment,
+                    grace=MOUNT_TIMEOUT,
+                )
+            os.stat(path / "mshare_info")
+            seconds = time.monotonic() - start
+            yield Mounted(path, _supervisor_of(path), seconds)
+        finally:
+            self._unmount_msharefs(path)
+
+    @contextlib.contextmanager
+    def cfs(self) -> Iterator[Path]:
+        """The C peer, mounted."""
+        with self._peer([str(self.directory / "bin" / "cfs")]) as path:
+            yield path
+
+    @contextlib.contextmanager
+    def plain_pyfuse3(self) -> Iterator[Path]:
+        """The pyfuse3 peer, mounted."""
+        with self._peer([sys.executable, str(BENCH / "peers" / "plain_pyfuse3.py")]) as path:
+            yield path
+
+    @contextlib.contextmanager
+    def _peer(self, command: Sequence[str]) -> Iterator[Path]:
+        path = self._mountpoint()
+        with on_processors(self.placement.daemon):
+            process = subprocess.Popen(
+                [*command, str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            )
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"mounted\n":
+                raise NotMeasured(f"{command[-1]} did not mount")
+            yield path
+        finally:
+            if os.path.ismount(path):
+                subprocess.run(["umount", str(path)], check=False)
+            try:
+                process.wait(END_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _unmount_lazily(path)
+
+    def _mountpoint(self) -> Path:
+        self._serial += 1
+        path = self.directory / f"mount-{self._serial}"
+        path.mkdir()
+        return path
+
+    def _command(self, command: Sequence[str]) -> None:
+        run(command, MOUNT_TIMEOUT, self._environment)
+
+    def _unmount_msharefs(self, path: Path) -> None:
+        if not os.path.ismount(path):
+            return
+        watched = Watched(with_descendants(_supervisor_of(path)))
+        try:
+            if subprocess.run(["umount", str(path)], check=False).returncode:
+                # In use by somebody else; the daemon ends when they let go.
+                _unmount_lazily(path)
+            if not watched.ended_within(END_TIMEOUT):
+                # Killed, the daemon leaves its state directory, so only as the last resort.
+                watched.kill()
+                raise NotMeasured(f"the daemon of {path} did not end after umount: killed")
+        finally:
+            watched.close()
+
+    def _remove_directory(self) -> None:
+        for serial in range(1, self._serial + 1):
+            _unmount_lazily(self.directory / f"mount-{serial}")
+        shutil.rmtree(self.directory)
+
+
+def sides(lines: Sequence[Sequence[str]], factor: float) -> tuple[list[float], list[float]]:
+    """The samples of both sides from lines of `ours VALUE` and `theirs VALUE`."""
+    values: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for side, value in lines:
+        values[side].append(float(value) * factor)
+    return values["ours"], values["theirs"]
+
+
+def _supervisor_of(path: Path) -> int:
+    """The process that keeps a mount, as the mount itself tells."""
+    return int(json.loads(os.getxattr(path, STATUS))["pids"]["supervisor"])
+
+
+def _unmount_lazily(path: Path) -> None:
+    """Take away what a failed umount left; a mount whose daemon died cannot even be looked at."""
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
+        if any(line.split()[1] == str(path) for line in mounts):
+            subprocess.run(["umount", "-l", str(path)], check=False)

@@ -1,0 +1,1 @@
+"""What an unmodified PostgreSQL gains from mshare run: queries, connects, page tables."""

@@ -11,7 +11,6 @@ import fcntl
 import json
 import mmap
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,12 +167,6 @@ def test_forgotten_region_warns_and_closes(path: Path) -> None:
     with pytest.warns(ResourceWarning, match="unclosed region"):
         regions.clear()
     assert descriptors() == before
-
-
-def test_region_belongs_to_its_process(path: Path) -> None:
-    """A pickle would carry a descriptor number that means nothing elsewhere: TypeError."""
-    with Region.open(path) as region, pytest.raises(TypeError, match="send its path"):
-        pickle.dumps(region)
 
 
 def test_descriptor_is_not_inherited_by_programs(path: Path) -> None:

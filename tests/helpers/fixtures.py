@@ -1,0 +1,177 @@
+"""Fixtures for every test that touches a real mount; the conftest files re-export them.
+
+A module shares one mount (`mounted`); a test that needs its own asks `make_mount`. The
+daemon's log is part of every test's verdict, and a skip is a failure where CI=true or
+MSHAREFS_REQUIRE_MOUNT=1 says that mounts must work.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import mount, poke
+from tests.helpers.watchdog import Watchdog
+
+TEST_SECONDS = 60.0
+
+MakeMount = Callable[..., mount.Mount]
+MakePoke = Callable[..., poke.Poke]
+
+_numbers = itertools.count()
+_mounts: list[mount.Mount] = []
+
+
+def strict() -> bool:
+    """Whether a test that cannot run counts as failed."""
+    return os.environ.get("CI") == "true" or os.environ.get("MSHAREFS_REQUIRE_MOUNT") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Where mounts must work, a skip is a failure that names its reason."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.skipped and not hasattr(report, "wasxfail") and strict():
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} must run here, but: {reason}"
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def requires_fuse() -> None:
+    """Skips where mounts cannot work, and says why."""
+    missing = mount.missing_for_mounts()
+    if missing is not None:
+        pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def watchdog() -> Iterator[Watchdog]:
+    """Aborts the tests' own mounts when one test hangs."""
+    guard = Watchdog()
+    yield guard
+    guard.close()
+
+
+@pytest.fixture(autouse=True)
+def guarded(watchdog: Watchdog, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test has a time limit, and every line of the daemon's log in it counts."""
+    slow = request.node.get_closest_marker("slow")
+    watchdog.tell(f"arm {TEST_SECONDS * (5 if slow else 1)}")
+    yield
+    watchdog.tell("disarm")
+    for each in _mounts:
+        each.check_log()
+
+
+def _start(watchdog: Watchdog, options: str, source: str) -> mount.Mount:
+    fresh = mount.Mount(options, source=source)
+    watchdog.tell(f"add {fresh.connection} {fresh.path}")
+    watchdog.tell("arm 30")
+    fresh.wait_until_it_answers()
+    watchdog.tell("disarm")
+    _mounts.append(fresh)
+    return fresh
+
+
+def _stop(watchdog: Watchdog, old: mount.Mount) -> None:
+    _mounts.remove(old)
+    watchdog.tell("arm 30")
+    try:
+        if old.process.poll() is None or mount.mount_lines(old.path):
+            old.stop()
+        else:
+            old.wait_for_end()
+            old.discard()
+    finally:
+        watchdog.tell("disarm")
+        watchdog.tell(f"remove {old.connection}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with PLANES runs once on each of these data planes, with a mount for each."""
+    planes = getattr(metafunc.module, "PLANES", ())
+    if planes and "mounted" in metafunc.fixturenames:
+        metafunc.parametrize("mounted", planes, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def mounted(
+    requires_fuse: None, watchdog: Watchdog, request: pytest.FixtureRequest
+) -> Iterator[mount.Mount]:
+    """A mount for the whole module, on the data plane of PLANES if it has any.
+
+    Its options are the module's MOUNT_OPTIONS.
+    """
+    options = getattr(request.module, "MOUNT_OPTIONS", "size=1G")
+    plane = getattr(request, "param", None)
+    shared = _start(watchdog, f"{options},data={plane}" if plane else options, "msharefs")
+    yield shared
+    _stop(watchdog, shared)
+
+
+@pytest.fixture(scope="module")
+def mounted_paged(requires_fuse: None, watchdog: Watchdog) -> Iterator[mount.Mount]:
+    """A mount with the paged data plane, for tests that have another one beside it."""
+    shared = _start(watchdog, "size=16M,data=paged", "msharefs")
+    yield shared
+    _stop(watchdog, shared)
+
+
+@pytest.fixture
+def paged(mounted: mount.Mount) -> bool:
+    """Whether the kernel asks the daemon for every page."""
+    return bool(mounted.status()["data_plane"]["name"] == "paged")
+
+
+@pytest.fixture
+def make_mount(requires_fuse: None, watchdog: Watchdog) -> Iterator[MakeMount]:
+    """Makes mounts of a test's own: make_mount("size=8M", source="none")."""
+    with ExitStack() as stack:
+
+        def make(options: str = "size=64M", *, source: str = "msharefs") -> mount.Mount:
+            fresh = _start(watchdog, options, source)
+            stack.callback(_stop, watchdog, fresh)
+            return fresh
+
+        yield make
+
+
+@pytest.fixture
+def place(mounted: mount.Mount) -> Path:
+    """A path on the mount that no other test uses; nothing is there yet.
+
+    The memory of what earlier tests removed is free again, so that a test may count.
+    """
+    mounted.wait_until_empty()
+    return mounted.path / f"t{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def poke_program(requires_fuse: None) -> Iterator[Path]:
+    """The compiled client helper."""
+    with poke.compiled() as program:
+        yield program
+
+
+@pytest.fixture
+def make_poke(poke_program: Path) -> Iterator[MakePoke]:
+    """Starts client processes: make_poke() as root, make_poke(uid=...) as somebody else."""
+    with ExitStack() as stack:
+
+        def make(*, uid: int | None = None) -> poke.Poke:
+            return stack.enter_context(poke.Poke(poke_program, uid=uid))
+
+        yield make
+
+
+@pytest.fixture
+def client(make_poke: MakePoke) -> poke.Poke:
+    """One client process, root's."""
+    return make_poke()

@@ -1,0 +1,341 @@
+"""A real mount for tests: starts the real command, ends it, and looks what is left.
+
+Owns the daemon's process from start to end. The tests' own process only touches the
+mount; it never serves it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+STATE = Path("/run/msharefs")
+START_SECONDS = 20.0
+STOP_SECONDS = 8.0
+SUSPICIOUS = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|Traceback|Warning:")
+# Every process that comes from a test's mount carries this in its environment.
+MARKER = "MSHAREFS_TEST_MOUNT"
+# Options for every mount of a test run, such as data=paged.
+MORE_OPTIONS = "MSHAREFS_TEST_OPTIONS"
+
+_numbers = itertools.count()
+
+
+def command() -> list[str]:
+    """The real mount command: the installed one beside this interpreter, else the module."""
+    installed = Path(sys.executable).with_name("msharefs-mount")
+    if installed.exists():
+        return [str(installed)]
+    return [sys.executable, "-m", "msharefs.cli.mount"]
+
+
+def environment(marker: str) -> dict[str, str]:
+    """The environment for the command, marked so that its processes can be found again."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, MARKER: marker, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def new_marker() -> str:
+    """A word that no other mount of any test run has."""
+    return f"{os.getpid()}-{next(_numbers)}"
+
+
+def run_command(
+    *arguments: str | Path,
+    marker: str | None = None,
+    cwd: Path | str = "/",
+    path: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run the mount command until it returns; stdout and stderr as text. `path` is the PATH."""
+    variables = environment(marker or new_marker())
+    if path is not None:
+        variables["PATH"] = path
+    return subprocess.run(
+        [*command(), *map(str, arguments)],
+        env=variables,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def only_sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a failed command has written, to stderr, with its name before."""
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    name, _, sentence = line.partition(": ")
+    assert name == "msharefs-mount"
+    return sentence
+
+
+def processes_of(marker: str) -> list[int]:
+    """The processes that carry the marker, zombies left out."""
+    wanted = f"{MARKER}={marker}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def mount_lines(path: Path | str) -> list[str]:
+    """The lines of our mountinfo whose mount point is `path`."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if _unescaped(line.split()[4]) == str(path)]
+
+
+def _unescaped(text: str) -> str:
+    """proc(5): blanks and backslashes stand as \\ooo."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def file_system_type(path: Path | str) -> str:
+    """What /proc/self/mountinfo calls the topmost file system at `path`."""
+    return mount_lines(path)[-1].split(" - ", 1)[1].split()[0]
+
+
+def state_directories() -> set[Path]:
+    """The state directories of all mounts on this machine."""
+    return set(STATE.iterdir()) if STATE.is_dir() else set()
+
+
+def states_of(base: Path) -> list[Path]:
+    """The state directories of mounts below `base`, whose name is nobody else's.
+
+    Others on this machine mount as well, so that the names must tell ours.
+    """
+    ours = base.name.rpartition("-")[2]
+    return [state for state in state_directories() if ours in state.name]
+
+
+def remove_by_force(base: Path, marker: str) -> None:
+    """The fallback for a mount point below `base`: whatever is still there goes."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = Path(_unescaped(line.split()[4]))
+        if point.is_relative_to(base):
+            unmount(point, "-l")
+    for pid in processes_of(marker):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for state in states_of(base):
+        unmount(state / "shm", "-l")
+        shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def state_directory_of(pid: int) -> Path | None:
+    """The state directory whose tmpfs this daemon has at /dev/shm, told by the device number."""
+    devices: dict[str, str] = {}
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        fields = line.split()
+        devices[fields[4]] = fields[2]
+    arena = devices.get("/dev/shm")
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        point = Path(_unescaped(fields[4]))
+        if fields[2] == arena and point.is_relative_to(STATE):
+            return STATE / point.relative_to(STATE).parts[0]
+    return None
+
+
+def shared_memory_names() -> set[str]:
+    """The names in the machine's own /dev/shm that may be ours."""
+    return {name for name in os.listdir("/dev/shm") if "mshare" in name}
+
+
+def unmount(path: Path | str, *options: str) -> subprocess.CompletedProcess[str]:
+    """umount(8)."""
+    return subprocess.run(
+        ["umount", *options, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def wait_until_mounted(path: Path, alive: Callable[[], bool], log: Callable[[], str]) -> None:
+    """Poll until the mount is there; AssertionError with the log if its daemon dies before."""
+    deadline = time.monotonic() + START_SECONDS
+    while not mount_lines(path):
+        if not alive():
+            raise AssertionError(f"the daemon ended before the mount answered:\n{log()}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"no mount after {START_SECONDS} s:\n{log()}")
+        time.sleep(0.005)
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """user.msharefs.status of the root directory of a mount."""
+    parsed: dict[str, Any] = json.loads(os.getxattr(path, "user.msharefs.status"))
+    return parsed
+
+
+class Mount:
+    """One msharefs mount served by the real command in the foreground."""
+
+    def __init__(self, options: str = "", *, source: str = "msharefs") -> None:
+        self.base = Path(tempfile.mkdtemp(prefix="msharefs-test-"))
+        # Other users must reach the mount point.
+        self.base.chmod(0o755)
+        self.path = self.base / "mnt"
+        self.path.mkdir()
+        self.log_path = self.base / "log"
+        self.source = source
+        self.marker = new_marker()
+        self._expected: list[str] = []
+        self._log_seen = 0
+        self.state: Path | None = None
+        self._shared_before = shared_memory_names()
+        arguments = [*command(), source, str(self.path), "-f"]
+        for words in (options, os.environ.get(MORE_OPTIONS)):
+            if words:
+                arguments += ["-o", words]
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(self.marker),
+                cwd="/",
+                start_new_session=True,
+            )
+        try:
+            wait_until_mounted(self.path, lambda: self.process.poll() is None, self.log)
+            # The device number of a FUSE mount is the number of its connection.
+            self.connection = mount_lines(self.path)[-1].split()[2].partition(":")[2]
+        except BaseException:
+            self.discard()
+            raise
+
+    def wait_until_it_answers(self) -> None:
+        """The first request. Apart from the start, so that the connection is known if it hangs."""
+        try:
+            self.state = state_directory_of(self.server_pid)
+        except OSError as error:
+            self.process.wait(STOP_SECONDS)
+            text = self.log()
+            self.discard()
+            raise AssertionError(f"the mount does not answer: {error}\n{text}") from error
+
+    @property
+    def pid(self) -> int:
+        """The process that the command became."""
+        return self.process.pid
+
+    @property
+    def server_pid(self) -> int:
+        """The process that serves requests."""
+        return int(self.status()["pids"]["server"])
+
+    def log(self) -> str:
+        """All that the daemon has written."""
+        return self.log_path.read_text(errors="replace")
+
+    def status(self) -> dict[str, Any]:
+        """user.msharefs.status of the root directory."""
+        return read_status(self.path)
+
+    def wait_until_empty(self) -> None:
+        """Wait until no region is left and no memory is in use: close and exit are told late."""
+
+        def empty() -> bool:
+            status = self.status()
+            return not (status["regions"] or status["mappings"] or status["arena"]["used"])
+
+        eventually(empty, what=f"regions or memory are left on {self.path}")
+
+    def expect_log(self, pattern: str) -> None:
+        """Lines that match are wanted, however alarming they look."""
+        self._expected.append(pattern)
+
+    def check_log(self) -> None:
+        """Fail on alarming lines since the last check that no test asked for."""
+        lines = self.log().splitlines()
+        fresh, self._log_seen = lines[self._log_seen :], len(lines)
+        bad = [
+            line
+            for line in fresh
+            if SUSPICIOUS.search(line) and not any(re.search(p, line) for p in self._expected)
+        ]
+        assert not bad, "the daemon wrote:\n" + "\n".join([*bad[:5], "...", *fresh[-25:]])
+
+    def stop(self) -> None:
+        """Unmount, then demand a clean end: exit code, log, and nothing left."""
+        try:
+            done = unmount(self.path)
+            assert done.returncode == 0, f"umount: {done.stderr}\n{self.log()}"
+            self.wait_for_end()
+        finally:
+            self.discard()
+
+    def wait_for_end(self) -> None:
+        """After something else has unmounted it: exit code 0, a clean log, nothing left."""
+        try:
+            code = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"the daemon lives {STOP_SECONDS} s after umount:\n{self.log()}"
+            ) from None
+        assert code == 0, f"the daemon ended with {code}:\n{self.log()}"
+        self.check_log()
+        self.check_nothing_left()
+
+    def check_nothing_left(self) -> None:
+        """No process, no mount, no state directory, no name in /dev/shm."""
+        eventually(lambda: not processes_of(self.marker), what="processes are left")
+        assert not mount_lines(self.path)
+        assert self.state is None or not self.state.exists(), f"{self.state} is left"
+        if self.state is not None:
+            assert not mount_lines(self.state / "shm"), f"the arena of {self.state} is left"
+        assert shared_memory_names() <= self._shared_before
+
+    def discard(self) -> None:
+        """Take away whatever is left, by force where needed. Nothing after a clean end."""
+        if mount_lines(self.path):
+            unmount(self.path, "-l")
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        remove_by_force(self.base, self.marker)
+
+
+def missing_for_mounts() -> str | None:
+    """Why this machine cannot run mount tests, or None. Asks for features, not versions."""
+    if os.geteuid() != 0:
+        return "mounting with a private arena needs root"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/fuse: {error.strerror}"
+    for tool in ("fusermount3", "umount", "cc"):
+        if shutil.which(tool) is None:
+            return f"no {tool} in the PATH"
+    return None

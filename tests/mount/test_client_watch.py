@@ -1,0 +1,140 @@
+"""Region.watch on a real mount: every change is told, to whoever watches."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import msharefs
+from msharefs import Layout, Region
+from tests.helpers.fixtures import MakeMount
+from tests.helpers.mount import unmount
+from tests.helpers.users import in_child
+from tests.helpers.waiting import eventually
+
+pytestmark = pytest.mark.mount
+
+PAGE = mmap.PAGESIZE
+UNIT = 2 << 20
+QUICK = 0.005
+
+
+@pytest.fixture
+def region(place: Path) -> Iterator[Region]:
+    """A region with one page mapped."""
+    with Region.create(place, UNIT) as made:
+        made.map(0, PAGE)
+        yield made
+    place.unlink(missing_ok=True)
+
+
+def offsets(layout: Layout) -> list[int]:
+    """Where its mappings begin, in pages."""
+    return [mapping.offset // PAGE for mapping in layout.mappings]
+
+
+def test_watch_begins_with_the_layout_of_now(region: Region) -> None:
+    """No change can get lost between a look and the start of the watch."""
+    watch = region.watch(interval=QUICK, timeout=0)
+    assert next(watch) == region.layout()
+    assert next(watch, None) is None
+
+
+def test_every_change_is_told(region: Region, place: Path) -> None:
+    """Maps and unmaps, of this process and of others, and a replacement of the same by the same."""
+    watch = region.watch(interval=QUICK, timeout=20)
+    assert offsets(next(watch)) == [0]
+    region.map(4 * PAGE, PAGE)
+    assert offsets(next(watch)) == [0, 4]
+
+    def elsewhere() -> None:
+        with Region.open(place) as same:
+            same.unmap(0, PAGE)
+
+    in_child(elsewhere)
+    assert offsets(next(watch)) == [4]
+    region.map(4 * PAGE, PAGE)
+    assert next(watch).maps == 3
+
+
+def test_changes_in_between_are_one(region: Region) -> None:
+    """Who looks late sees the last of several changes, once."""
+    watch = region.watch(interval=QUICK, timeout=0)
+    next(watch)
+    for page in range(2, 7):
+        region.map(page * PAGE, PAGE)
+    assert offsets(next(watch)) == [0, 2, 3, 4, 5, 6] or region.layout().mapped == 6 * PAGE
+    assert next(watch, None) is None
+
+
+def test_size_of_a_new_region_is_a_change(place: Path) -> None:
+    """A region can be watched before it has a size."""
+    place.touch()
+    with Region.open(place) as region:
+        watch = region.watch(interval=QUICK, timeout=20)
+        assert next(watch).size == 0
+        Region.create(place, UNIT, exist_ok=True).close()
+        assert next(watch).size == UNIT
+        region.unlink()
+
+
+def test_watch_waits_for_a_change_that_comes_later(region: Region) -> None:
+    """It is told while the watch waits, long before its time is up."""
+    watch = region.watch(interval=QUICK, timeout=20)
+    next(watch)
+    changer = threading.Timer(0.05, region.map, (PAGE, PAGE))
+    changer.start()
+    began = time.monotonic()
+    assert next(watch).mapped == 2 * PAGE
+    assert time.monotonic() - began < 10
+    changer.join()
+
+
+def test_timeout_ends_the_watch(region: Region) -> None:
+    """After so many seconds without a change the loop is over; each change begins them anew."""
+    began = time.monotonic()
+    assert len(list(region.watch(interval=QUICK, timeout=0.1))) == 1
+    assert 0.1 <= time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("pages", [1, 300])
+def test_closing_the_region_ends_the_watch(region: Region, pages: int) -> None:
+    """The other thread's loop is over, without an exception."""
+    seen: list[Layout] = []
+    began = threading.Event()
+
+    def follow() -> None:
+        for layout in region.watch(interval=QUICK):
+            seen.append(layout)
+            began.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert began.wait(20)
+    region.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(seen) == 1
+    with pytest.raises(ValueError, match="closed region"):
+        region.watch()
+
+
+def test_watch_of_a_mount_that_ends(make_mount: MakeMount) -> None:
+    """The file system's end is an error: nobody may take it for a quiet region."""
+    mount = make_mount("size=8M")
+    region = Region.create(mount.path / "region", UNIT)
+    watch = region.watch(interval=QUICK, timeout=20)
+    next(watch)
+    mount.expect_log(".")
+    Path(f"/sys/fs/fuse/connections/{mount.connection}/abort").write_text("1")
+    with pytest.raises(msharefs.MountGone):
+        next(watch)
+    with pytest.raises(msharefs.MountGone):
+        region.close()
+    unmount(mount.path)
+    eventually(lambda: mount.process.poll() is not None, timeout=20, what="the daemon lives")

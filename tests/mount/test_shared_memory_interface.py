@@ -1,0 +1,273 @@
+"""SharedMemory on a real mount has the interface of the standard library's class, and keeps it."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+from multiprocessing import shared_memory as standard
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import msharefs
+from msharefs import Region
+from msharefs.shared_memory import SharedMemory
+from tests.helpers.blocks import Make, directory, make, run_program
+from tests.helpers.fixtures import MakeMount
+from tests.helpers.users import ALICE, as_user
+
+__all__ = ["directory", "make"]
+
+pytestmark = pytest.mark.mount
+
+PAGE = os.sysconf("SC_PAGESIZE")
+MIB = 1 << 20
+UNIT = 2 * MIB
+FOOTER = 16
+
+
+def test_interface_is_the_standard_one() -> None:
+    """Every public name is there, and its arguments come in the same order with the same defaults."""
+    public = {name for name in vars(standard.SharedMemory) if not name.startswith("_")}
+    assert public <= set(dir(SharedMemory))
+    theirs = inspect.signature(standard.SharedMemory).parameters
+    ours = inspect.signature(SharedMemory).parameters
+    assert list(ours)[: len(theirs)] == list(theirs) or list(ours)[:3] == list(theirs)
+    for name, parameter in theirs.items():
+        assert (ours[name].default, ours[name].kind) == (parameter.default, parameter.kind)
+
+
+def test_two_programs_share_a_block(make: Make) -> None:
+    """One attaches by name what the other made, and each sees what the other writes."""
+    block = make("block", 10)
+    block.buf[:5] = b"hello"
+    done = run_program(
+        "from msharefs.shared_memory import SharedMemory\n"
+        "block = SharedMemory('block')\n"
+        "assert (block.size, len(block.buf), bytes(block.buf[:5])) == (10, 10, b'hello')\n"
+        "block.buf[:5] = b'world'\n"
+        "block.close()\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bytes(block.buf[:5]) == b"world"
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        1,
+        PAGE - FOOTER - 1,
+        PAGE - FOOTER,
+        PAGE - FOOTER + 1,
+        PAGE,
+        PAGE + 1,
+        UNIT - FOOTER,
+        UNIT,
+        5 * MIB + 7,
+    ],
+)
+def test_size_is_just_what_was_asked_for(make: Make, size: int) -> None:
+    """Here and for who attaches, though the file is as long as the alignment wants."""
+    block = make("sized", size)
+    with SharedMemory("sized") as other:
+        for each in (block, other):
+            assert (each.size, len(each.buf), each.buf.format) == (size, size, "B")
+        block.buf[size - 1] = 7
+        assert other.buf[size - 1] == 7
+        assert bytes(other.buf[: size - 1]) == bytes(size - 1)
+    length = os.stat(os.path.join(block.directory, "sized")).st_size
+    assert length % UNIT == 0
+    assert size < length < size + FOOTER + UNIT
+
+
+def test_new_block_is_zeros(make: Make) -> None:
+    """As long as nobody has written there."""
+    assert not any(make(size=3 * PAGE).buf)
+
+
+def test_name_is_chosen_where_none_is_given(make: Make) -> None:
+    """Each has another one, by which it can be attached; a leading slash means nothing."""
+    first, second = make(), make()
+    assert first.name != second.name
+    first.buf[0] = 1
+    with SharedMemory("/" + first.name) as same:
+        assert (same.name, same.buf[0]) == (first.name, 1)
+
+
+def test_name_that_is_taken(make: Make) -> None:
+    """FileExistsError, and the block that is there keeps what it holds."""
+    make("taken").buf[0] = 1
+    with pytest.raises(FileExistsError) as caught:
+        SharedMemory("taken", create=True, size=10)
+    assert caught.value.errno == errno.EEXIST
+    with SharedMemory("taken") as same:
+        assert (same.size, same.buf[0]) == (100, 1)
+
+
+def test_name_that_is_taken_on_a_full_mount(make_mount: MakeMount) -> None:
+    """It is still FileExistsError and not ENOMEM: the name is looked at before any memory."""
+    directory = make_mount("size=8M").path
+    with SharedMemory("taken", create=True, size=6 * MIB, directory=directory) as block:
+        with pytest.raises(FileExistsError):
+            SharedMemory("taken", create=True, size=4 * MIB, directory=directory)
+        block.unlink()
+
+
+def test_other_process_that_is_faster(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who loses the race for a name gets FileExistsError, and nothing of its own stays."""
+    real = os.link
+
+    def late(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "link", real)
+        make(os.path.basename(target), 10)
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(FileExistsError):
+        SharedMemory("race", create=True, size=100)
+    with SharedMemory("race") as winner:
+        assert winner.size == 10
+
+
+def test_block_appears_complete(
+    make: Make, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can attach it by its name before its memory and its size are there."""
+    seen: list[bool] = []
+    real = Region.map
+
+    def slow(region: Region, *arguments: int) -> None:
+        seen.append((directory / "late").exists())
+        real(region, *arguments)
+
+    monkeypatch.setattr(Region, "map", slow)
+    make("late")
+    assert seen == [False]
+    assert (directory / "late").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "create", "size"),
+    [
+        (None, False, 0),
+        (None, True, 0),
+        ("a", True, -1),
+        ("", True, 1),
+        ("..", True, 1),
+        ("a/b", True, 1),
+        ("a\0", True, 1),
+        (".", False, 0),
+        ("/", False, 0),
+    ],
+)
+def test_arguments_that_make_no_sense(
+    directory: Path, name: str | None, size: int, *, create: bool
+) -> None:
+    """ValueError, before anything is made."""
+    with pytest.raises(ValueError, match=r"name|size|byte|range"):
+        SharedMemory(name, create, size)
+    assert os.listdir(directory) == ["mshare_info"]
+
+
+def test_block_that_is_not_there(directory: Path) -> None:
+    """FileNotFoundError, as for any file; mshare_info is no block."""
+    with pytest.raises(FileNotFoundError):
+        SharedMemory("missing")
+    with pytest.raises(msharefs.NotARegion):
+        SharedMemory("mshare_info", readonly=True)
+
+
+def test_mode_that_shuts_its_owner_out(make: Make) -> None:
+    """As with open(2), the mode is for those who come later, not for who makes the block."""
+
+    def make_shut() -> int:
+        with SharedMemory("shut", create=True, size=1, mode=0o400) as block:
+            block.buf[0] = 1
+            block.unlink()
+            return block.buf[0]
+
+    assert as_user(ALICE, make_shut) == 1
+
+
+def test_unlinked_block_lives_until_it_is_closed(make: Make) -> None:
+    """The name goes at once, for who has attached it nothing changes; a second time it is gone."""
+    block = make("gone")
+    block.unlink()
+    with pytest.raises(FileNotFoundError):
+        SharedMemory("gone")
+    block.buf[0] = 1
+    fresh = make("gone")
+    assert fresh.buf[0] == 0
+    with pytest.raises(FileNotFoundError):
+        block.unlink()
+    block.close()
+    with SharedMemory("gone"):
+        pass
+
+
+def test_close_while_an_array_views_it(make: Make) -> None:
+    """BufferError, and the array stays valid; afterwards it closes, and buf is a ValueError."""
+    block = make("array", 80)
+    array = np.ndarray((10,), dtype="f8", buffer=block.buf)
+    with pytest.raises(BufferError):
+        block.close()
+    array[9] = 1.5
+    assert block.buf[72:80].tobytes() == np.float64(1.5).tobytes()
+    del array
+    block.close()
+    block.close()
+    with pytest.raises(ValueError, match="closed"):
+        bytes(block.buf)
+    assert repr(block) == "SharedMemory('array', size=80)"
+
+
+def test_block_that_is_forgotten(make: Make, directory: Path) -> None:
+    """Without close nothing leaks once it is collected, and the block stays for the others."""
+    make("kept").buf[0] = 1
+    before = len(os.listdir("/proc/self/fd"))
+    forgotten = [SharedMemory("kept")]
+    assert len(os.listdir("/proc/self/fd")) > before
+    forgotten.clear()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert Path("/proc/self/maps").read_text().count(str(directory / "kept")) == 1
+
+
+def test_region_of_another_making(directory: Path) -> None:
+    """A region that a C program made is as long as what is mapped from its start."""
+    path = directory / "region"
+    with Region.create(path, UNIT) as region:
+        with pytest.raises(ValueError, match="nothing is mapped"):
+            SharedMemory("region")
+        region.map(0, PAGE)
+        region.map(PAGE, PAGE, prot="r")
+        region.map(5 * PAGE, PAGE)
+        with SharedMemory("region") as block:
+            assert (block.size, block.buf.readonly) == (2 * PAGE, True)
+    path.unlink()
+
+
+def test_directory_by_argument_environment_and_mounts(
+    make_mount: MakeMount, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """directory= goes before MSHAREFS_DIR, and that before the first mount of the machine."""
+    other = make_mount("size=8M").path
+    (other / "below").mkdir()
+    for wanted, given in ((other / "below", other / "below"), (directory, None)):
+        with SharedMemory("where", create=True, size=1, directory=given) as block:
+            assert block.directory == str(wanted)
+            assert (wanted / "where").exists()
+            block.unlink()
+    monkeypatch.delenv("MSHAREFS_DIR")
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    first = next(path for _, path, kind, *_ in mounts if kind == "fuse.msharefs")
+    assert msharefs.default_directory() == first
+
+
+def test_directory_that_is_no_mount(tmp_path: Path) -> None:
+    """NotMounted, and no file is left there."""
+    with pytest.raises(msharefs.NotMounted) as caught:
+        SharedMemory(create=True, size=1, directory=tmp_path)
+    assert caught.value.errno == errno.ENODEV
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,331 @@
+"""Mistakes on the command line, and hosts that lack something: code, sentence, nothing left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import mount, raw
+from tests.helpers.background import Background
+
+pytestmark = pytest.mark.usefixtures("requires_fuse")
+
+
+@pytest.fixture
+def place() -> Iterator[Background]:
+    """A directory to mount on, and a look at what is left."""
+    started = Background()
+    yield started
+    started.discard()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("siez=1M", "size"),
+        ("nr_inode=5", "nr_inodes"),
+        ("aling=4096", "align"),
+        ("max_regions=1G", "max_region"),
+        ("maxmappings=5", "max_mappings"),
+        ("hugh=never", "huge"),
+        ("noswop", "noswap"),
+        ("nodevs", "nodev"),
+        ("allow-other", "allow_other"),
+        ("loglevel=debug", "log_level"),
+    ],
+)
+def test_unknown_option(place: Background, wrong: str, nearest: str) -> None:
+    """M14: code 1, the option and the nearest known one are named, and nothing is mounted."""
+    done = place.start("-o", f"size=16M,{wrong}")
+    assert done.returncode == 1
+    sentence = mount.only_sentence(done)
+    assert f"'{wrong.partition('=')[0]}'" in sentence
+    assert f"'{nearest}'" in sentence
+    place.check_nothing_left()
+
+
+def test_unknown_option_is_ignored_when_sloppy(place: Background) -> None:
+    """M14: mount -s, "tolerate sloppy options", is obeyed."""
+    assert place.start("-s", "-o", "size=16M,nonsense=1").returncode == 0
+    place.unmount_and_check()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "size",
+        "size=",
+        "size=0",
+        "size=-1M",
+        "size=12Q",
+        "size=1.5M",
+        "size=many",
+        "size=0%",
+        "size=9999999999T",
+        "align=0",
+        "align=2048",
+        "align=3M",
+        "align=1024G",
+        "max_region=0",
+        "nr_inodes=0",
+        "nr_inodes=x",
+        "max_mappings=0",
+        "max_mappings=-5",
+        "mode=rwx",
+        "mode=99",
+        "mode=17777",
+        "uid=-1",
+        "uid=nobody-knows-him",
+        "gid=4294967295",
+        "huge=sometimes",
+        "data=magic",
+        "log_level=loud",
+        "noswap=1",
+    ],
+)
+def test_bad_value(place: Background, wrong: str) -> None:
+    """M14: code 1 and one sentence that names the option; nothing is mounted."""
+    done = place.start("-o", wrong)
+    assert done.returncode == 1
+    assert wrong.partition("=")[0] in mount.only_sentence(done)
+    place.check_nothing_left()
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["noswap", "mpol=default", "huge=never", "data=auto", "data=passthrough", "log_level=error"],
+)
+def test_option_is_taken(place: Background, option: str) -> None:
+    """M14: each option by itself gives a mount that works, and says how it reaches the bytes."""
+    done = place.start("-o", f"size=16M,{option}")
+    assert done.returncode == 0, done.stderr
+    plane = mount.read_status(place.path)["data_plane"]
+    assert plane["name"] == "passthrough"
+    assert plane["why"]
+    with raw.region(place.path / "r", raw.HUGE, mapped=True) as fd:
+        assert raw.layout(fd)["mapped"] == raw.HUGE
+    place.unmount_and_check()
+
+
+def test_memory_policy_that_this_kernel_has(place: Background) -> None:
+    """M14: mpol= with a list of nodes, whose commas are its own, is taken or refused as a whole."""
+    done = place.start("-o", "mpol=bind:0,0,size=16M")
+    if done.returncode == 0:
+        assert raw.free_bytes(place.path) == 16 * raw.MIB
+        place.unmount_and_check()
+    else:
+        assert "mpol" in mount.only_sentence(done)
+        place.check_nothing_left()
+
+
+def test_sizes_are_read_in_every_unit(place: Background) -> None:
+    """N11: bytes, K, M, G and per cent of the memory, in df as they were asked for."""
+    for text, size in (("8388608", 8), ("8192K", 8), ("16m", 16), ("1G", 1024)):
+        assert place.start("-o", f"size={text}").returncode == 0
+        assert raw.free_bytes(place.path) == size * raw.MIB
+        place.unmount_and_check()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for options, percent in ((["-o", "size=10%"], 10), ([], 50)):
+        assert place.start(*options).returncode == 0
+        assert abs(raw.free_bytes(place.path) - memory * percent // 100) <= raw.PAGE
+        place.unmount_and_check()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["msharefs"], ["msharefs", "/tmp", "surplus"], ["--nonsense", "a", "/tmp"], ["-o"]],
+)
+def test_wrong_arguments(place: Background, arguments: list[str]) -> None:
+    """M14: code 1 and one sentence."""
+    done = mount.run_command(*arguments, marker=place.marker)
+    assert done.returncode == 1
+    assert mount.only_sentence(done)
+    place.check_nothing_left()
+
+
+def test_help_and_version() -> None:
+    """M14: both are printed to stdout with code 0, whoever asks and without a mount."""
+    done = mount.run_command("--help")
+    assert done.returncode == 0
+    assert "mountpoint" in done.stdout
+    assert not done.stderr
+    done = mount.run_command("--version")
+    assert done.returncode == 0
+    assert done.stdout.split() == ["msharefs", "0.1.0"]
+
+
+def test_mount_point_that_is_none(place: Background) -> None:
+    """M14: a missing directory and a file are code 32."""
+    file = place.base / "file"
+    file.write_text("")
+    for path in (place.base / "missing", file, file / "below"):
+        done = mount.run_command("msharefs", path, marker=place.marker)
+        assert done.returncode == 32
+        assert str(path) in mount.only_sentence(done)
+    place.check_nothing_left()
+
+
+@pytest.mark.parametrize("foreground", [False, True], ids=["background", "foreground"])
+def test_no_fusermount(place: Background, *, foreground: bool) -> None:
+    """M14: where fusermount3 is missing: code 2, and the sentence says what to install."""
+    options = ["-f"] if foreground else []
+    done = place.start(*options, path=str(place.base))
+    assert done.returncode == 2
+    assert "fuse3" in mount.only_sentence(done)
+    place.check_nothing_left()
+
+
+def helper(place: Background, script: str) -> str:
+    """A PATH whose fusermount3 is this shell script."""
+    directory = place.base / "bin"
+    directory.mkdir()
+    program = directory / "fusermount3"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return f"{directory}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("foreground", [False, True], ids=["background", "foreground"])
+@pytest.mark.parametrize(
+    "script",
+    ["echo 'fusermount3: no luck today' >&2; exit 1", "exit 0", "kill -9 $$"],
+    ids=["fails", "gives-no-descriptor", "is-killed"],
+)
+def test_fusermount_that_fails(place: Background, script: str, *, foreground: bool) -> None:
+    """M14: code 32 and one sentence; arena, namespace, state and processes are gone again."""
+    options = ["-f"] if foreground else []
+    done = place.start(*options, "-o", "size=16M", path=helper(place, script))
+    assert done.returncode == 32
+    assert done.stderr.startswith("msharefs-mount: ")
+    assert "Traceback" not in done.stderr
+    if "luck" in script:
+        assert "no luck today" in done.stderr
+    place.check_nothing_left()
+
+
+def test_option_that_the_kernel_refuses(place: Background) -> None:
+    """M14: a memory policy that tmpfs does not understand fails in one sentence, nothing left."""
+    done = place.start("-o", "size=16M,mpol=nonsense")
+    assert done.returncode in {1, 2, 32}
+    assert mount.only_sentence(done)
+    place.check_nothing_left()
+
+
+def in_private_namespace(place: Background, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script where /sbin has mount.msharefs and msharefs-mount.
+
+    Both exist in a private mount namespace only; nothing of the machine is changed.
+    """
+    tools = place.base / "tools"
+    tools.mkdir()
+    command = tools / "msharefs-mount"
+    words = " ".join(f"'{word}'" for word in mount.command())
+    command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    command.chmod(0o755)
+    real = place.base / "sbin"
+    real.mkdir()
+    prologue = f"""
+        set -e
+        mount --make-rprivate /
+        sbin=$(readlink -f /sbin)
+        mount --bind "$sbin" {real}
+        mount -t tmpfs none "$sbin"
+        ln -s {real}/* "$sbin"
+        ln -s {command} "$sbin/mount.msharefs"
+        ln -s {command} "$sbin/msharefs-mount"
+    """
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", prologue + script],
+        env=mount.environment(place.marker),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+FORMS = {
+    "kernel-document": "mount -t msharefs msharefs {path}",
+    "fuse-helper": "mount -t fuse.msharefs-mount none {path}",
+    "with-options": "mount -t msharefs -o size=16M,nosuid,x-systemd.automount none {path}",
+    "fstab": (
+        "echo 'msharefs {path} msharefs size=16M,nofail,noauto 0 0' > {base}/fstab\n"
+        "mount --fstab {base}/fstab {path}"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_mount_command(place: Background, form: str) -> None:
+    """A9, M14: mount(8) mounts by type, by FUSE's helper and by an fstab line; umount ends it."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare(1)")
+    line = FORMS[form].format(path=place.path, base=place.base)
+    done = in_private_namespace(
+        place,
+        f"""
+        {line}
+        cat {place.path}/mshare_info
+        findmnt --noheadings --output FSTYPE {place.path}
+        umount {place.path}
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2097152", "fuse.msharefs"]
+    place.check_nothing_left()
+
+
+def test_mount_command_reports_mistakes(place: Background) -> None:
+    """M14: mount(8) passes the sentence and the code of the helper on."""
+    done = in_private_namespace(place, f"mount -t msharefs -o siez=1M none {place.path}")
+    assert done.returncode != 0
+    assert "'siez'" in done.stderr
+    assert "'size'" in done.stderr
+    place.check_nothing_left()
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        "mount -t tmpfs none /dev",
+        # In a user namespace without a mapping we are nobody, yet reach our own interpreter.
+        """
+        touch {base}/device; chmod 0 {base}/device; mount --bind {base}/device /dev/fuse
+        exec='unshare --user'
+        """,
+    ],
+    ids=["missing", "closed"],
+)
+def test_no_fuse_device(place: Background, hide: str) -> None:
+    """M14: code 2, and the sentence names /dev/fuse, where there is none or it is not for us."""
+    done = in_private_namespace(
+        place,
+        f"""
+        exec=
+        {hide.format(base=place.base)}
+        $exec {place.base}/tools/msharefs-mount msharefs {place.path}
+        """,
+    )
+    assert done.returncode == 2
+    assert "/dev/fuse" in mount.only_sentence(done)
+    place.check_nothing_left()
+
+
+def test_state_directories_have_readable_names(place: Background) -> None:
+    """M14: /run/msharefs/NAME tells an administrator which mount it belongs to."""
+    before = mount.state_directories()
+    assert place.start("-o", "size=16M").returncode == 0
+    (fresh,) = {each for each in mount.state_directories() - before if _is_of(each, place.path)}
+    assert fresh.stat().st_mode & 0o777 == 0o700
+    place.unmount_and_check()
+    assert not fresh.exists()
+
+
+def _is_of(state: Path, path: Path) -> bool:
+    return path.name in state.name and path.parent.name.rpartition("-")[2] in state.name

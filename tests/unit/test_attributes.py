@@ -1,0 +1,279 @@
+"""GETATTR, SETATTR and GETXATTR over a manager on fakes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import struct
+import time
+from typing import Any
+
+import pytest
+
+from msharefs.core.inode import INFO_INO, ROOT_INO
+from msharefs.fuse import protocol
+from msharefs.fuse.attributes import AttributeHandlers
+from msharefs.fuse.protocol import Opcode
+from tests.unit.planes import header
+from tests.unit.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
+
+FOR_EVER = 10**9
+NS = 10**9
+LATEST = (1 << 63) - 1
+"""Nanoseconds: the year 2262."""
+
+
+@pytest.fixture
+def world() -> World:
+    """A mount with nothing in it."""
+    return make_world()
+
+
+@pytest.fixture
+def handlers(world: World) -> AttributeHandlers:
+    """The handlers under test."""
+    return AttributeHandlers(world.manager, lambda: {"regions": len(world.manager.regions)})
+
+
+def decoded(payload: bytes) -> dict[str, Any]:
+    """struct fuse_attr_out."""
+    valid = struct.unpack_from("<Q", payload)[0]
+    ino, size, blocks, *seconds = struct.unpack_from("<3Q3q", payload, 16)
+    *nanoseconds, mode, nlink, uid, gid, _rdev, block_size, _flags = struct.unpack_from(
+        "<10I", payload, 16 + 48
+    )
+    times = [s * NS + ns for s, ns in zip(seconds, nanoseconds, strict=True)]
+    return {
+        "valid": valid,
+        "ino": ino,
+        "size": size,
+        "blocks": blocks,
+        "times": times,
+        "mode": mode,
+        "nlink": nlink,
+        "uid": uid,
+        "gid": gid,
+        "block_size": block_size,
+    }
+
+
+def setattr_body(valid: int, **fields: int) -> memoryview:
+    """struct fuse_setattr_in; the fields that do not count hold other numbers."""
+    names = ["size", "lock_owner", "atime", "mtime", "ctime"]
+    small = ["atime_ns", "mtime_ns", "ctime_ns", "mode", "unused4", "uid", "gid", "unused5"]
+    wide = [fields.get(name, 77) for name in names]
+    narrow = [fields.get(name, 77) for name in small]
+    return memoryview(struct.pack("<IIQQQqqqIIIIIIII", valid, 0, 2, *wide, *narrow))
+
+
+def getxattr_body(name: bytes, room: int) -> memoryview:
+    """struct fuse_getxattr_in and a name."""
+    return memoryview(struct.pack("<II", room, 0) + name + b"\0")
+
+
+def test_getattr_tells_everything(world: World, handlers: AttributeHandlers) -> None:
+    """What stat(2) shows, to be kept for ever."""
+    region = world.region(b"a")
+    world.map(region, 0, 3 * PAGE)
+    payload = handlers.getattr(header(Opcode.GETATTR, region.ino), memoryview(bytes(16)))
+    assert decoded(payload) == {
+        "valid": FOR_EVER,
+        "ino": region.ino,
+        "size": ALIGN,
+        "blocks": 24,
+        "times": [region.atime_ns, region.mtime_ns, region.ctime_ns],
+        "mode": 0o100600,
+        "nlink": 1,
+        "uid": ALICE.uid,
+        "gid": ALICE.gid,
+        "block_size": 4096,
+    }
+
+
+def test_getattr_of_nothing(handlers: AttributeHandlers) -> None:
+    """ENOENT."""
+    with refused(errno.ENOENT):
+        handlers.getattr(header(Opcode.GETATTR, 99), memoryview(bytes(16)))
+
+
+@pytest.mark.parametrize(
+    ("valid", "fields", "changed"),
+    [
+        (protocol.FATTR_MODE, {"mode": 0o100755}, {"mode": 0o100755}),
+        (protocol.FATTR_UID, {"uid": 5}, {"uid": 5}),
+        (protocol.FATTR_GID, {"gid": 6}, {"gid": 6}),
+        (0, {}, {}),
+        # Bits that are not for us: FH, LOCKOWNER, CTIME, KILL_SUIDGID.
+        (1 << 6 | 1 << 9 | 1 << 10 | 1 << 11, {}, {}),
+    ],
+)
+def test_setattr_takes_the_fields_that_count(
+    world: World,
+    handlers: AttributeHandlers,
+    valid: int,
+    fields: dict[str, int],
+    changed: dict[str, int],
+) -> None:
+    """The reply shows them; the others stay, whatever stands in their place."""
+    region = world.region(b"a")
+    before = decoded(handlers.getattr(header(Opcode.GETATTR, region.ino), memoryview(bytes(16))))
+    payload = handlers.setattr(header(Opcode.SETATTR, region.ino), setattr_body(valid, **fields))
+    after = decoded(payload)
+    before["times"][2] = after["times"][2]
+    assert after == before | changed
+
+
+def test_setattr_of_the_size(world: World, handlers: AttributeHandlers) -> None:
+    """ftruncate(2); a second time EINVAL."""
+    region = world.region(b"a", size=0)
+    body = setattr_body(protocol.FATTR_SIZE, size=2 * ALIGN)
+    assert decoded(handlers.setattr(header(Opcode.SETATTR, region.ino), body))["size"] == 2 * ALIGN
+    with refused(errno.EINVAL):
+        handlers.setattr(header(Opcode.SETATTR, region.ino), body)
+
+
+def test_setattr_of_a_size_beyond_all_bounds(world: World, handlers: AttributeHandlers) -> None:
+    """EFBIG for 2^63 bytes, which is a multiple of everything."""
+    region = world.region(b"a", size=0)
+    with refused(errno.EFBIG):
+        body = setattr_body(protocol.FATTR_SIZE, size=1 << 63)
+        handlers.setattr(header(Opcode.SETATTR, region.ino), body)
+
+
+def test_times_are_set(world: World, handlers: AttributeHandlers) -> None:
+    """To nanoseconds, before 1970 too."""
+    region = world.region(b"a")
+    valid = protocol.FATTR_ATIME | protocol.FATTR_MTIME
+    body = setattr_body(valid, atime=5, atime_ns=6, mtime=-2, mtime_ns=500_000_000)
+    times = decoded(handlers.setattr(header(Opcode.SETATTR, region.ino), body))["times"]
+    assert times[:2] == [5 * NS + 6, -1_500_000_000]
+
+
+def test_times_are_set_to_now(world: World, handlers: AttributeHandlers) -> None:
+    """utimensat(2) with UTIME_NOW, whatever stands in the fields."""
+    region = world.region(b"a")
+    valid = (
+        protocol.FATTR_ATIME
+        | protocol.FATTR_ATIME_NOW
+        | protocol.FATTR_MTIME
+        | protocol.FATTR_MTIME_NOW
+    )
+    before = time.time_ns()
+    payload = handlers.setattr(header(Opcode.SETATTR, region.ino), setattr_body(valid))
+    atime, mtime, _ctime = decoded(payload)["times"]
+    assert before <= atime == mtime <= time.time_ns()
+
+
+@pytest.mark.parametrize("seconds", [10**10, (1 << 63) - 1, -(10**10), -(1 << 63)])
+def test_times_beyond_64_bits_of_nanoseconds(
+    world: World, handlers: AttributeHandlers, seconds: int
+) -> None:
+    """The nearest that can be kept, as other file systems do."""
+    region = world.region(b"a")
+    valid = protocol.FATTR_ATIME | protocol.FATTR_MTIME
+    body = setattr_body(valid, atime=seconds, atime_ns=1, mtime=seconds, mtime_ns=999_999_999)
+    times = decoded(handlers.setattr(header(Opcode.SETATTR, region.ino), body))["times"]
+    nearest = LATEST if seconds > 0 else -LATEST - 1
+    assert times[:2] == [nearest, nearest]
+    assert region.atime_ns == nearest
+
+
+def test_mshare_info_takes_no_change(handlers: AttributeHandlers) -> None:
+    """EPERM."""
+    with refused(errno.EPERM):
+        body = setattr_body(protocol.FATTR_MODE, mode=0o777)
+        handlers.setattr(header(Opcode.SETATTR, INFO_INO), body)
+
+
+# Extended attributes
+
+
+def ask(handlers: AttributeHandlers, ino: int, name: bytes, room: int = 65536) -> bytes:
+    """GETXATTR."""
+    return handlers.getxattr(header(Opcode.GETXATTR, ino), getxattr_body(name, room))
+
+
+def test_the_layout_of_a_region(world: World, handlers: AttributeHandlers) -> None:
+    """From the beginning, or from an offset."""
+    region = world.region(b"a")
+    for page in (0, 2, 4):
+        world.map(region, page * PAGE, PAGE)
+    offsets = {
+        name: [m["offset"] for m in json.loads(ask(handlers, region.ino, name))["mappings"]]
+        for name in (
+            b"user.msharefs.layout",
+            b"user.msharefs.layout.0",
+            b"user.msharefs.layout.8192",
+            b"user.msharefs.layout.99999999999999999999999",
+        )
+    }
+    assert list(offsets.values()) == [
+        [0, 2 * PAGE, 4 * PAGE],
+        [0, 2 * PAGE, 4 * PAGE],
+        [2 * PAGE, 4 * PAGE],
+        [],
+    ]
+
+
+def test_the_status_of_the_mount(world: World, handlers: AttributeHandlers) -> None:
+    """Of the root directory, composed when it is asked for."""
+    assert json.loads(ask(handlers, ROOT_INO, b"user.msharefs.status")) == {"regions": 0}
+    world.region(b"a")
+    assert json.loads(ask(handlers, ROOT_INO, b"user.msharefs.status")) == {"regions": 1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"user.msharefs.layout.",
+        b"user.msharefs.layout.-1",
+        b"user.msharefs.layout.1.2",
+        b"user.msharefs.layout.0x10",
+        b"user.msharefs.layout. 1",
+        b"user.msharefs.layout.\xd9\xa1",
+        b"user.msharefs.layouts",
+        b"user.msharefs.status",
+        b"user.msharefs.",
+        b"security.capability",
+        b"user.other",
+        b"",
+    ],
+)
+def test_a_region_has_no_other_attribute(
+    world: World, handlers: AttributeHandlers, name: bytes
+) -> None:
+    """ENODATA."""
+    region = world.region(b"a")
+    with refused(errno.ENODATA):
+        ask(handlers, region.ino, name)
+
+
+def test_directories_and_mshare_info_have_none(world: World, handlers: AttributeHandlers) -> None:
+    """But the root directory its status."""
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    for ino in (directory.ino, INFO_INO):
+        for name in (b"user.msharefs.status", b"user.msharefs.layout"):
+            with refused(errno.ENODATA):
+                ask(handlers, ino, name)
+    with refused(errno.ENODATA):
+        ask(handlers, ROOT_INO, b"user.msharefs.layout")
+
+
+def test_room_for_an_attribute(world: World, handlers: AttributeHandlers) -> None:
+    """0 asks for its length, less than that is ERANGE, just enough is enough."""
+    region = world.region(b"a")
+    name = b"user.msharefs.layout"
+    value = ask(handlers, region.ino, name)
+    assert ask(handlers, region.ino, name, 0) == struct.pack("<II", len(value), 0)
+    assert ask(handlers, region.ino, name, len(value)) == value
+    with refused(errno.ERANGE):
+        ask(handlers, region.ino, name, len(value) - 1)
+
+
+def test_each_opcode_has_its_handler(handlers: AttributeHandlers) -> None:
+    """And no other is taken from pyfuse3."""
+    assert {opcode: handler.__name__ for opcode, handler in handlers.handlers().items()} == {
+        Opcode.GETATTR: "getattr",
+        Opcode.SETATTR: "setattr",
+        Opcode.GETXATTR: "getxattr",
+    }

@@ -1,0 +1,293 @@
+"""The journal by itself: what is written comes back, and what cannot be read is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from msharefs.core.inode import Directory, InfoFile
+from msharefs.core.journal import (
+    REMEMBERED_REQUESTS,
+    SCHEMA_VERSION,
+    Applied,
+    Journal,
+    JournalError,
+    NewerJournalError,
+    Request,
+)
+from msharefs.core.layout import Mapping
+from msharefs.core.region import Region
+from tests.unit.worlds import ALICE, ALIGN, PAGE
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Where the journal is."""
+    return str(tmp_path / "journal")
+
+
+@pytest.fixture
+def journal(path: str) -> Iterator[Journal]:
+    """A new one."""
+    journal = Journal(path)
+    yield journal
+    journal.close()
+
+
+def again(journal: Journal, path: str) -> Journal:
+    """What a process finds that comes after one that was killed."""
+    journal.close()
+    return Journal(path)
+
+
+def a_region(ino: int = 5) -> Region:
+    """A sized region with attributes that differ from each other."""
+    region = Region(ino, 0o640, 11, 12, 13, ALICE)
+    region.become_sized(ALIGN)
+    region.atime_ns, region.mtime_ns, region.ctime_ns = -1, (1 << 63) - 1, 17
+    region.nlink, region.token, region.slot = 3, 99, 7
+    return region
+
+
+def test_a_new_journal_is_empty(journal: Journal) -> None:
+    """No inodes, no names, no mappings, no requests."""
+    assert list(journal.inodes()) == list(journal.names()) == list(journal.mappings()) == []
+    assert journal.applied(2) is None
+
+
+def test_inodes_come_back(journal: Journal, path: str) -> None:
+    """Every attribute of every kind."""
+    directory = Directory(4, 1, stat.S_IFDIR | 0o750, 21, 22, 23)
+    unsized = Region(6, 0o600, 0, 0, 0, ALICE)
+    journal.begin()
+    for inode in (a_region(), directory, InfoFile(b"1\n", 0, 0, 5), unsized):
+        journal.save(inode)
+    journal.commit(None, 0)
+    journal = again(journal, path)
+    rows = {row["ino"]: dict(row) for row in journal.inodes()}
+    journal.close()
+    assert list(rows) == [2, 4, 5, 6]
+    assert {ino: row["kind"] for ino, row in rows.items()} == {2: "I", 4: "D", 5: "R", 6: "R"}
+    region = rows[5]
+    assert (region["mode"], region["uid"], region["gid"]) == (stat.S_IFREG | 0o640, 11, 12)
+    assert (region["atime_ns"], region["mtime_ns"]) == (-1, (1 << 63) - 1)
+    assert (region["ctime_ns"], region["nlink"], region["size"]) == (17, 3, ALIGN)
+    assert (region["token"], region["slot"]) == (99, 7)
+    creator = (region["creator_pid"], region["creator_uid"], region["creator_gid"])
+    assert creator == (ALICE.pid, ALICE.uid, ALICE.gid)
+    assert (rows[4]["parent"], rows[4]["nlink"]) == (1, 2)
+    assert rows[6]["size"] == -1
+
+
+def test_names_come_back_in_order(journal: Journal, path: str) -> None:
+    """Any bytes, with their places in a listing."""
+    directory = Directory(4, 1, stat.S_IFDIR, 0, 0, 0)
+    journal.begin()
+    for ino, name in enumerate((b"z", b"\xff\x00\n", b"a"), 10):
+        directory.put(name, ino)
+        journal.put_name(directory, name)
+    directory.drop(b"z")
+    journal.drop_name(4, b"z")
+    journal.commit(None, 0)
+    journal = again(journal, path)
+    found = [tuple(row) for row in journal.names()]
+    journal.close()
+    assert found == [(4, b"\xff\x00\n", 11, 4), (4, b"a", 12, 5)]
+
+
+def test_mappings_come_back(journal: Journal, path: str) -> None:
+    """Those that were replaced by what became of them."""
+    whole = Mapping(0, 8 * PAGE, 7, reserve=False, huge=True)
+    parts = [Mapping(0, PAGE, 7, reserve=False, huge=True), Mapping(2 * PAGE, 8 * PAGE, 1)]
+    far = Mapping((1 << 62), (1 << 62) + PAGE, 3)
+    journal.begin()
+    journal.replace_mappings(5, [], [whole, far])
+    journal.replace_mappings(5, [whole], parts)
+    journal.replace_mappings(6, [], [whole])
+    journal.commit(None, 0)
+    journal = again(journal, path)
+    found = list(journal.mappings())
+    journal.close()
+    assert found == [(5, parts[0]), (5, parts[1]), (5, far), (6, whole)]
+
+
+def test_a_dropped_inode_takes_its_mappings(journal: Journal) -> None:
+    """And no other's."""
+    journal.begin()
+    for ino in (5, 6):
+        journal.save(a_region(ino))
+        journal.replace_mappings(ino, [], [Mapping(0, PAGE, 3)])
+    journal.drop(5)
+    journal.commit(None, 0)
+    assert [row["ino"] for row in journal.inodes()] == [6]
+    assert [ino for ino, _mapping in journal.mappings()] == [6]
+
+
+def test_what_was_not_committed_is_gone(journal: Journal, path: str) -> None:
+    """The process died within a transaction: nothing of it is there, all before is."""
+    journal.begin()
+    journal.save(a_region(5))
+    journal.commit(Request(10, 35), 5)
+    journal.begin()
+    journal.save(a_region(6))
+    journal.drop(5)
+    journal = again(journal, path)
+    inodes = [row["ino"] for row in journal.inodes()]
+    applied = journal.applied(10)
+    journal.close()
+    assert (inodes, applied) == ([5], Applied(35, 5))
+
+
+def test_a_transaction_that_is_rolled_back(journal: Journal) -> None:
+    """Leaves nothing, and the next one begins."""
+    assert journal.begin()
+    journal.save(a_region(5))
+    journal.roll_back()
+    assert list(journal.inodes()) == []
+    assert journal.begin()
+    journal.commit(None, 0)
+
+
+def test_one_transaction_within_another_is_part_of_it(journal: Journal) -> None:
+    """`begin` says that it did not begin one."""
+    assert journal.begin()
+    assert not journal.begin()
+    journal.commit(None, 0)
+    assert journal.begin()
+
+
+def test_requests_are_remembered(journal: Journal, path: str) -> None:
+    """What each was, and the inode number in its answer."""
+    for unique in (10, 12, (1 << 63) - 2):
+        journal.begin()
+        journal.commit(Request(unique, 9), unique % 100)
+    journal = again(journal, path)
+    found = [journal.applied(unique) for unique in (10, 12, (1 << 63) - 2, 14)]
+    journal.close()
+    assert found == [Applied(9, 10), Applied(9, 12), Applied(9, 6), None]
+
+
+def test_old_requests_make_room(journal: Journal, path: str) -> None:
+    """The last ones are kept, and not many more, whatever restarts come in between."""
+    last = 5 * REMEMBERED_REQUESTS + 7
+    for unique in range(1, last + 1):
+        journal.begin()
+        journal.commit(Request(unique, 9), unique)
+        if unique % 50 == 0:
+            journal = again(journal, path)
+    known = [unique for unique in range(1, last + 1) if journal.applied(unique)]
+    journal.close()
+    assert known == list(range(known[0], last + 1))
+    assert REMEMBERED_REQUESTS <= len(known) <= 2 * REMEMBERED_REQUESTS
+
+
+def test_a_slow_request_is_remembered_as_long_as_others(journal: Journal, path: str) -> None:
+    """It has a small number and is applied late; a restart must not make it the oldest."""
+    for unique in [*range(100, 300), 4, 300, 6]:
+        journal.begin()
+        journal.commit(Request(unique, 39), unique)
+    journal = again(journal, path)
+    for unique in range(400, 400 + REMEMBERED_REQUESTS - 3):
+        journal.begin()
+        journal.commit(Request(unique, 9), unique)
+    known = [unique for unique in (4, 6, 300) if journal.applied(unique)]
+    journal.close()
+    assert known == [4, 6, 300]
+
+
+def test_requests_of_another_connection_are_forgotten(journal: Journal) -> None:
+    """Its numbers begin anew."""
+    journal.begin()
+    journal.commit(Request(10, 9), 3)
+    journal.forget_requests()
+    assert journal.applied(10) is None
+
+
+# What cannot be read
+
+
+def write(path: str, content: bytes) -> None:
+    """A file of another's making."""
+    Path(path).write_bytes(content)
+
+
+def refusal(path: str) -> str:
+    """Why it is not opened; the file is as it was."""
+    before = Path(path).read_bytes()
+    with pytest.raises(JournalError) as caught:
+        Journal(path)
+    assert Path(path).read_bytes() == before
+    assert path in str(caught.value)
+    return type(caught.value).__name__
+
+
+def test_a_foreign_file_is_refused(path: str) -> None:
+    """Text, or bytes of no meaning."""
+    write(path, b"this is no database\n" * 100)
+    assert refusal(path) == "JournalError"
+
+
+def test_a_foreign_database_is_refused(path: str) -> None:
+    """Another program's, with tables of its own."""
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE inode (x)")
+    db.commit()
+    db.close()
+    assert refusal(path) == "JournalError"
+
+
+def test_an_empty_file_is_refused(path: str) -> None:
+    """It was there, so something was lost."""
+    write(path, b"")
+    assert refusal(path) == "JournalError"
+
+
+def test_a_newer_journal_is_refused(journal: Journal, path: str) -> None:
+    """With its own exception: it is not damaged, and the sentence names both ways out."""
+    journal.close()
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+    assert refusal(path) == "NewerJournalError"
+    with pytest.raises(NewerJournalError, match=r"later version.*fresh"):
+        Journal(path)
+
+
+def filled(path: str) -> None:
+    """A journal of some pages, all of it in the main file."""
+    journal = Journal(path)
+    journal.begin()
+    for ino in range(5, 305):
+        journal.save(a_region(ino))
+        journal.replace_mappings(ino, [], [Mapping(0, PAGE, 3)])
+    journal.commit(None, 0)
+    journal.close()
+
+
+def test_a_torn_journal_is_refused(path: str) -> None:
+    """A page in the middle holds something else."""
+    filled(path)
+    content = bytearray(Path(path).read_bytes())
+    middle = len(content) // 2 // 1024 * 1024
+    content[middle : middle + 1024] = b"\xa5" * 1024
+    write(path, bytes(content))
+    assert refusal(path) == "JournalError"
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_a_short_journal_is_refused(path: str, part: float) -> None:
+    """Its end is missing."""
+    filled(path)
+    content = Path(path).read_bytes()
+    write(path, content[: int(len(content) * part) // 1024 * 1024])
+    assert refusal(path) == "JournalError"
+
+
+def test_a_journal_in_no_directory(path: str) -> None:
+    """It can neither be read nor made."""
+    with pytest.raises(JournalError):
+        Journal(path + "/there/is/none")

@@ -1,0 +1,544 @@
+"""RegionManager: making, opening, changing and losing inodes; what lives how long."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable
+
+import pytest
+
+from msharefs.core.inode import INFO_INO, ROOT_INO
+from msharefs.core.manager import AttributeChange
+from tests.unit.worlds import (
+    ALICE,
+    ALIGN,
+    BOB,
+    MIB,
+    PAGE,
+    World,
+    make_world,
+    refused,
+    segment_of,
+)
+
+
+@pytest.fixture
+def world() -> World:
+    """A mount with nothing in it."""
+    return make_world()
+
+
+# Making
+
+
+def test_create_makes_a_region_and_opens_it(world: World) -> None:
+    """One look-up, one handle, a segment that can be served, no memory."""
+    region = world.manager.create(ROOT_INO, b"a", 0o640, ALICE)
+    assert (region.nlink, region.lookups, region.opens) == (1, 1, 1)
+    assert (region.mode, region.uid, region.gid) == (stat.S_IFREG | 0o640, ALICE.uid, ALICE.gid)
+    assert world.manager.open_handles == 1
+    assert world.manager.regions == {region.ino: region}
+    assert (world.notices.made, world.memory.used()) == ([region.ino], 0)
+
+
+def test_mknod_makes_a_region_without_a_handle(world: World) -> None:
+    """Its segment comes with the first open."""
+    region = world.manager.mknod(ROOT_INO, b"a", stat.S_IFREG | 0o600, ALICE)
+    assert (region.nlink, region.lookups, region.opens, region.segment) == (1, 1, 0, None)
+    assert world.notices.made == []
+    world.manager.open(region.ino, os.O_RDWR)
+    assert world.notices.made == [region.ino]
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK])
+def test_only_regular_files_can_be_made(world: World, kind: int) -> None:
+    """EPERM for devices, pipes and sockets, and no name appears."""
+    before = world.snapshot()
+    with refused(errno.EPERM):
+        world.manager.mknod(ROOT_INO, b"a", kind | 0o600, ALICE)
+    assert world.snapshot() == before
+
+
+def test_mkdir_counts_a_look_up(world: World) -> None:
+    """And it is no region."""
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    assert (directory.lookups, directory.opens, world.manager.regions) == (1, 0, {})
+
+
+def test_mshare_info_cannot_be_made_again(world: World) -> None:
+    """EEXIST, by any way to make a name."""
+    before = world.snapshot()
+    with refused(errno.EEXIST):
+        world.manager.create(ROOT_INO, b"mshare_info", 0o600, ALICE)
+    with refused(errno.EEXIST):
+        world.manager.mkdir(ROOT_INO, b"mshare_info", 0o700, ALICE)
+    with refused(errno.EEXIST):
+        world.manager.mknod(ROOT_INO, b"mshare_info", stat.S_IFREG, ALICE)
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("step", ["create", "segment_made"])
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        (errno.ENOSPC, errno.ENOMEM),
+        (errno.ENOMEM, errno.ENOMEM),
+        (errno.EMFILE, errno.EMFILE),
+        (errno.ENFILE, errno.ENFILE),
+    ],
+)
+def test_create_fails_whole(world: World, step: str, cause: int, code: int) -> None:
+    """No segment, or none that can be served: the errno, no name, nothing left."""
+    before = world.snapshot()
+    world.faults.arm(["create", "segment_made"].index(step), cause)
+    with refused(code):
+        world.manager.create(ROOT_INO, b"a", 0o600, ALICE)
+    assert world.snapshot() == before
+    assert world.faults.calls[-1] == step
+    world.manager.create(ROOT_INO, b"a", 0o600, ALICE)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_first_open_fails_whole(world: World, step: int) -> None:
+    """The same for a region that mknod made."""
+    region = world.manager.mknod(ROOT_INO, b"a", stat.S_IFREG | 0o600, ALICE)
+    before = world.snapshot()
+    world.faults.arm(step, errno.EMFILE)
+    with refused(errno.EMFILE):
+        world.manager.open(region.ino, os.O_RDWR)
+    assert world.snapshot() == before
+    world.manager.open(region.ino, os.O_RDWR)
+
+
+def test_nr_inodes(world: World) -> None:
+    """ENOSPC for the next inode of any kind, and a deleted one makes room."""
+    world = make_world(nr_inodes=3)
+    region = world.region(b"a")
+    before = world.snapshot()
+    for make in (
+        lambda: world.manager.create(ROOT_INO, b"b", 0o600, ALICE),
+        lambda: world.manager.mkdir(ROOT_INO, b"b", 0o700, ALICE),
+        lambda: world.manager.mknod(ROOT_INO, b"b", stat.S_IFREG, ALICE),
+    ):
+        with refused(errno.ENOSPC):
+            make()
+    assert world.snapshot() == before
+    world.manager.unlink(ROOT_INO, b"a")
+    with refused(errno.ENOSPC):
+        world.manager.create(ROOT_INO, b"b", 0o600, ALICE)
+    world.close(region)
+    world.manager.create(ROOT_INO, b"b", 0o600, ALICE)
+
+
+# Looking up
+
+
+def test_lookup_counts_each_time(world: World) -> None:
+    """Until the kernel forgets as many."""
+    region = world.region(b"a")
+    assert world.manager.lookup(ROOT_INO, b"a") is region
+    assert world.manager.lookup(ROOT_INO, b"a") is region
+    assert region.lookups == 3
+
+
+def test_lookup_of_nothing_is_none(world: World) -> None:
+    """So that the kernel may cache the absence."""
+    assert world.manager.lookup(ROOT_INO, b"a") is None
+
+
+def test_listing_counts_nothing_by_itself(world: World) -> None:
+    """Only what is handed to the kernel is known to it, and the adapter knows that."""
+    region = world.region(b"a")
+    listed = list(world.manager.listing(ROOT_INO, 0))
+    assert [(entry.name, inode.ino) for entry, inode in listed] == [
+        (b"mshare_info", INFO_INO),
+        (b"a", region.ino),
+    ]
+    assert region.lookups == 1
+
+
+def test_getattr_of_a_number_that_is_not_there(world: World) -> None:
+    """ENOENT."""
+    with refused(errno.ENOENT):
+        world.manager.getattr(99)
+
+
+# Opening
+
+
+def test_opens_are_counted(world: World) -> None:
+    """Per inode and in all; one segment serves all handles."""
+    region = world.region(b"a")
+    world.manager.open(region.ino, os.O_RDONLY)
+    world.manager.open(INFO_INO, os.O_RDONLY)
+    assert (region.opens, world.manager.open_handles) == (2, 3)
+    assert world.notices.made == [region.ino]
+    world.manager.release(region.ino)
+    world.manager.release(INFO_INO)
+    assert (region.opens, world.manager.open_handles) == (1, 1)
+
+
+def test_truncating_open_of_an_unsized_region(world: World) -> None:
+    """Allowed, and it can be sized afterwards: open(2) with O_CREAT | O_TRUNC twice."""
+    region = world.region(b"a", size=0)
+    world.manager.open(region.ino, os.O_RDWR | os.O_TRUNC)
+    world.manager.setattr(region.ino, AttributeChange(size=0))
+    world.manager.setattr(region.ino, AttributeChange(size=ALIGN))
+    assert region.size == ALIGN
+
+
+def test_truncating_open_of_a_sized_region(world: World) -> None:
+    """EINVAL, and no handle."""
+    region = world.region(b"a")
+    before = world.snapshot()
+    with refused(errno.EINVAL):
+        world.manager.open(region.ino, os.O_RDWR | os.O_TRUNC)
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_TRUNC, os.O_WRONLY | os.O_TRUNC])
+def test_mshare_info_is_read_only(world: World, flags: int) -> None:
+    """EACCES for each kind of writing, root's included."""
+    before = world.snapshot()
+    with refused(errno.EACCES):
+        world.manager.open(INFO_INO, flags)
+    assert world.snapshot() == before
+
+
+def test_directories_are_not_opened_as_files(world: World) -> None:
+    """EISDIR."""
+    with refused(errno.EISDIR):
+        world.manager.open(ROOT_INO, os.O_RDONLY)
+
+
+def test_the_text_of_mshare_info(world: World) -> None:
+    """The alignment of the mount in decimal and a newline; nothing else has a text."""
+    manager = make_world(align=512 << 30).manager
+    assert manager.info_text(manager.getattr(INFO_INO)) == b"549755813888\n"
+    with refused(errno.EINVAL):
+        world.manager.info_text(world.region(b"a"))
+    with refused(errno.EINVAL):
+        world.manager.info_text(world.manager.getattr(ROOT_INO))
+
+
+# Life and death
+
+
+def test_an_unlinked_region_lives_while_it_is_open(world: World) -> None:
+    """Its memory stays until the last handle is closed and the kernel forgets it."""
+    region = world.region(b"a")
+    world.map(region, 0, MIB)
+    world.manager.unlink(ROOT_INO, b"a")
+    assert (region.nlink, world.memory.used()) == (0, MIB)
+    world.manager.release(region.ino)
+    assert world.memory.used() == MIB
+    world.forget(region)
+    assert (world.memory.used(), world.memory.limit, world.manager.ledger.reserved) == (0, 0, 0)
+    assert (world.manager.regions, world.memory.segments) == ({}, {})
+    with refused(errno.ENOENT):
+        world.manager.getattr(region.ino)
+
+
+@pytest.mark.parametrize("order", ["release first", "forget first", "unlink last"])
+def test_a_region_dies_with_the_last_reference(world: World, order: str) -> None:
+    """Whichever that is, and once."""
+    region = world.region(b"a")
+    steps: dict[str, Callable[[], None]] = {
+        "unlink": lambda: world.manager.unlink(ROOT_INO, b"a"),
+        "release": lambda: world.manager.release(region.ino),
+        "forget": lambda: world.forget(region),
+    }
+    orders = {
+        "release first": ["release", "unlink", "forget"],
+        "forget first": ["forget", "unlink", "release"],
+        "unlink last": ["release", "forget", "unlink"],
+    }
+    for step in orders[order]:
+        assert world.notices.gone == []
+        steps[step]()
+    assert world.notices.gone == [region.ino]
+    assert world.memory.segments == {}
+
+
+def test_a_region_without_a_segment_dies_too(world: World) -> None:
+    """It was never opened."""
+    region = world.manager.mknod(ROOT_INO, b"a", stat.S_IFREG, ALICE)
+    world.manager.unlink(ROOT_INO, b"a")
+    world.forget(region)
+    assert (world.notices.gone, world.manager.regions) == ([region.ino], {})
+
+
+def test_memory_of_a_region_that_dies_slowly(world: World) -> None:
+    """It stays on the books until it is buried, so that nobody is promised it."""
+    world = make_world(bury_later=True, capacity=4 * MIB)
+    region = world.region(b"a")
+    world.map(region, 0, 2 * MIB)
+    world.manager.unlink(ROOT_INO, b"a")
+    world.close(region)
+    assert (world.manager.ledger.reserved, world.manager.ledger.mappings) == (2 * MIB, 1)
+    other = world.region(b"b", size=4 * MIB)
+    with refused(errno.ENOMEM):
+        world.map(other, 0, 2 * MIB + PAGE)
+    for dead in world.notices.take_dying():
+        world.manager.bury(dead)
+    assert (world.manager.ledger.reserved, world.memory.limit) == (0, 0)
+    world.map(other, 0, 4 * MIB)
+
+
+def test_memory_of_a_dead_region_that_is_still_attached(world: World) -> None:
+    """A process may have it mapped: the limit follows once that ends."""
+    region = world.region(b"a")
+    world.map(region, 0, MIB)
+    segment = segment_of(region)
+    segment.attach()
+    world.manager.unlink(ROOT_INO, b"a")
+    world.close(region)
+    assert (world.memory.used(), world.memory.limit) == (MIB, MIB)
+    assert not world.manager.settle()
+    segment.detach()
+    assert world.manager.settle()
+    assert (world.memory.used(), world.memory.limit) == (0, 0)
+
+
+def test_hard_links_keep_a_region(world: World) -> None:
+    """The last name counts, and each link is a look-up."""
+    region = world.region(b"a")
+    assert world.manager.link(region.ino, ROOT_INO, b"b") is region
+    assert (region.nlink, region.lookups) == (2, 2)
+    world.manager.release(region.ino)
+    world.forget(region)
+    world.manager.unlink(ROOT_INO, b"a")
+    assert world.manager.regions == {region.ino: region}
+    world.manager.unlink(ROOT_INO, b"b")
+    assert world.manager.regions == {}
+
+
+def test_a_region_that_is_renamed_over_dies(world: World) -> None:
+    """If nothing else refers to it."""
+    world.region(b"a")
+    old = world.region(b"b")
+    world.close(old)
+    world.manager.rename(ROOT_INO, b"a", ROOT_INO, b"b", 0)
+    assert world.notices.gone == [old.ino]
+
+
+def test_a_directory_lives_while_the_kernel_knows_it(world: World) -> None:
+    """Then it makes room for another."""
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    world.manager.rmdir(ROOT_INO, b"d")
+    assert world.manager.getattr(directory.ino).nlink == 0
+    world.forget(directory)
+    with refused(errno.ENOENT):
+        world.manager.getattr(directory.ino)
+
+
+def test_root_and_mshare_info_are_not_forgotten(world: World) -> None:
+    """Whatever the kernel drops from its cache."""
+    world.manager.lookup(ROOT_INO, b"mshare_info")
+    world.forget(world.manager.getattr(INFO_INO))
+    assert world.manager.getattr(INFO_INO).lookups == 0
+    assert world.manager.getattr(ROOT_INO).referenced
+
+
+def test_forgetting_what_is_not_there_is_logged(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the others of the same request are forgotten all the same."""
+    region = world.region(b"a")
+    world.manager.unlink(ROOT_INO, b"a")
+    world.manager.release(region.ino)
+    with caplog.at_level(logging.DEBUG):
+        world.manager.forget([(99, 1), (region.ino, region.lookups)])
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+    assert "99" in caplog.text
+    assert world.notices.gone == [region.ino]
+
+
+def test_a_lost_name_is_told_while_somebody_can_ask(world: World) -> None:
+    """st_nlink and st_ctime change for those who have it open or by another name."""
+    region = world.region(b"a")
+    world.manager.link(region.ino, ROOT_INO, b"b")
+    world.manager.unlink(ROOT_INO, b"b")
+    assert world.notices.changed == [region.ino]
+    world.manager.unlink(ROOT_INO, b"a")
+    assert world.notices.changed == [region.ino] * 2
+
+
+def test_a_refused_unlink_changes_nothing(world: World) -> None:
+    """EPERM for mshare_info, EISDIR for a directory."""
+    world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    before = world.snapshot()
+    with refused(errno.EPERM):
+        world.manager.unlink(ROOT_INO, b"mshare_info")
+    with refused(errno.EISDIR):
+        world.manager.unlink(ROOT_INO, b"d")
+    assert (world.snapshot(), world.notices.changed) == (before, [])
+
+
+# Attributes
+
+
+def test_setattr_changes_what_it_is_given(world: World) -> None:
+    """Mode bits, owner, group and times; ctime always, the rest stays."""
+    region = world.region(b"a")
+    old = (region.mtime_ns, region.ctime_ns)
+    world.manager.setattr(region.ino, AttributeChange(mode=0o7777))
+    assert region.mode == stat.S_IFREG | 0o7777
+    assert region.mtime_ns == old[0]
+    assert region.ctime_ns > old[1]
+    world.manager.setattr(region.ino, AttributeChange(atime_ns=5, mtime_ns=-7))
+    assert (region.atime_ns, region.mtime_ns) == (5, -7)
+    world.manager.setattr(region.ino, AttributeChange(uid=BOB.uid, gid=BOB.gid))
+    assert (region.uid, region.gid) == (BOB.uid, BOB.gid)
+
+
+def test_the_kind_of_an_inode_cannot_be_changed(world: World) -> None:
+    """Only permission bits of a mode are taken."""
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    world.manager.setattr(directory.ino, AttributeChange(mode=stat.S_IFREG | 0o1755))
+    assert directory.mode == stat.S_IFDIR | 0o1755
+
+
+@pytest.mark.parametrize(
+    ("mode", "change", "expected"),
+    [
+        (0o6755, AttributeChange(uid=1), 0o0755),
+        (0o6755, AttributeChange(gid=1), 0o0755),
+        (0o6745, AttributeChange(uid=1), 0o2745),  # not executable by its group: locking bit
+        (0o6755, AttributeChange(size=ALIGN), 0o0755),
+        (0o6755, AttributeChange(mtime_ns=1), 0o6755),
+        (0o0755, AttributeChange(uid=1, mode=0o4711), 0o4711),
+    ],
+)
+def test_set_user_id_goes_with_a_new_owner_or_size(
+    world: World, mode: int, change: AttributeChange, expected: int
+) -> None:
+    """As chown(2) says; what the same request sets stays."""
+    region = world.region(b"a", size=0)
+    world.manager.setattr(region.ino, AttributeChange(mode=mode))
+    world.manager.setattr(region.ino, change)
+    assert stat.S_IMODE(region.mode) == expected
+
+
+def test_directories_keep_set_group_id(world: World) -> None:
+    """It means another thing there."""
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o2755, ALICE)
+    world.manager.setattr(directory.ino, AttributeChange(uid=1))
+    assert stat.S_IMODE(directory.mode) == 0o2755
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        AttributeChange(mode=0o777),
+        AttributeChange(uid=1),
+        AttributeChange(size=0),
+        AttributeChange(size=100),
+        AttributeChange(mtime_ns=1),
+        AttributeChange(),
+    ],
+)
+def test_mshare_info_takes_no_change(world: World, change: AttributeChange) -> None:
+    """EPERM for all."""
+    before = world.snapshot()
+    with refused(errno.EPERM):
+        world.manager.setattr(INFO_INO, change)
+    assert world.snapshot() == before
+
+
+def test_a_refused_size_refuses_all(world: World) -> None:
+    """Mode, owner and times of the same request are not applied either."""
+    region = world.region(b"a")
+    before = world.snapshot()
+    with refused(errno.EINVAL):
+        world.manager.setattr(
+            region.ino, AttributeChange(mode=0, uid=1, gid=1, size=ALIGN, atime_ns=1, mtime_ns=1)
+        )
+    assert world.snapshot() == before
+
+
+# Size
+
+
+def test_a_size_reaches_the_segment(world: World) -> None:
+    """And costs no memory, be it larger than the mount."""
+    region = world.region(b"a", size=1 << 40)
+    assert (region.size, segment_of(region).size, world.memory.used()) == (1 << 40, 1 << 40, 0)
+
+
+def test_fallocate_sets_the_size(world: World) -> None:
+    """As ftruncate does; mtime and ctime follow."""
+    region = world.region(b"a", size=0)
+    old = (region.mtime_ns, region.ctime_ns)
+    world.manager.fallocate(region.ino, 0, 0, ALIGN)
+    assert region.size == ALIGN
+    assert region.mtime_ns > old[0]
+    assert region.ctime_ns > old[1]
+
+
+@pytest.mark.parametrize("size", [0, ALIGN])
+@pytest.mark.parametrize(
+    ("mode", "offset", "length", "code"),
+    [
+        (1, 0, ALIGN, errno.EOPNOTSUPP),
+        (3, 0, ALIGN, errno.EOPNOTSUPP),
+        (2, PAGE, 1, errno.EOPNOTSUPP),
+        (1 << 31, 0, 0, errno.EOPNOTSUPP),
+        (0, ALIGN, ALIGN, errno.EINVAL),
+        (0, 1, 1 << 60, errno.EINVAL),
+        (0, 0, ALIGN + 1, errno.EINVAL),
+    ],
+)
+def test_fallocate_refuses_mode_then_offset(
+    world: World, size: int, mode: int, offset: int, length: int, code: int
+) -> None:
+    """EOPNOTSUPP, then EINVAL, whether the region is sized or not."""
+    region = world.region(b"a", size=size)
+    before = world.snapshot()
+    with refused(code):
+        world.manager.fallocate(region.ino, mode, offset, length)
+    assert world.snapshot() == before
+
+
+def test_a_size_beyond_max_region(world: World) -> None:
+    """EFBIG by ftruncate and fallocate, and it can still be sized."""
+    world = make_world(max_region=4 * ALIGN)
+    region = world.region(b"a", size=0)
+    before = world.snapshot()
+    with refused(errno.EFBIG):
+        world.manager.setattr(region.ino, AttributeChange(size=5 * ALIGN))
+    with refused(errno.EFBIG):
+        world.manager.fallocate(region.ino, 0, 0, 5 * ALIGN)
+    assert world.snapshot() == before
+    world.manager.fallocate(region.ino, 0, 0, 4 * ALIGN)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [(errno.EFBIG, errno.EFBIG), (errno.ENOSPC, errno.ENOMEM)]
+)
+def test_a_size_that_the_system_refuses(world: World, cause: int, code: int) -> None:
+    """The region is still unsized, and a second try succeeds."""
+    region = world.region(b"a", size=0)
+    before = world.snapshot()
+    world.faults.arm(0, cause)
+    with refused(code):
+        world.manager.setattr(region.ino, AttributeChange(size=ALIGN))
+    assert world.snapshot() == before
+    world.manager.setattr(region.ino, AttributeChange(size=ALIGN))
+    assert segment_of(region).size == ALIGN
+
+
+def test_truncate_of_a_region_that_was_never_open(world: World) -> None:
+    """truncate(2) by path after mknod(2): the segment is made for it."""
+    region = world.manager.mknod(ROOT_INO, b"a", stat.S_IFREG, ALICE)
+    world.manager.setattr(region.ino, AttributeChange(size=ALIGN))
+    assert segment_of(region).size == ALIGN
+
+
+def test_directories_have_no_size(world: World) -> None:
+    """EISDIR."""
+    with refused(errno.EISDIR):
+        world.manager.setattr(ROOT_INO, AttributeChange(size=0))

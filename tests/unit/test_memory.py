@@ -1,0 +1,170 @@
+"""The same checks of memory on the fakes, on POSIX segments and on the arena.
+
+What is checked stands in memory_checks.py. The arena needs a private mount namespace, so
+its checks run in a child process; where the system does not allow that they are skipped,
+unless mounts are required.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from msharefs.memory import segment as segment_module
+from msharefs.memory.segment import PosixSegment
+from tests.helpers.fixtures import strict
+from tests.unit import arena_child
+from tests.unit.fakes import FakeMemory
+from tests.unit.memory_checks import (
+    HUGE_CHECKS,
+    MEMORY_CHECKS,
+    SEGMENT_CHECKS,
+    Bench,
+    FakeClient,
+    KernelClient,
+    fails_with,
+)
+
+ROOT = Path(__file__).parents[2]
+CAPACITY = 32 << 20
+
+Check = Callable[[Bench], None]
+ARENA_CHECKS: list[Check] = [
+    arena_child.check_what_was_mounted,
+    *SEGMENT_CHECKS,
+    *MEMORY_CHECKS,
+    *HUGE_CHECKS,
+    arena_child.check_an_aligned_range_becomes_huge_at_once,
+]
+
+
+def name_of(check: Check) -> str:
+    """How a check is called in the list of tests."""
+    return check.__name__.removeprefix("check_")
+
+
+class SystemMemory:
+    """POSIX segments on the machine's /dev/shm, for the checks of a single one. There is
+    no limit; other users' segments are there, too."""
+
+    capacity = CAPACITY
+    huge = "never"
+
+    def __init__(self) -> None:
+        self.prefix = f"/msharefs-test-{uuid.uuid4().hex}"
+
+    def create(self, ino: int) -> PosixSegment:
+        """A segment whose name nobody else uses."""
+        return PosixSegment(f"{self.prefix}-{ino}")
+
+    def stored(self) -> list[int]:
+        """The numbers of the segments that there are."""
+        return [int(name.rpartition("-")[2]) for name in self.left()]
+
+    def take_up(self, ino: int) -> PosixSegment:
+        """A segment that is there."""
+        return PosixSegment(f"{self.prefix}-{ino}", there=True)
+
+    def discard(self, ino: int) -> None:
+        """Remove one without opening it."""
+        os.unlink(f"/dev/shm/{self.prefix}-{ino}")
+
+    def used(self) -> int:
+        """Not known."""
+        raise NotImplementedError
+
+    def set_limit(self, limit: int) -> None:
+        """There is none."""
+        raise NotImplementedError
+
+    def left(self) -> list[str]:
+        """Names that are still there."""
+        return [name for name in os.listdir("/dev/shm") if name.startswith(self.prefix[1:])]
+
+
+@pytest.fixture
+def system_memory() -> Iterator[SystemMemory]:
+    """Fails the test if it leaves a name behind."""
+    memory = SystemMemory()
+    yield memory
+    assert memory.left() == []
+
+
+@pytest.fixture(scope="module")
+def arena_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
+    """What the child found: the traceback of each check that failed."""
+    child = subprocess.run(
+        [sys.executable, "-m", arena_child.__name__, tmp_path_factory.mktemp("arena")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if child.returncode == arena_child.EXIT_NOT_ALLOWED and not strict():
+        pytest.skip(f"no private mount namespace here: {child.stderr.strip()}")
+    assert child.returncode == 0, child.stderr
+    results: dict[str, str | None] = json.loads(child.stdout)
+    return results
+
+
+@pytest.mark.parametrize("check", [*SEGMENT_CHECKS, *MEMORY_CHECKS, *HUGE_CHECKS], ids=name_of)
+def test_fake_memory(check: Check) -> None:
+    """The fake does what the checks say, and holds nothing afterwards."""
+    memory = FakeMemory(CAPACITY)
+    memory.set_limit(CAPACITY)
+    check(Bench(memory, FakeClient()))
+    assert memory.used() == 0
+
+
+@pytest.mark.parametrize("check", SEGMENT_CHECKS, ids=name_of)
+def test_posix_segment(check: Check, system_memory: SystemMemory) -> None:
+    """A segment on the system's /dev/shm does what the checks say, for any user."""
+    check(Bench(system_memory, KernelClient()))
+
+
+@pytest.mark.parametrize("check", ARENA_CHECKS, ids=name_of)
+def test_arena(check: Check, arena_results: dict[str, str | None]) -> None:
+    """A segment in the arena, and the arena's limit, do what the checks say."""
+    problem = arena_results[check.__name__]
+    assert problem is None, problem
+
+
+def test_segments_are_for_their_owner_alone(system_memory: SystemMemory) -> None:
+    """Mode 0600, whatever the umask."""
+    old = os.umask(0)
+    try:
+        segment = system_memory.create(1)
+    finally:
+        os.umask(old)
+    assert os.fstat(segment.fd).st_mode & 0o777 == 0o600
+    segment.destroy()
+
+
+def test_a_reservation_beyond_the_machine_is_refused_at_once(
+    system_memory: SystemMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENOMEM before the kernel starts to swap or to kill, and no page is taken."""
+    monkeypatch.setattr(segment_module, "available_memory", lambda: 100 << 20)
+    segment = system_memory.create(1)
+    segment.set_size(1 << 30)
+    with fails_with(errno.ENOMEM):
+        segment.reserve(0, 128 << 20)
+    assert segment.allocated() == 0
+    segment.destroy()
+
+
+def test_available_memory_is_a_part_of_the_machine() -> None:
+    """Something, and not more than all memory and swap together."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    available = segment_module.available_memory()
+    assert 0 < available <= sizes["MemTotal"] + sizes["SwapTotal"]

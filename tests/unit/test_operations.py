@@ -1,0 +1,306 @@
+"""pyfuse3's handlers, called without a mount over a manager on fakes.
+
+pyfuse3 makes its context and its tokens itself; where a test needs other values than it
+gives, a stand-in with the same fields serves. READDIRPLUS writes through a function of
+pyfuse3 that needs a real request, so that function is replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import stat
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pyfuse3
+import pytest
+
+from msharefs.core.inode import INFO_INO, ROOT_INO
+from msharefs.fuse.operations import Operations
+from tests.unit.worlds import ALICE, MIB, PAGE, World, make_world
+
+FOR_EVER = 10**9
+NOREPLACE = 1
+
+CONTEXT: Any = SimpleNamespace(pid=ALICE.pid, uid=ALICE.uid, gid=ALICE.gid, umask=0)
+TOKEN: Any = object()
+
+
+@pytest.fixture
+def world() -> World:
+    """A mount with nothing in it."""
+    return make_world(nr_inodes=20)
+
+
+@pytest.fixture
+def operations(world: World) -> Operations:
+    """The handlers under test."""
+    return Operations(world.manager)
+
+
+@contextmanager
+def answered_with(code: int) -> Iterator[None]:
+    """The body must raise FUSEError with exactly this errno."""
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        yield
+    assert errno.errorcode[caught.value.errno] == errno.errorcode[code]
+
+
+def number(ino: int) -> pyfuse3.InodeT:
+    """pyfuse3 has types of its own for the integers that it passes."""
+    return pyfuse3.InodeT(ino)
+
+
+ROOT = number(ROOT_INO)
+
+
+def file_name(text: bytes) -> pyfuse3.FileNameT:
+    """The same for names."""
+    return pyfuse3.FileNameT(text)
+
+
+# Names
+
+
+async def test_mkdir_and_mknod_make_inodes(world: World, operations: Operations) -> None:
+    """With the caller's owner and group; the entry may be kept for ever."""
+    mode = pyfuse3.ModeT(stat.S_IFDIR | 0o750)
+    made = await operations.mkdir(ROOT, file_name(b"d"), mode, CONTEXT)
+    assert (made.st_mode, made.st_nlink) == (stat.S_IFDIR | 0o750, 2)
+    assert (made.st_uid, made.st_gid) == (ALICE.uid, ALICE.gid)
+    assert (made.entry_timeout, made.attr_timeout) == (FOR_EVER, FOR_EVER)
+    region = await operations.mknod(
+        made.st_ino, file_name(b"\xff"), pyfuse3.ModeT(stat.S_IFREG | 0o600), 0, CONTEXT
+    )
+    assert world.manager.regions[region.st_ino].creator == ALICE
+
+
+async def test_what_cannot_be_made(operations: Operations) -> None:
+    """Symbolic links and devices: EPERM."""
+    with answered_with(errno.EPERM):
+        await operations.symlink(ROOT, file_name(b"l"), file_name(b"target"), CONTEXT)
+    for kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK):
+        with answered_with(errno.EPERM):
+            await operations.mknod(ROOT, file_name(b"n"), pyfuse3.ModeT(kind | 0o600), 0, CONTEXT)
+
+
+async def test_link_rename_rmdir(world: World, operations: Operations) -> None:
+    """Each reaches the manager with its arguments in order."""
+    region = world.region(b"a")
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    linked = await operations.link(
+        number(region.ino), number(directory.ino), file_name(b"l"), CONTEXT
+    )
+    assert (linked.st_ino, linked.st_nlink, region.lookups) == (region.ino, 2, 2)
+    await operations.rename(
+        number(directory.ino), file_name(b"l"), ROOT, file_name(b"b"), NOREPLACE, CONTEXT
+    )
+    assert world.manager.names.existing(ROOT_INO, b"b") is region
+    await operations.rmdir(ROOT, file_name(b"d"), CONTEXT)
+    assert directory.nlink == 0
+    with answered_with(errno.EEXIST):
+        await operations.rename(ROOT, file_name(b"b"), ROOT, file_name(b"a"), NOREPLACE, CONTEXT)
+
+
+async def test_forget_reaches_the_manager(world: World, operations: Operations) -> None:
+    """For each inode of the list."""
+    one, other = world.region(b"a"), world.region(b"b")
+    await operations.forget([(number(one.ino), 1), (number(other.ino), 1)])
+    assert (one.lookups, other.lookups) == (0, 0)
+
+
+async def test_a_failing_forget_is_only_logged(
+    operations: Operations, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody awaits an answer, and an exception would end the mount."""
+    bad: Any = [None]
+    await operations.forget(bad)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "Traceback" in caplog.text
+
+
+# Listings
+
+
+class Listing:
+    """Stands in for pyfuse3.readdir_reply: takes so many entries, and then no more."""
+
+    def __init__(self, room: int) -> None:
+        self.entries: list[tuple[bytes, int, int]] = []
+        self._room = room
+
+    def __call__(
+        self, token: object, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int
+    ) -> bool:
+        """One entry."""
+        assert token is TOKEN
+        if len(self.entries) == self._room:
+            return False
+        self.entries.append((name, entry.st_ino, cookie))
+        return True
+
+
+ReadDirectory = Callable[[int, int, int], Coroutine[Any, Any, list[tuple[bytes, int, int]]]]
+
+
+@pytest.fixture
+def read_directory(operations: Operations, monkeypatch: pytest.MonkeyPatch) -> ReadDirectory:
+    """READDIRPLUS of an inode from a cookie on, with room for so many entries."""
+
+    async def read(ino: int, start: int, room: int) -> list[tuple[bytes, int, int]]:
+        listing = Listing(room)
+        monkeypatch.setattr(pyfuse3, "readdir_reply", listing)
+        handle = await operations.opendir(number(ino), CONTEXT)
+        await operations.readdir(handle, start, TOKEN)
+        await operations.releasedir(handle)
+        return listing.entries
+
+    return read
+
+
+async def test_a_listing_begins_with_the_dots(world: World, read_directory: ReadDirectory) -> None:
+    """ ".", "..", and the names with their numbers and places."""
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    region = world.region(b"a", parent=directory.ino)
+    assert await read_directory(directory.ino, 0, 10) == [
+        (b".", directory.ino, 1),
+        (b"..", ROOT_INO, 2),
+        (b"a", region.ino, 3),
+    ]
+
+
+async def test_each_entry_that_is_taken_is_a_look_up(
+    world: World, read_directory: ReadDirectory
+) -> None:
+    """READDIRPLUS tells the kernel of inodes; the dots and what had no room do not count."""
+    regions = [world.region(name) for name in (b"a", b"b", b"c")]
+    root = world.manager.getattr(ROOT_INO)
+    before = root.lookups
+    listed = await read_directory(ROOT_INO, 0, 5)
+    assert [name for name, _ino, _cookie in listed] == [b".", b"..", b"mshare_info", b"a", b"b"]
+    assert [region.lookups for region in regions] == [2, 2, 1]
+    assert root.lookups == before
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+async def test_a_listing_goes_on_where_it_stopped(
+    world: World, read_directory: ReadDirectory, room: int
+) -> None:
+    """In as many parts as it takes, each name once."""
+    for name in (b"a", b"b", b"c", b"d"):
+        world.region(name)
+    found: list[bytes] = []
+    cookie = 0
+    while part := await read_directory(ROOT_INO, cookie, room):
+        found += [name for name, _ino, _cookie in part]
+        cookie = part[-1][2]
+    assert found == [b".", b"..", b"mshare_info", b"a", b"b", b"c", b"d"]
+
+
+async def test_a_listing_of_an_empty_directory(world: World, read_directory: ReadDirectory) -> None:
+    """The dots, then nothing."""
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    listed = await read_directory(directory.ino, 0, 10)
+    assert [name for name, _ino, _cookie in listed] == [b".", b".."]
+    assert await read_directory(directory.ino, 2, 10) == []
+
+
+# The file system and its attributes
+
+
+async def test_statfs(world: World, operations: Operations) -> None:
+    """What `df` and `df -i` show."""
+    region = world.region(b"a", size=2 * MIB)
+    world.map(region, 0, MIB)
+    data = await operations.statfs(CONTEXT)
+    assert (data.f_bsize, data.f_frsize, data.f_namemax) == (PAGE, PAGE, 255)
+    assert (data.f_blocks, data.f_bfree) == (64 * MIB // PAGE, 63 * MIB // PAGE)
+    assert data.f_bavail == data.f_bfree
+    assert (data.f_files, data.f_ffree, data.f_favail) == (20, 17, 17)
+
+
+async def test_attributes_by_name(world: World, operations: Operations) -> None:
+    """A region lists its layout, the root directory its status, others nothing."""
+    region = world.region(b"a")
+    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    listed = [
+        list(await operations.listxattr(number(ino), CONTEXT))
+        for ino in (region.ino, ROOT_INO, directory.ino, INFO_INO)
+    ]
+    assert listed == [[b"user.msharefs.layout"], [b"user.msharefs.status"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (b"user.msharefs.layout", errno.EPERM),
+        (b"user.msharefs.status", errno.EPERM),
+        (b"user.msharefs.anything", errno.EPERM),
+        (b"user.other", errno.EOPNOTSUPP),
+        (b"security.selinux", errno.EOPNOTSUPP),
+        (b"system.posix_acl_access", errno.EOPNOTSUPP),
+    ],
+)
+async def test_attributes_cannot_be_set(
+    world: World, operations: Operations, name: bytes, code: int
+) -> None:
+    """EPERM for what the mount tells, EOPNOTSUPP for what it would have to store."""
+    region = world.region(b"a")
+    attribute = pyfuse3.XAttrNameT(name)
+    with answered_with(code):
+        await operations.setxattr(number(region.ino), attribute, b"{}", CONTEXT)
+    with answered_with(code):
+        await operations.removexattr(number(region.ino), attribute, CONTEXT)
+
+
+async def test_requests_with_nothing_to_do(world: World, operations: Operations) -> None:
+    """fsync of a file or directory succeeds; access is the kernel's."""
+    region = world.region(b"a")
+    before = world.snapshot()
+    handle = pyfuse3.FileHandleT(region.ino)
+    await operations.fsync(handle, False)
+    await operations.fsyncdir(handle, True)
+    assert world.snapshot() == before
+    assert await operations.access(number(region.ino), pyfuse3.ModeT(7), CONTEXT)
+
+
+# Nothing escapes
+
+
+async def test_a_refusal_becomes_its_errno(
+    operations: Operations, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the debug log says which request, and why."""
+    caplog.set_level(logging.DEBUG)
+    with answered_with(errno.ENOENT):
+        await operations.rmdir(ROOT, file_name(b"nothing"), CONTEXT)
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG
+    assert "RMDIR" in record.getMessage()
+    assert "ENOENT" in record.getMessage()
+
+
+async def test_any_other_exception_becomes_eio(
+    operations: Operations, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a traceback in the log: what is no FUSEError would end the mount."""
+    bad: Any = "no mode"
+    with answered_with(errno.EIO):
+        await operations.mkdir(ROOT, file_name(b"d"), bad, CONTEXT)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "Traceback" in caplog.text
+
+
+def test_every_handler_is_guarded() -> None:
+    """Each handler that answers goes through the one guard; forget has its own."""
+    own = {
+        name: handler
+        for name, handler in vars(Operations).items()
+        if not name.startswith("_") and callable(handler)
+    }
+    unguarded = [name for name, handler in own.items() if not hasattr(handler, "__wrapped__")]
+    assert unguarded == ["forget"]
+    assert len(own) > 10

@@ -1,0 +1,498 @@
+"""The switchboard: who answers what, and what happens when something goes wrong.
+
+Handlers and the data plane are fakes; see exchange.py for the kernel and for pyfuse3.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from msharefs.core.errors import NotAnIoctl, OutOfMemory
+from msharefs.fuse import switchboard as switchboard_module
+from msharefs.fuse.payload import Handler
+from msharefs.fuse.protocol import Header, Opcode
+from tests.unit.exchange import SECONDS, exchange, serving
+from tests.unit.fakes import failure
+from tests.unit.planes import init_message, init_reply, message, reply
+
+RESENT = 1 << 63
+"""The kernel marks a request that it sends again with this bit of unique."""
+
+
+def echo(header: Header, body: memoryview) -> bytes:
+    """A handler that answers with what it got."""
+    return b"%d:" % header.nodeid + bytes(body)
+
+
+def failing(error: Exception) -> Callable[[Header, memoryview], bytes]:
+    """A handler that raises."""
+
+    def handler(header: Header, body: memoryview) -> bytes:
+        raise error
+
+    return handler
+
+
+class Broken:
+    """Stands in for a function of os: each call on `fd` takes the next outcome of a script,
+    and once it is used up, as each call on another descriptor, does the real thing."""
+
+    def __init__(self, real: Callable[..., int], fd: int, script: Iterable[int]) -> None:
+        self._real = real
+        self._fd = fd
+        self._script = list(script)
+
+    def __call__(self, fd: int, *arguments: Any) -> int:
+        """One call."""
+        if fd == self._fd and self._script:
+            raise failure(self._script.pop(0), "scripted")
+        return self._real(fd, *arguments)
+
+
+# Own handlers
+
+
+async def test_a_handler_answers() -> None:
+    """Its payload behind a header with the request's unique; pyfuse3 hears nothing."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        request = message(Opcode.OPEN, b"body", unique=6, nodeid=3)
+        assert await board.ask(request) == reply(6, b"3:body")
+        assert await board.pyfuse3.silent()
+        assert board.counted("OPEN") == (1, 0)
+
+
+async def test_a_payload_may_be_a_view() -> None:
+    """Of a buffer that the handler uses again for the next answer."""
+    buffer = bytearray(1)
+
+    def handler(header: Header, body: memoryview) -> memoryview:
+        buffer[0] = body[0]
+        return memoryview(buffer)
+
+    async with serving({Opcode.READ: handler}) as board:
+        await board.kernel.send(message(Opcode.READ, b"a", unique=6))
+        await board.kernel.send(message(Opcode.READ, b"b", unique=8))
+        assert await board.kernel.hear() == reply(6, b"a")
+        assert await board.kernel.hear() == reply(8, b"b")
+
+
+async def test_a_refusal_is_its_errno(caplog: pytest.LogCaptureFixture) -> None:
+    """The reason goes to the debug log, with who asked; no payload."""
+    caplog.set_level(logging.DEBUG)
+    handlers: dict[int, Handler] = {Opcode.IOCTL: failing(NotAnIoctl("ioctl 0x5401"))}
+    async with serving(handlers) as board:
+        answer = await board.ask(message(Opcode.IOCTL, unique=6, nodeid=3))
+        assert answer == reply(6, error=errno.ENOTTY)
+        assert board.counted("IOCTL") == (1, 1)
+    (record,) = (r for r in caplog.records if "ENOTTY" in r.getMessage())
+    assert record.levelno == logging.DEBUG
+    assert record.getMessage() == "IOCTL of inode 3 by pid 101: ENOTTY: ioctl 0x5401"
+
+
+async def test_an_exception_in_a_handler_is_eio(caplog: pytest.LogCaptureFixture) -> None:
+    """Logged with its traceback and the request; the next request is served."""
+    handlers: dict[int, Handler] = {Opcode.OPEN: failing(KeyError("bug")), Opcode.READ: echo}
+    async with serving(handlers) as board:
+        answer = await board.ask(message(Opcode.OPEN, unique=6, nodeid=3))
+        assert answer == reply(6, error=errno.EIO)
+        assert await board.ask(message(Opcode.READ, unique=8)) == reply(8, b"1:")
+        assert board.counted("OPEN") == (1, 1)
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("ERROR", "OPEN of inode 3 failed")
+    assert "KeyError: 'bug'" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+async def test_a_deferred_answer_lets_others_pass() -> None:
+    """The loop serves on while a handler waits, and each reply finds its request."""
+    may_answer = trio.Event()
+
+    async def late(header: Header, body: memoryview) -> bytes:
+        await may_answer.wait()
+        return b"late"
+
+    handlers: dict[int, Handler] = {Opcode.IOCTL: late, Opcode.READ: echo}
+    async with serving(handlers) as board:
+        await board.kernel.send(message(Opcode.IOCTL, unique=6))
+        assert await board.ask(message(Opcode.READ, unique=8)) == reply(8, b"1:")
+        assert await board.kernel.silent()
+        may_answer.set()
+        assert await board.kernel.hear() == reply(6, b"late")
+        assert board.counted("IOCTL") == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OutOfMemory("full"), errno.ENOMEM), (ValueError("bug"), errno.EIO)]
+)
+async def test_a_deferred_failure_is_answered(
+    error: Exception, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that comes at once; a bug is logged, a refusal is no error."""
+
+    async def late(header: Header, body: memoryview) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    async with serving({Opcode.IOCTL: late}) as board:
+        assert await board.ask(message(Opcode.IOCTL, unique=6)) == reply(6, error=code)
+        assert board.counted("IOCTL") == (1, 1)
+    assert ("Traceback" in caplog.text) == (code == errno.EIO)
+
+
+async def test_the_mark_of_a_resent_request_is_kept() -> None:
+    """The kernel looks for it in the reply."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        answer = await board.ask(message(Opcode.OPEN, unique=RESENT | 6))
+        assert answer == reply(RESENT | 6, b"1:")
+
+
+async def test_the_body_is_the_requests_own() -> None:
+    """The bytes behind the header, and no rest of a longer request before."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        await board.ask(message(Opcode.OPEN, b"long " * 100))
+        assert await board.ask(message(Opcode.OPEN, b"x")) == reply(2, b"1:x")
+
+
+# pyfuse3's
+
+
+@pytest.mark.parametrize("opcode", [Opcode.MKDIR, Opcode.STATFS, Opcode.POLL, 54, 4096])
+async def test_others_are_forwarded(opcode: int) -> None:
+    """To the byte, unknown opcodes included; and so is the reply."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        request = message(opcode, b"anything", unique=6)
+        await board.kernel.send(request)
+        assert await board.pyfuse3.hear() == request
+        answer = reply(6, b"whatever it says")
+        await board.pyfuse3.send(answer)
+        assert await board.kernel.hear() == answer
+
+
+async def test_an_error_of_pyfuse3_is_passed_on_and_counted() -> None:
+    """ENOSYS for what libfuse does not know."""
+    async with serving() as board:
+        await board.kernel.send(message(Opcode.POLL, unique=6))
+        await board.pyfuse3.hear()
+        await board.pyfuse3.send(reply(6, error=errno.ENOSYS))
+        assert await board.kernel.hear() == reply(6, error=errno.ENOSYS)
+        assert board.counted("POLL") == (1, 1)
+
+
+async def test_replies_are_collected_without_waiting() -> None:
+    """All that one step of pyfuse3 wrote reach the kernel when that step ends."""
+    async with serving() as board:
+        for unique in (6, 8, 10):
+            await board.kernel.send(message(Opcode.MKDIR, unique=unique))
+        for _ in range(3):
+            await board.pyfuse3.hear()
+        for unique in (10, 6, 8):
+            board.pyfuse3.socket.send(reply(unique))
+        assert not board.kernel.waiting()
+        await trio.lowlevel.checkpoint()
+        assert [await board.kernel.hear() for _ in range(3)] == [reply(10), reply(6), reply(8)]
+        assert board.counted("MKDIR") == (3, 0)
+
+
+@pytest.mark.parametrize("opcode", [Opcode.FORGET, Opcode.BATCH_FORGET])
+async def test_forget_is_forwarded_and_not_awaited(opcode: int) -> None:
+    """Nobody answers it, and it leaves nothing behind."""
+    async with serving() as board:
+        request = message(opcode, bytes(8), unique=6)
+        await board.kernel.send(request)
+        assert await board.pyfuse3.hear() == request
+        assert await board.kernel.silent()
+        # The same number may come again, and then stands for another request.
+        await board.kernel.send(message(Opcode.MKDIR, unique=6))
+        await board.pyfuse3.hear()
+        await board.pyfuse3.send(reply(6))
+        assert await board.kernel.hear() == reply(6)
+        assert board.counted("MKDIR") == (1, 0)
+
+
+async def test_interrupts_are_dropped() -> None:
+    """What takes long is not cut short, and pyfuse3 would look for a request it never saw."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        await board.kernel.send(message(Opcode.INTERRUPT, bytes(8)))
+        assert await board.ask(message(Opcode.OPEN)) == reply(2, b"1:")
+        assert await board.pyfuse3.silent()
+
+
+@pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
+@pytest.mark.parametrize(("asked", "given"), [(4096, 4096), (1 << 20, 1 << 16)])
+async def test_listings_are_limited(opcode: int, asked: int, given: int) -> None:
+    """So that pyfuse3's reply fits into one message of the pair."""
+
+    def body(size: int) -> bytes:
+        return struct.pack("<QQIIQII", 1, 5, size, 0, 0, 0x8000, 0)
+
+    async with serving() as board:
+        await board.kernel.send(message(opcode, body(asked)))
+        assert await board.pyfuse3.hear() == message(opcode, body(given))
+
+
+async def test_a_slow_pyfuse3_slows_the_kernel() -> None:
+    """Requests wait when the pair is full; none is lost, and their order stays."""
+    requests = [message(Opcode.SETXATTR, bytes([n]) * 60_000, unique=2 * n) for n in range(1, 30)]
+
+    async with serving() as board:
+
+        async def send_all() -> None:
+            for request in requests:
+                await board.kernel.send(request)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_all)
+            await trio.testing.wait_all_tasks_blocked()
+            assert [await board.pyfuse3.hear() for _ in requests] == requests
+
+
+async def test_a_reply_to_nothing_is_survived(caplog: pytest.LogCaptureFixture) -> None:
+    """Logged; the reply that comes after it is passed on."""
+    async with serving() as board:
+        await board.kernel.send(message(Opcode.MKDIR, unique=6))
+        await board.pyfuse3.hear()
+        await board.pyfuse3.send(reply(4242))
+        await board.pyfuse3.send(b"too short")
+        await board.pyfuse3.send(reply(6))
+        assert await board.kernel.hear() == reply(6)
+    assert [r.getMessage() for r in caplog.records] == ["cannot complete a reply"] * 2
+
+
+async def test_a_crowd_of_requests_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some in a row another task gets its turn."""
+    monkeypatch.setattr(switchboard_module, "BURST", 2)
+    served: list[str] = []
+
+    def handler(header: Header, body: memoryview) -> bytes:
+        served.append("request")
+        return b""
+
+    async with serving({Opcode.OPEN: handler}) as board:
+        for unique in range(2, 14, 2):
+            board.kernel.socket.send(message(Opcode.OPEN, unique=unique))
+        while served.count("request") < 6:
+            served.append("other")
+            await trio.lowlevel.checkpoint()
+    crowds = "".join("r" if who == "request" else " " for who in served).split()
+    # Two crowds may follow each other: trio runs those who are ready in any order.
+    assert max(map(len, crowds)) <= 4
+
+
+# INIT
+
+
+async def test_init_is_completed() -> None:
+    """libfuse's reply with the bits that the data plane wishes, before anybody is told."""
+    with exchange({}) as board, trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.run)
+            answer = await board.greet()
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    expected = bytearray(init_reply())
+    struct.pack_into("<I", expected, 16 + 12, 1 | 1 << 30 | 0x80000)
+    struct.pack_into("<II", expected, 16 + 32, 0x30, 7)
+    assert answer == bytes(expected)
+    assert board.ready == [True]
+
+
+async def test_a_later_server_asks_for_what_was_not_answered() -> None:
+    """The kernel heard a reply to INIT before: only pyfuse3 needs it. A notice asks the
+    kernel to send again what an earlier process read."""
+    notice = struct.pack("<IiQ", 16, 7, 0)  # FUSE_NOTIFY_RESEND
+    with exchange({}, flags2=0xB0) as board, trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.run_again)
+            assert await board.pyfuse3.hear() == init_message()
+            await board.pyfuse3.send(init_reply())
+            assert await board.kernel.hear() == notice
+            assert await board.kernel.silent()
+            nursery.cancel_scope.cancel()
+    assert board.ready == [True]
+
+
+async def test_a_kernel_without_resend_is_not_asked() -> None:
+    """It would refuse the notice; what was read is then lost, and new requests are served."""
+    with exchange({}) as board, trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.run_again)
+            await board.pyfuse3.hear()
+            await board.pyfuse3.send(init_reply())
+            assert await board.kernel.silent()
+            nursery.cancel_scope.cancel()
+    assert board.ready == [False]
+
+
+# Requests that come again
+
+
+async def test_a_request_that_was_applied_before_is_answered() -> None:
+    """From what is remembered; neither a handler nor pyfuse3 sees it."""
+    async with serving({Opcode.OPEN: failing(KeyError("it was served"))}) as board:
+        board.replay.answers = {RESENT | 6: b"as before", RESENT | 8: b""}
+        assert await board.ask(message(Opcode.OPEN, unique=RESENT | 6)) == reply(
+            RESENT | 6, b"as before"
+        )
+        assert await board.ask(message(Opcode.MKDIR, unique=RESENT | 8)) == reply(RESENT | 8)
+        assert await board.pyfuse3.silent()
+        assert board.replay.begun == []
+
+
+async def test_handlers_are_announced_before_they_run() -> None:
+    """So that what they change is remembered for their request."""
+    begun: list[list[tuple[int, int]]] = []
+
+    def handler(header: Header, body: memoryview) -> bytes:
+        begun.append(list(board.replay.begun))
+        return b""
+
+    async with serving({Opcode.OPEN: handler}) as board:
+        await board.ask(message(Opcode.OPEN, unique=6))
+        await board.ask(message(Opcode.OPEN, unique=8))
+    assert begun == [[(6, Opcode.OPEN)], [(6, Opcode.OPEN), (8, Opcode.OPEN)]]
+
+
+async def test_what_pyfuse3_serves_is_announced() -> None:
+    """It serves in order, so at each of its steps the oldest request is what it serves,
+    also after a handler of ours was announced in between."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        await board.kernel.send(message(Opcode.MKDIR, unique=6))
+        await board.kernel.send(message(Opcode.RMDIR, unique=8))
+        await board.ask(message(Opcode.OPEN, unique=10))
+        await board.pyfuse3.hear()
+        assert board.replay.begun[-1] == (6, Opcode.MKDIR)
+        await board.pyfuse3.send(reply(6))
+        await board.kernel.hear()
+        assert board.replay.begun[-1] == (8, Opcode.RMDIR)
+        await board.pyfuse3.send(reply(8))
+        await board.kernel.hear()
+
+
+async def test_its_steps_are_told() -> None:
+    """Where tests end the process: after reading, and around the reply."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        board.steps.clear()
+        await board.ask(message(Opcode.OPEN))
+        await board.kernel.silent()
+        assert board.steps == ["request read", "before reply", "after reply"]
+
+
+# The end
+
+
+async def test_the_end_of_the_mount_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENODEV: run says that the mount is gone, and trio's steps are observed no more."""
+    with exchange({}) as board, trio.fail_after(SECONDS):
+        monkeypatch.setattr(os, "readv", Broken(os.readv, board.device, [errno.ENODEV]))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.run)
+            await board.greet()
+        assert board.gone == [True]
+        await board.pyfuse3.send(reply(6))
+        assert await board.kernel.silent()
+
+
+async def test_stop_finishes_what_is_in_hand() -> None:
+    """No new request is read, but those that were are answered, by handlers and pyfuse3."""
+    may_answer = trio.Event()
+
+    async def late(header: Header, body: memoryview) -> bytes:
+        await may_answer.wait()
+        return b"late"
+
+    with exchange({Opcode.IOCTL: late}) as board, trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.run)
+            await board.greet()
+            await board.kernel.send(message(Opcode.IOCTL, unique=6))
+            await board.kernel.send(message(Opcode.MKDIR, unique=8))
+            await board.pyfuse3.hear()
+            board.switchboard.stop()
+            await board.kernel.send(message(Opcode.MKDIR, unique=10))
+            may_answer.set()
+            await board.pyfuse3.send(reply(8))
+            answers = {await board.kernel.hear(), await board.kernel.hear()}
+            assert answers == {reply(6, b"late"), reply(8)}
+    assert board.gone == [False]
+
+
+# The device
+
+
+async def test_a_request_that_was_taken_back_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOENT and EINTR: read again."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        script = [errno.ENOENT, errno.EINTR, errno.ENOENT]
+        monkeypatch.setattr(os, "readv", Broken(os.readv, board.device, script))
+        assert await board.ask(message(Opcode.OPEN)) == reply(2, b"1:")
+
+
+async def test_a_broken_device_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other errno is no normal end, and is not hidden."""
+    with exchange({}) as board, trio.fail_after(SECONDS):
+        monkeypatch.setattr(os, "readv", Broken(os.readv, board.device, [errno.EBADF]))
+
+        async def serve() -> None:
+            with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="Bad file descriptor")):
+                await board.run()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            await board.greet()
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENODEV])
+async def test_a_reply_that_nobody_awaits(
+    code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller was killed, or the mount is gone: no error, and on it goes."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        monkeypatch.setattr(os, "writev", Broken(os.writev, board.device, [code]))
+        await board.kernel.send(message(Opcode.OPEN, unique=6))
+        assert await board.ask(message(Opcode.OPEN, unique=8)) == reply(8, b"1:")
+    assert caplog.records == []
+
+
+async def test_a_reply_that_the_kernel_refuses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EIO in its place, so that the caller does not wait for ever; on it goes."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        monkeypatch.setattr(os, "writev", Broken(os.writev, board.device, [errno.EINVAL]))
+        assert await board.ask(message(Opcode.OPEN, unique=6)) == reply(6, error=errno.EIO)
+        assert await board.ask(message(Opcode.OPEN, unique=8)) == reply(8, b"1:")
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+
+
+async def test_a_device_that_takes_nothing_is_survived(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the reply nor the error: both are logged, and on it goes."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        monkeypatch.setattr(os, "writev", Broken(os.writev, board.device, [errno.EINVAL]))
+        monkeypatch.setattr(os, "write", Broken(os.write, board.device, [errno.EINVAL]))
+        await board.kernel.send(message(Opcode.OPEN, unique=6))
+        assert await board.ask(message(Opcode.OPEN, unique=8)) == reply(8, b"1:")
+    assert [r.levelname for r in caplog.records] == ["ERROR", "ERROR"]
+
+
+async def test_a_reply_of_pyfuse3_that_the_kernel_refuses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same, although it is written within a step of trio's own."""
+    async with serving() as board:
+        monkeypatch.setattr(os, "writev", Broken(os.writev, board.device, [errno.EINVAL]))
+        await board.kernel.send(message(Opcode.MKDIR, unique=6))
+        await board.pyfuse3.hear()
+        await board.pyfuse3.send(reply(6))
+        assert await board.kernel.hear() == reply(6, error=errno.EIO)
+    assert [r.levelname for r in caplog.records] == ["ERROR"]

@@ -18,7 +18,7 @@ from msharefs._errors import (
     SizeNotSet,
 )
 from msharefs._layout import Creator, Layout, Mapping
-from msharefs._mountpoint import alignment
+from msharefs._mountpoint import alignment, default_directory
 from msharefs.client import Region
 
 __version__ = "0.1.0"
@@ -44,4 +44,5 @@ __all__ = [
     "SizeAlreadySet",
     "SizeNotSet",
     "alignment",
+    "default_directory",
 ]

@@ -37,7 +37,6 @@ from msharefs._watch import layouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from msharefs._errors import StrOrBytesPath
     from msharefs._handoff import Reduced
@@ -218,8 +217,7 @@ class Region:
         self._check_range(what, start, length, unit=mmap.PAGESIZE)
         allowed = self._writable
         if not enforce:
-            # The kernel knows nothing of a mapping's protection, so it is kept here.
-            allowed &= may_write(self._mappings(start, start + length), self._path)
+            allowed &= self._layout_allows_writing(start, start + length)
         if writable and not allowed:
             text = f"{what} for writing: the region is open for reading only"
             if self._writable:
@@ -272,12 +270,7 @@ class Region:
         self.fileno()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -371,6 +364,15 @@ class Region:
         self.fileno()
         with translated("cannot read the layout", self._path):
             return list(mappings_within(self._attribute, start, end))
+
+    def _layout_allows_writing(self, start: int, end: int) -> bool:
+        """The kernel knows nothing of a mapping's protection, so it is kept here."""
+        try:
+            mappings = self._mappings(start, end)
+        except AccessDenied:
+            # Who was handed the descriptor and may not read the file has the descriptor's rights.
+            return True
+        return may_write(mappings, self._path)
 
     def _refused(
         self, verb: str, error: OSError, start: int, length: int, *, unit: int = mmap.PAGESIZE

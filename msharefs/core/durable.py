@@ -251,7 +251,7 @@ class DurableManager(RegionManager):
             self.regions[ino].layout.insert(mapping)
         for inode in inodes.values():
             inode.lookups = UNKNOWN if same_connection or inode.ino == ROOT_INO else 0
-        self.names.restore(inodes)
+        self.names.restore(inodes, last_ino=self._handles.last_ino)
         self._handles.take_up({region.slot for region in self.regions.values()})
         if not same_connection:
             self._journal.forget_requests()
@@ -318,8 +318,17 @@ class DurableManager(RegionManager):
     def _ask_kernel(self, inode: Inode) -> None:
         """An inode that the kernel does not know is not open or mapped either."""
         if not self._notices.is_known(inode.ino):
+            self.open_handles -= inode.opens
             inode.lookups = inode.opens = 0
             self._drop_unreferenced(inode)
+
+    def _reap(self) -> bool:
+        """As RegionManager._reap: done on the way, it is no part of what is being served."""
+        serving, self.request = self.request, None
+        try:
+            return super()._reap()
+        finally:
+            self.request = serving
 
     def _drop_unreferenced(self, inode: Inode) -> bool:
         if not super()._drop_unreferenced(inode):
@@ -334,6 +343,7 @@ class DurableManager(RegionManager):
 
     def _enter(self, parent: int, name: bytes, inode: Inode) -> None:
         directory = self.names.directory(parent)
+        self._handles.last_ino = max(self._handles.last_ino, inode.ino)
         self._journal.put_name(directory, name)
         self._journal.save(directory)
         self._journal.save(inode)
@@ -368,7 +378,12 @@ class _Transaction:
         self._outermost = False
 
     def __enter__(self) -> None:
-        self._outermost = self._journal.begin()
+        try:
+            self._outermost = self._journal.begin()
+        except Exception:
+            # Some changes are made before their transaction begins.
+            self._durability.broken()
+            raise
 
     def __exit__(
         self,

@@ -1,8 +1,8 @@
-"""How many handles each region has open, in memory that outlives the process; and how
-often its mappings were changed, which is too often for the journal.
+"""How many handles each region has open, in memory that outlives the process; how often
+its mappings were changed, which is too often for the journal; and the last inode number.
 
-Owns the layout of that memory: a record of the last handle, then the counts by slot. The
-record makes a change exactly once of a request that the kernel sends again: it is
+Owns the layout of that memory: a record of the last handle, the last inode number, then
+the counts by slot. The record makes a change exactly once of a request that the kernel sends again: it is
 written first, and finished when the counts are taken up after a crash.
 """
 
@@ -15,6 +15,8 @@ _RECORD = struct.Struct("=QII")
 _COUNT = struct.Struct("=I")
 _CHANGES = struct.Struct("=II")
 _SLOT = _COUNT.size + _CHANGES.size
+_LAST_INO = struct.Struct("=Q")
+_LAST_INO_PLACE = _RECORD.size
 _FIRST = 32
 SLOTS_AT_FIRST = 1024
 
@@ -75,6 +77,16 @@ class HandleCounts:
         """Keep these two; they wrap at 32 bits."""
         mask = 0xFFFFFFFF
         _CHANGES.pack_into(self._buffer, _place(slot) + _COUNT.size, maps & mask, unmaps & mask)
+
+    @property
+    def last_ino(self) -> int:
+        """The greatest inode number that was ever given, so that none is given twice."""
+        last: int = _LAST_INO.unpack_from(self._buffer, _LAST_INO_PLACE)[0]
+        return last
+
+    @last_ino.setter
+    def last_ino(self, ino: int) -> None:
+        _LAST_INO.pack_into(self._buffer, _LAST_INO_PLACE, ino)
 
     def was_applied(self, unique: int) -> bool:
         """Whether the request was the last that changed a count."""

@@ -36,8 +36,10 @@ CREATE TABLE name (
 CREATE TABLE mapping (
     ino INTEGER, start INTEGER, end INTEGER, prot INTEGER, reserve INTEGER, huge INTEGER,
     PRIMARY KEY (ino, start)) WITHOUT ROWID;
--- The last requests applied, in a ring; result is the inode number that the answer shows.
-CREATE TABLE applied (slot INTEGER PRIMARY KEY, request INTEGER, opcode INTEGER, result INTEGER);
+-- The last requests applied, in the order of that, which is not that of their numbers;
+-- result is the inode number that the answer shows.
+CREATE TABLE applied (
+    sequence INTEGER PRIMARY KEY, request INTEGER, opcode INTEGER, result INTEGER);
 """
 
 
@@ -80,7 +82,7 @@ class Journal:
                 else JournalError(f"{path} cannot be read: {error}")
             ) from error
         self._execute = self._db.execute
-        self._ring = self._last_slot()
+        self._sequence = self._last_sequence()
         self._open = False
 
     def begin(self) -> bool:
@@ -100,11 +102,14 @@ class Journal:
         """Make everything since `begin` durable, together with the fact that it answers
         `request`."""
         if request is not None:
-            self._ring = (self._ring + 1) % REMEMBERED_REQUESTS
+            self._sequence += 1
             self._execute(
-                "REPLACE INTO applied VALUES (?, ?, ?, ?)",
-                (self._ring, request.unique, request.opcode, result),
+                "INSERT INTO applied VALUES (?, ?, ?, ?)",
+                (self._sequence, request.unique, request.opcode, result),
             )
+            if self._sequence % REMEMBERED_REQUESTS == 0:
+                oldest = self._sequence - REMEMBERED_REQUESTS
+                self._execute("DELETE FROM applied WHERE sequence <= ?", (oldest,))
         self._execute("COMMIT")
         self._open = False
 
@@ -201,9 +206,9 @@ class Journal:
         """Let go of the file."""
         self._db.close()
 
-    def _last_slot(self) -> int:
-        row = self._execute("SELECT slot FROM applied ORDER BY request DESC LIMIT 1").fetchone()
-        return 0 if row is None else int(row[0])
+    def _last_sequence(self) -> int:
+        row = self._execute("SELECT max(sequence) FROM applied").fetchone()
+        return int(row[0] or 0)
 
 
 def _open(path: str) -> sqlite3.Connection:

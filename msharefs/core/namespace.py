@@ -93,10 +93,11 @@ class Namespace:
         """Inodes that only handles, mappings or the kernel's cache keep."""
         return [inode for inode in self._inodes.values() if inode.nlink == 0]
 
-    def restore(self, inodes: dict[int, Inode]) -> None:
-        """Take the place of what is here: the tree of an earlier process."""
+    def restore(self, inodes: dict[int, Inode], *, last_ino: int) -> None:
+        """Take the place of what is here: the tree of an earlier process, which gave
+        numbers up to `last_ino`."""
         self._inodes = dict(inodes)
-        self._next_ino = max(FIRST_FREE_INO, max(inodes) + 1)
+        self._next_ino = max(FIRST_FREE_INO, last_ino + 1, max(inodes) + 1)
 
     def directory(self, ino: int) -> Directory:
         """The directory with this number. Raises NotFound or NotADirectory."""

@@ -97,16 +97,22 @@ class Control:
     async def _change_after_burials(
         self, header: Header, head: protocol.IoctlIn, payload: bytes
     ) -> bytes:
-        """It is this region's turn; the memory of regions that are gone may come yet."""
+        """It is this region's turn; if memory is short, that of dying regions may come yet."""
         try:
-            while self._manager.dying:  # noqa: ASYNC110 - core is synchronous, without events
-                await trio.sleep(BURIAL_LOOK)
-            self._begin(header.unique, header.opcode)
-            plan = self._plan(header, head, payload)
+            plan = await self._plan_patiently(header, head, payload)
         except BaseException:
             self._next_turn(header.nodeid)
             raise
         return await self._change_slowly(header.nodeid, plan)
+
+    async def _plan_patiently(self, header: Header, head: protocol.IoctlIn, payload: bytes) -> Plan:
+        while True:
+            try:
+                return self._plan(header, head, payload)
+            except OutOfMemory:
+                if not self._manager.dying:
+                    raise
+            await trio.sleep(BURIAL_LOOK)
 
     async def _change_slowly(self, ino: int, plan: Plan) -> bytes:
         try:

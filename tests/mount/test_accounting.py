@@ -156,7 +156,7 @@ def test_unlinked_but_mapped_memory(place: Path, make_poke: MakePoke) -> None:
     assert two.get(second, 5) == b"alive"
     assert CAPACITY - raw.free_bytes(place.parent) == SIZE
     two.kill()
-    eventually(lambda: raw.free_bytes(place.parent) == CAPACITY, timeout=10)
+    eventually(lambda: raw.free_bytes(place.parent) == CAPACITY)
 
 
 def test_unlinked_but_mapped_memory_can_be_mapped_again_after(
@@ -180,7 +180,7 @@ def test_unlinked_but_mapped_memory_can_be_mapped_again_after(
                 return False
             return True
 
-        eventually(fits, timeout=10)
+        eventually(fits)
         assert raw.free_bytes(place) == 0
 
 
@@ -191,7 +191,7 @@ def test_part_of_an_unlinked_region_stays_mapped(place: Path, client: poke.Poke)
     client.munmap(address + PAGE, HUGE - PAGE)
     assert CAPACITY - raw.free_bytes(place.parent) == HUGE
     client.munmap(address, PAGE)
-    eventually(lambda: raw.free_bytes(place.parent) == CAPACITY, timeout=10)
+    eventually(lambda: raw.free_bytes(place.parent) == CAPACITY)
 
 
 def test_removed_region_is_free_at_once(place: Path) -> None:
@@ -288,7 +288,7 @@ def test_touches_of_holes_do_not_starve_mappings(place: Path, make_poke: MakePok
         reader = make_poke()
         assert reader.holds(reader.attach(other, SIZE), SIZE, 0)
         unmap(second, 0, SIZE)
-        eventually(lambda: raw.free_bytes(place) == CAPACITY, timeout=10)
+        eventually(lambda: raw.free_bytes(place) == CAPACITY)
 
 
 def test_noreserve_becomes_reserved(place: Path, client: poke.Poke) -> None:

@@ -192,7 +192,7 @@ def test_kill_with_an_unlinked_region(
     victim.call("unlinkat", AT_FDCWD, place, 0)
     assert CAPACITY - raw.free_bytes(mounted.path) == SIZE
     victim.kill()
-    eventually(lambda: raw.free_bytes(mounted.path) == CAPACITY, timeout=10)
+    eventually(lambda: raw.free_bytes(mounted.path) == CAPACITY)
     mounted.wait_until_empty()
 
 

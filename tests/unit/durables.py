@@ -49,17 +49,19 @@ class Host:
     def __init__(
         self, directory: Path, limits: Limits, capacity: int, *, bury_later: bool = False
     ) -> None:
+        self.steps: list[str] = []
+        self._kill_at: int | None = None
         self.memory = FakeMemory(capacity, faults=Faults())
+        self.memory.faults.observe = self._reached
+        self.memory.before = lambda step, _ino: self._reached(step)
         self.notices = FakeNotices(self.memory.faults, bury_later=bury_later)
         self.clock = FakeClock()
         self.counts = SharedBytes()
         self.limits = limits
-        self.steps: list[str] = []
         self.broken = 0
         self.journal: Journal | None = None
         self._path = directory / "journal"
         self._uniques = itertools.count(2, 2)
-        self._kill_at: int | None = None
 
     def start(
         self, *, same_connection: bool = True, root: RootAttributes = DEFAULT_ROOT

@@ -28,11 +28,12 @@ class Faults:
     """Lets the n-th call from now on that may fail by contract fail with an errno.
 
     `calls` names the calls since `reset`, in order, so that a test can see which steps an
-    operation has and then break each of them.
+    operation has and then break each of them. `observe` is told of each call, too.
     """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.observe: Callable[[str], None] | None = None
         self._at: int | None = None
         self._code = 0
 
@@ -49,6 +50,8 @@ class Faults:
 
     def step(self, name: str) -> None:
         """A call that may fail begins."""
+        if self.observe is not None:
+            self.observe(name)
         index = len(self.calls)
         self.calls.append(name)
         if index == self._at:
@@ -83,9 +86,9 @@ class FakeSegment:
         return self._fd == -1
 
     def set_size(self, size: int) -> None:
-        """Set the length, once."""
+        """Set the length. After a crash that may come a second time."""
         self._memory.faults.step("set_size")
-        assert self.size == 0, "the size is set once"
+        assert not self.pages, "the size is set before anything is mapped"
         self.size = size
 
     def reserve(self, start: int, size: int) -> None:
@@ -302,9 +305,10 @@ class FakeNotices:
         return FIRST_TOKEN + ino
 
     def segment_adopted(self, ino: int, segment: Segment, token: int) -> None:
-        """A region is served from a segment that an earlier process registered."""
+        """A region is served from a segment that an earlier process registered; token 0
+        stands for one that did not come to it."""
         assert segment.fd != -1
-        assert token == FIRST_TOKEN + ino
+        assert token in (0, FIRST_TOKEN + ino)
         self.adopted.append(ino)
 
     def is_known(self, ino: int) -> bool:

@@ -155,12 +155,17 @@ class Machine(RuleBasedStateMachine):
     def before_request(self) -> None:
         """What comes before each request."""
         self.sound = False
+        self.learn()
 
     @initialize()
     def begin(self) -> None:
         """One region to begin with, so that most sequences have something to map."""
         self.create(0, b"a", 0o600)
         self.truncate(0, 16 * PAGE)
+
+    def find_first(self, parent: int, name: bytes) -> None:
+        """What the kernel does before it removes or moves a name; a manager that counts
+        look-ups does not need it."""
 
     # Names
 
@@ -227,6 +232,7 @@ class Machine(RuleBasedStateMachine):
         self.before_request()
         parent = self.folder(pick)
         name = self.old_name(parent, which, name)
+        self.find_first(parent, name)
         errors = self.model.unlink_errors(parent, name)
         self.expect(errors, lambda: self.manager.unlink(parent, name))
         if not errors:
@@ -238,6 +244,7 @@ class Machine(RuleBasedStateMachine):
         self.before_request()
         parent = self.folder(pick)
         name = self.old_name(parent, which, name)
+        self.find_first(parent, name)
         errors = self.model.rmdir_errors(parent, name)
         self.expect(errors, lambda: self.manager.rmdir(parent, name))
         if not errors:
@@ -259,6 +266,8 @@ class Machine(RuleBasedStateMachine):
         parent = self.folder(pick)
         name = self.old_name(parent, which, name)
         what = (parent, name, self.folder(new_pick), new_name, how)
+        self.find_first(parent, name)
+        self.find_first(self.folder(new_pick), new_name)
         errors = self.model.rename_errors(*what)
         self.expect(errors, lambda: self.manager.rename(*what))
         if not errors:
@@ -533,10 +542,11 @@ class Machine(RuleBasedStateMachine):
             if ino == INFO:
                 continue
             found = True
-            self.before_request()
             if isinstance(self.model.nodes[ino], Folder):
                 self.remove_names(ino)
-                self.before_request()
+            self.find_first(parent, name)
+            self.before_request()
+            if isinstance(self.model.nodes[ino], Folder):
                 self.manager.rmdir(parent, name)
                 self.model.rmdir(parent, name)
             else:

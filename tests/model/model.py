@@ -287,11 +287,11 @@ class Model:
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
     ) -> Errors:
         """Of rename."""
-        if flags not in (0, NOREPLACE, EXCHANGE):
-            return {errno.EINVAL}
         errors = self.old_name_errors(parent, name)
         if len(new_name) > NAME_MAX:
             errors.add(errno.ENAMETOOLONG)
+        if flags not in (0, NOREPLACE, EXCHANGE):
+            return errors | {errno.EINVAL}
         node, target = self.find(parent, name), self.find(new_parent, new_name)
         if INFO in (getattr(node, "ino", None), getattr(target, "ino", None)):
             errors.add(errno.EPERM)

@@ -9,6 +9,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.model.durable_machine import DurableMachine, DurableMachineWithUndertaker
 from tests.model.machine import Machine
 
 SETTINGS = settings(
@@ -31,3 +32,9 @@ TestRandomRequests.settings = SETTINGS
 
 TestRandomRequestsWithUndertaker = MachineWithUndertaker.TestCase
 TestRandomRequestsWithUndertaker.settings = SETTINGS
+
+TestRandomRequestsAndRestarts = DurableMachine.TestCase
+TestRandomRequestsAndRestarts.settings = SETTINGS
+
+TestRandomRequestsAndRestartsWithUndertaker = DurableMachineWithUndertaker.TestCase
+TestRandomRequestsAndRestartsWithUndertaker.settings = SETTINGS

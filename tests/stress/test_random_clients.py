@@ -134,7 +134,7 @@ def check_accounts(mounted: mount.Mount, mapped: int, regions: int) -> None:
             and arena["reserved"] == arena["used"] == mapped
         )
 
-    eventually(agreed, timeout=10, what=f"{mapped} bytes in {regions} regions")
+    eventually(agreed, what=f"{mapped} bytes in {regions} regions")
     assert CAPACITY - raw.free_bytes(mounted.path) == mapped
 
 

@@ -122,6 +122,18 @@ def test_a_slot_that_is_used_again_keeps_its_zero() -> None:
     assert later.was_applied(10)
 
 
+def test_the_last_inode_number_outlives_the_process() -> None:
+    """Beside the counts, whatever happens to those."""
+    memory = SharedBytes()
+    counts = memory.open()
+    assert counts.last_ino == 0
+    counts.last_ino = (1 << 63) + 5
+    for _ in range(2 * SLOTS_AT_FIRST):
+        counts.set(counts.new_slot(), 9, 10)
+    counts.forget_request()
+    assert memory.open().last_ino == (1 << 63) + 5
+
+
 def test_counters_of_changes_wrap() -> None:
     """They are for people; 32 bits are enough."""
     counts = SharedBytes().open()

@@ -1,0 +1,56 @@
+"""mshare restart: have a mount served by the code that is installed now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import click
+
+from msharefs.cli import _mounts
+from msharefs.cli._errors import CommandError
+from msharefs.cli._params import DIRECTORY
+from msharefs.cli.mount_status import only_mount
+
+_TIMEOUT = 60.0
+"""Seconds in which another server has to answer."""
+_LOOK = 0.01
+
+
+@click.command(short_help="Replace a mount's server, without unmounting.")
+@click.argument("directory", metavar="MOUNTPOINT", type=DIRECTORY)
+def restart(directory: str) -> None:
+    """Replace the server of a mount by one from the code that is installed now.
+
+    The mount stays, and so do regions, attached processes and open files. Requests wait
+    meanwhile. Needs the rights to send a signal to the mount's supervisor.
+    """
+    mount = only_mount(directory)
+    old = _mounts.status(mount)
+    supervisor = int(old["pids"]["supervisor"])
+    try:
+        os.kill(supervisor, signal.SIGHUP)
+    except ProcessLookupError as error:
+        raise CommandError(
+            f"no supervisor {supervisor}: is it in another PID namespace?"
+        ) from error
+    except PermissionError as error:
+        raise CommandError(f"supervisor {supervisor} belongs to somebody else") from error
+    new = _wait_for_another(mount, old["pids"]["server"])
+    print(
+        f"{mount.shown}: server {new['pids']['server']} of version {new['version']} has taken "
+        f"over from {old['pids']['server']} after {new['last_gap_seconds'] * 1000:.0f} ms"
+    )
+
+
+def _wait_for_another(mount: _mounts.Mount, old_server: int) -> dict[str, Any]:
+    """The status that a new server gives. CommandError if none comes."""
+    deadline = time.monotonic() + _TIMEOUT
+    while time.monotonic() < deadline:
+        status = _mounts.status(mount)
+        if status["pids"]["server"] != old_server:
+            return status
+        time.sleep(_LOOK)
+    raise CommandError(f"server {old_server} still serves; the log of the mount says why")

@@ -53,8 +53,9 @@ KILLS ?= 200
 soak: setup  ## kill the server KILLS times under sixteen clients; prints a table of zeros (under ten minutes)
 	@$(SUDO) $(BIN)/python scripts/soak --kills $(KILLS) $(ARGS)
 
-docs: setup  ## the documents as HTML in docs/_build/html; a warning is an error
+docs: setup  ## the documents as HTML and man pages in docs/_build; a warning is an error
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@$(BIN)/sphinx-build -q -W --keep-going -b man docs docs/_build/man
 
 dist: setup  ## wheel and source archive in dist/
 	@rm -rf dist

@@ -1,27 +1,35 @@
-"""What a Python client imports. It must not import the daemon's side (core, fuse, memory, daemon)."""
+"""What a Python client imports. It must not import the daemon's side (core, fuse, memory, daemon).
 
-from msharefs._attachment import Attachment
-from msharefs._errors import (
-    AccessDenied,
-    InvalidArgument,
-    MappingExists,
-    MountGone,
-    MshareError,
-    NotARegion,
-    NotMounted,
-    OutOfInodes,
-    OutOfMemory,
-    RegionExists,
-    RegionNotFound,
-    RegionTooLarge,
-    SizeAlreadySet,
-    SizeNotSet,
-)
-from msharefs._layout import Creator, Layout, Mapping
-from msharefs._mountpoint import alignment, default_directory
-from msharefs.client import Region
+Names come from their modules when they are first used: the daemon is in this package, too,
+and each start of a server counts.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from msharefs._attachment import Attachment
+    from msharefs._errors import (
+        AccessDenied,
+        InvalidArgument,
+        MappingExists,
+        MountGone,
+        MshareError,
+        NotARegion,
+        NotMounted,
+        OutOfInodes,
+        OutOfMemory,
+        RegionExists,
+        RegionNotFound,
+        RegionTooLarge,
+        SizeAlreadySet,
+        SizeNotSet,
+    )
+    from msharefs._layout import Creator, Layout, Mapping
+    from msharefs._mountpoint import alignment, default_directory
+    from msharefs.client import Region
 
 __all__ = [
     "AccessDenied",
@@ -46,3 +54,26 @@ __all__ = [
     "alignment",
     "default_directory",
 ]
+
+_MODULES = {
+    "Attachment": "_attachment",
+    "Creator": "_layout",
+    "Layout": "_layout",
+    "Mapping": "_layout",
+    "Region": "client",
+    "alignment": "_mountpoint",
+    "default_directory": "_mountpoint",
+}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, from its module; the exceptions are all in one."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, '_errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

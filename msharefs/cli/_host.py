@@ -1,0 +1,57 @@
+"""A machine to look at, and what a look at it gives.
+
+Owns how `mshare doctor` reads a machine: with the caller's rights, below one root directory,
+changing nothing. What is looked for is in _host_mounting and _host_memory.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+Level = Literal["ok", "warn", "FAIL"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    level: Level
+    about: str
+    sentence: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where to look; tests make machines that are not there."""
+
+    root: str = "/"
+    release: str = field(default_factory=platform.release)
+    euid: int = field(default_factory=os.geteuid)
+
+    def path(self, name: str) -> str:
+        """An absolute path on that machine."""
+        return os.path.join(self.root, name.lstrip("/"))
+
+    def read(self, name: str) -> str | None:
+        """A file's text, or None if it cannot be read."""
+        try:
+            with open(self.path(name), encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Major and minor version."""
+        match = re.match(r"(\d+)\.(\d+)", self.release)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    @property
+    def is_root(self) -> bool:
+        """Whether the caller is root, so that passthrough may be had."""
+        return self.euid == 0

@@ -1,0 +1,186 @@
+"""mshare create, map, unmap, sync, rm: the commands that change something.
+
+They print nothing when it is done. The Python client does the work, but for the mapping of a
+file, which is an ioctl of the API.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat as stat_module
+from dataclasses import replace
+
+import click
+
+from msharefs import MshareError, Region, abi
+from msharefs.cli import _format, _mounts, _screen
+from msharefs.cli._errors import EXIT_REFUSED, CommandError, sentence
+from msharefs.cli._params import FILE, MODE, PROT, REGION, SIZE
+
+_PROT_BITS = {"r": abi.PROT_READ, "w": abi.PROT_WRITE, "x": abi.PROT_EXEC, "-": 0}
+
+
+@click.command(short_help="Make a region.")
+@click.argument("path", type=REGION)
+@click.argument("size", type=SIZE)
+@click.option("--map", "mapped", is_flag=True, help="Map all of it, so that it can be used.")
+@click.option("--mode", type=MODE, default="600", show_default=True, help="Less the umask.")
+@click.option("--huge", is_flag=True, help="Map all of it in 2 MiB pages, or fail.")
+def create(path: str, size: int, *, mapped: bool, mode: int, huge: bool) -> None:
+    """Make a region of SIZE bytes at PATH.
+
+    SIZE is a multiple of the mount's alignment, usually 2 MiB, and final. It costs nothing:
+    memory is what is mapped. What fails leaves nothing behind.
+    """
+    with Region.create(path, size, mode=mode) as region:
+        if not mapped and not huge:
+            return
+        try:
+            with _screen.working(f"mapping {_format.size(size)}"):
+                region.map(0, size, huge=huge)
+        except BaseException:
+            region.unlink()
+            raise
+
+
+@click.command("map", short_help="Map memory or a file into a region.")
+@click.argument("path", type=REGION)
+@click.argument("offset", type=SIZE)
+@click.argument("size", type=SIZE)
+@click.option("--file", "file", type=FILE, help="Map this file instead of zeroed memory.")
+@click.option("--file-offset", type=SIZE, help="Begin so far into the file.  [default: 0]")
+@click.option("--prot", type=PROT, default="rw", show_default=True, help="r, rw, rwx or none.")
+@click.option("--huge", is_flag=True, help="In 2 MiB pages, or fail.")
+@click.option("--no-reserve", is_flag=True, help="Let memory come at first touch.")
+@click.option("--no-replace", is_flag=True, help="Fail where something is mapped already.")
+def map_(  # noqa: PLR0913 - click passes each option by itself
+    path: str,
+    offset: int,
+    size: int,
+    *,
+    file: str | None,
+    file_offset: int | None,
+    prot: str,
+    huge: bool,
+    no_reserve: bool,
+    no_replace: bool,
+) -> None:
+    """Map SIZE bytes at OFFSET of the region: zeroed memory, or a file.
+
+    It is there at once, in every process that has the region attached. What was mapped there
+    before is replaced.
+    """
+    if file is None and file_offset is not None:
+        raise click.UsageError("--file-offset needs --file")
+    if file is not None and huge:
+        raise click.UsageError("--file and --huge do not go together")
+    with Region.open(path) as region, _screen.working(f"mapping {_format.size(size)}"):
+        if file is None:
+            region.map(
+                offset, size, prot=prot, huge=huge, reserve=not no_reserve, replace=not no_replace
+            )
+            return
+        flags = abi.MAP_SHARED | abi.MAP_FIXED
+        flags |= abi.MAP_NORESERVE if no_reserve else 0
+        flags |= abi.MAP_FIXED_NOREPLACE if no_replace else 0
+        bits = sum(_PROT_BITS[letter] for letter in set(prot))
+        _map_file(region, file, abi.CreateMapping(offset, size, file_offset or 0, bits, flags))
+
+
+@click.command(short_help="Take away what is mapped.")
+@click.argument("path", type=REGION)
+@click.argument("offset", type=SIZE)
+@click.argument("size", type=SIZE)
+def unmap(path: str, offset: int, size: int) -> None:
+    """Take away what is mapped in SIZE bytes at OFFSET of the region.
+
+    It is gone at once from every process, and its memory is free.
+    """
+    with Region.open(path) as region, _screen.working(f"unmapping {_format.size(size)}"):
+        region.unmap(offset, size)
+
+
+@click.command(short_help="Write mapped files back.")
+@click.argument("path", type=REGION)
+def sync(path: str) -> None:
+    """Write what processes changed in mapped files back to those files (fsync of the region)."""
+    with Region.open(path, writable=False) as region, _screen.working("writing back"):
+        try:
+            os.fsync(region.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
+
+
+@click.command(short_help="Remove regions.")
+@click.argument("paths", metavar="PATH...", type=REGION, nargs=-1, required=True)
+def rm(paths: tuple[str, ...]) -> int:
+    """Remove the names of regions.
+
+    A region lives on until the last process has closed and unmapped it.
+    """
+    failed = False
+    for path in paths:
+        try:
+            _remove(path)
+        except (OSError, CommandError) as error:
+            failed = True
+            reason = sentence(error) if isinstance(error, OSError) else str(error)
+            click.echo(f"mshare: {reason}", err=True)
+    return EXIT_REFUSED if failed else 0
+
+
+def _remove(path: str) -> None:
+    """Unlink a region, and nothing that is something else."""
+    mount = _mounts.mount_of(path)
+    if not stat_module.S_ISREG(os.lstat(path).st_mode) or _mounts.is_info(mount, path):
+        raise CommandError(f"{_format.name(path)} is not a region")
+    os.unlink(path)
+
+
+def _map_file(region: Region, file: str, request: abi.CreateMapping) -> None:
+    """CREATE_MAPPING of a file, which the mount finds by the descriptor in our process."""
+    access = os.O_RDWR if request.prot & abi.PROT_WRITE else os.O_RDONLY
+    # Not to wait for the other end of a pipe, which is refused anyway.
+    fd = os.open(file, access | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(region.fileno(), abi.CREATE_MAPPING, replace(request, fd=fd).pack())
+    except OSError as error:
+        raise CommandError(_file_refusal(region, file, request, error)) from error
+    finally:
+        os.close(fd)
+
+
+def _file_refusal(region: Region, file: str, request: abi.CreateMapping, error: OSError) -> str:
+    """Why a file was not mapped, as far as it can be told from here."""
+    what = f"cannot map {_format.name(file)} into {_format.name(os.fsdecode(region.path))}"
+    number = error.errno or errno.EIO
+    if number == errno.EOPNOTSUPP:
+        return f"{what}: this mount cannot map files"
+    if number in {errno.ENODEV, errno.EACCES, errno.EBADF}:
+        return f"{what}: it is not a file that can be mapped so ({os.strerror(number)})"
+    if number == errno.EEXIST:
+        return f"{what}: something is mapped there already"
+    if number == errno.EINVAL:
+        problem = _range_problem(region, request)
+        return f"{what}: {problem or 'it is not a file that can be mapped'}"
+    return f"{what}: {os.strerror(number)}"
+
+
+def _range_problem(region: Region, request: abi.CreateMapping) -> str:
+    """What is wrong with the range, if anything is."""
+    try:
+        size = region.size
+    except MshareError:
+        return ""
+    if size == 0:
+        return "the region has no size yet"
+    if request.size == 0:
+        return "the size is 0"
+    for name, value in (("offset", request.region_offset), ("file offset", request.offset)):
+        if value % abi.PAGE_SIZE:
+            return f"the {name} is no multiple of {abi.PAGE_SIZE}"
+    if request.region_offset + request.size > size:
+        return f"the region ends at {_format.exact_size(size)}"
+    return ""

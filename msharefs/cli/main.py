@@ -1,0 +1,117 @@
+"""mshare COMMAND ...: the command-line tool.
+
+Owns the list of commands, and how a refusal becomes one sentence and an exit code. A command's
+module is imported when the command is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+
+import click
+
+from msharefs import __version__
+from msharefs.cli import _errors
+
+PROGRAM = "mshare"
+
+COMMANDS = {
+    "ls": "listing:ls",
+    "stat": "region_stat:stat",
+    "ps": "region_ps:ps",
+    "top": "top:top",
+    "create": "change:create",
+    "map": "change:map_",
+    "unmap": "change:unmap",
+    "sync": "change:sync",
+    "rm": "change:rm",
+    "dump": "archive:dump",
+    "load": "archive:load",
+    "status": "mount_status:status",
+    "restart": "restart:restart",
+    "doctor": "doctor:doctor",
+    "run": "run:run",
+    "completion": "completion:completion",
+}
+"""Every command in the order of the help: where it is, as "module:function" below msharefs.cli."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        """The commands by name."""
+        return list(COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Import one command."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, function = place.partition(":")
+        command = getattr(importlib.import_module(f"msharefs.cli.{module}"), function)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Sizes are bytes, or a number with K, M, G or T: 64M, 64MiB, 1.5G.",
+)
+@click.version_option(
+    __version__, "-V", "--version", prog_name=PROGRAM, message="mshare %(version)s"
+)
+def cli() -> None:
+    """Look at and work with regions of shared memory on a mounted msharefs."""
+
+
+def main() -> int:
+    """The entry point. Returns the exit code."""
+    # As other filters do: `mshare ls | head -1` ends in silence.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # Ended from outside, a command still takes away what it has half made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_errors.EXIT_TERMINATED))
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter of a name gets an escape for it.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        outcome = cli.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        return _complain(_usage_sentence(error), error.exit_code)
+    except click.Abort:
+        return _errors.EXIT_INTERRUPTED
+    except _errors.CommandError as error:
+        return _complain(str(error), error.code)
+    except OSError as error:
+        return _complain(_errors.sentence(error), _errors.EXIT_REFUSED)
+    except KeyboardInterrupt:
+        return _errors.EXIT_INTERRUPTED
+    return outcome if isinstance(outcome, int) else _errors.EXIT_OK
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"{PROGRAM}: {sentence}", file=sys.stderr)
+    return code
+
+
+def _usage_sentence(error: click.ClickException) -> str:
+    """click's message as one sentence, with the command to ask for more."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    message = message[:1].lower() + message[1:]
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return message
+    path = context.command_path.removeprefix(PROGRAM).strip()
+    return f"{path + ': ' if path else ''}{message} ('{context.command_path} --help' tells more)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""mshare dump and load on a real mount."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from msharefs import Mapping, Region
+from msharefs._attachment import Attachment
+from tests.cli.tool import command, drawn, environment, mshare, mshare_as, on_terminal
+from tests.helpers.fixtures import MakeMount
+from tests.helpers.mount import Mount
+from tests.helpers.poke import Poke
+from tests.helpers.users import ALICE
+from tests.helpers.waiting import eventually
+
+pytestmark = pytest.mark.mount
+
+MIB = 1 << 20
+MOUNT_OPTIONS = "size=512M"
+MAPPINGS = (
+    Mapping(0, 8 * MIB, "rw-", reserve=True, huge=False),
+    Mapping(8 * MIB, MIB + 4096, "r--", reserve=True, huge=False),
+    Mapping(16 * MIB, 4 * MIB, "rw-", reserve=True, huge=True),
+    Mapping(32 * MIB, 16 * MIB, "rwx", reserve=False, huge=False),
+    Mapping(60 * MIB, 12288, "---", reserve=True, huge=False),
+)
+
+
+def make(path: Path, *, mode: int = 0o640) -> dict[int, bytes]:
+    """A region with mappings of each kind; random bytes at places that are found again."""
+    places = {}
+    generator = random.Random(5)
+    with Region.create(path, 64 * MIB, mode=mode) as region:
+        os.chmod(path, mode)
+        for mapping in MAPPINGS:
+            region.map(
+                mapping.offset,
+                mapping.size,
+                prot=mapping.prot,
+                reserve=mapping.reserve,
+                huge=mapping.huge,
+            )
+            starts = [0, mapping.size - 5000, generator.randrange(mapping.size - 5000)]
+            with Attachment(region.fileno(), mapping.offset, mapping.size, writable=True) as window:
+                for start in starts:
+                    data = generator.randbytes(5000)
+                    window.buf[start : start + 5000] = data
+            with Attachment(
+                region.fileno(), mapping.offset, mapping.size, writable=False
+            ) as window:
+                for start in starts:
+                    places[mapping.offset + start] = bytes(window.buf[start : start + 5000])
+    return places
+
+
+def contents(path: Path) -> list[bytes]:
+    """Every byte of every mapping."""
+    found = []
+    with Region.open(path, writable=False) as region:
+        for mapping in region.layout().mappings:
+            with Attachment(
+                region.fileno(), mapping.offset, mapping.size, writable=False
+            ) as window:
+                found.append(bytes(window.buf))
+    return found
+
+
+def layout(path: Path) -> tuple[Mapping, ...]:
+    """What is mapped."""
+    with Region.open(path, writable=False) as region:
+        return region.layout().mappings
+
+
+@pytest.fixture
+def target(region: Path) -> Path:
+    """Where a test loads to; it goes with the region."""
+    return region.with_name(f"{region.name}.loaded")
+
+
+@pytest.mark.parametrize("plane", ["passthrough", "paged"])
+def test_a_loaded_region_is_the_one_that_was_dumped(
+    make_mount: MakeMount, tmp_path: Path, plane: str
+) -> None:
+    """Size, layout, mode, owner, and every byte, in both data planes."""
+    mount = make_mount(f"size=128M,data={plane}")
+    source, target, file = mount.path / "a", mount.path / "b", tmp_path / "dump"
+    places = make(source)
+    os.chown(source, ALICE, ALICE)
+    mshare("dump", source, file).ok()
+    mshare("load", file, target).ok()
+    assert layout(target) == MAPPINGS
+    assert contents(target) == contents(source)
+    assert len(places) == 3 * len(MAPPINGS)
+    facts = target.stat()
+    assert facts.st_size == 64 * MIB
+    assert (facts.st_mode & 0o7777, facts.st_uid, facts.st_gid) == (0o640, ALICE, ALICE)
+    assert facts.st_nlink == 1
+    for path in (source, target):
+        path.unlink()
+
+
+def test_a_dump_is_sparse_and_touches_nothing(region: Path, tmp_path: Path) -> None:
+    """Zeros take no space in the file, and memory that nobody touched is not touched."""
+    with Region.create(region, 1 << 40) as made:
+        made.map(512 << 30, 128 * MIB, reserve=False)
+        with made.attach(512 << 30, 128 * MIB) as attachment:
+            attachment.buf[64 * MIB] = 1
+    before = region.stat().st_blocks
+    mshare("dump", region, tmp_path / "dump").ok()
+    assert (tmp_path / "dump").stat().st_size < 100_000
+    if Path("/proc/swaps").read_text().count("\n") <= 1:
+        assert region.stat().st_blocks == before
+
+
+def test_a_dump_may_go_through_pipes(region: Path, target: Path) -> None:
+    """From standard output to standard input, and is the same as a file."""
+    make(region)
+    script = f'set -o pipefail; "$@" dump {region} - | "$@" load - {target}'
+    subprocess.run(
+        ["bash", "-c", script, "bash", *command()], env=environment(), timeout=30, check=True
+    )
+    assert contents(target) == contents(region)
+
+
+def test_the_mode_can_be_another(region: Path, target: Path, tmp_path: Path) -> None:
+    """--mode wins over what was saved."""
+    make(region)
+    mshare("dump", region, tmp_path / "dump").ok()
+    mshare("load", tmp_path / "dump", target, "--mode", "604").ok()
+    assert target.stat().st_mode & 0o7777 == 0o604
+
+
+def test_another_user_dumps_what_he_may_read(
+    mounted: Mount, region: Path, target: Path, tmp_path: Path
+) -> None:
+    """And loads it as his own."""
+    make(region, mode=0o644)
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    mshare_as(ALICE, "dump", region, tmp_path / "dump").ok()
+    mshare_as(ALICE, "load", tmp_path / "dump", target).ok()
+    assert target.stat().st_uid == ALICE
+    assert contents(target) == contents(region)
+    region.chmod(0o600)
+    assert "Permission denied" in mshare_as(ALICE, "dump", region, tmp_path / "other").refused()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dump"]
+
+
+@pytest.mark.parametrize("cut", [10, 500, 30_000, -1])
+def test_a_torn_dump_is_refused_and_leaves_nothing(
+    mounted: Mount, region: Path, target: Path, tmp_path: Path, cut: int
+) -> None:
+    """Exit code 3, and no name on the mount but the one that was there."""
+    make(region)
+    file = tmp_path / "dump"
+    mshare("dump", region, file).ok()
+    os.truncate(file, cut if cut > 0 else file.stat().st_size + cut)
+    sentence = mshare("load", file, target).refused(3)
+    assert ("is not a dump" if cut == 10 else "is torn") in sentence
+    assert sorted(os.listdir(mounted.path)) == sorted(["mshare_info", region.name])
+
+
+def test_a_damaged_dump_is_refused_and_leaves_nothing(
+    mounted: Mount, region: Path, target: Path, tmp_path: Path
+) -> None:
+    """A single wrong bit in the bytes of the region is enough."""
+    make(region)
+    file = tmp_path / "dump"
+    mshare("dump", region, file).ok()
+    with file.open("r+b") as opened:
+        opened.seek(40_000)
+        byte = opened.read(1)[0]
+        opened.seek(40_000)
+        opened.write(bytes([byte ^ 1]))
+    assert "is damaged: its block 1" in mshare("load", file, target).refused(3)
+    assert sorted(os.listdir(mounted.path)) == sorted(["mshare_info", region.name])
+
+
+def test_load_without_memory_leaves_nothing(
+    mounted: Mount, region: Path, make_mount: MakeMount, tmp_path: Path
+) -> None:
+    """The sentence is about the name that was asked for, not about a hidden one."""
+    make(region)
+    mshare("dump", region, tmp_path / "dump").ok()
+    small = make_mount("size=8M")
+    sentence = mshare("load", tmp_path / "dump", small.path / "r").refused()
+    assert sentence.startswith(f"{small.path}/r: ")
+    assert "Cannot allocate memory" in sentence
+    assert os.listdir(small.path) == ["mshare_info"]
+
+
+def test_load_without_memory_at_first_touch_leaves_nothing(
+    region: Path, make_mount: MakeMount, tmp_path: Path
+) -> None:
+    """No signal ends it where MAP_NORESERVE has promised too much."""
+    with Region.create(region, 64 * MIB) as made:
+        made.map(0, 64 * MIB, reserve=False)
+        with made.attach() as attachment:
+            for start in range(0, 64 * MIB, 1 << 16):
+                attachment.buf[start] = 1
+    mshare("dump", region, tmp_path / "dump").ok()
+    small = make_mount("size=16M")
+    small.expect_log("WARNING|ERROR")
+    result = mshare("load", tmp_path / "dump", small.path / "r")
+    assert "memory" in result.refused()
+    assert os.listdir(small.path) == ["mshare_info"]
+
+
+def test_load_never_replaces_a_region(region: Path, tmp_path: Path) -> None:
+    """Not even its own source."""
+    make(region)
+    mshare("dump", region, tmp_path / "dump").ok()
+    assert "File exists" in mshare("load", tmp_path / "dump", region).refused()
+    assert layout(region) == MAPPINGS
+
+
+def test_a_dump_of_what_cannot_be_dumped_leaves_no_file(region: Path, tmp_path: Path) -> None:
+    """A region without a size, a file that is no region, a directory that is not there."""
+    region.touch()
+    assert "no size yet" in mshare("dump", region, tmp_path / "dump").refused()
+    mshare("dump", "/etc/passwd", tmp_path / "dump").refused()
+    assert list(tmp_path.iterdir()) == []
+    assert "none/dump" in mshare("dump", region, tmp_path / "none" / "dump").refused()
+
+
+def test_a_dump_that_fails_keeps_the_one_before(region: Path, tmp_path: Path) -> None:
+    """The file is replaced only by a whole one."""
+    make(region)
+    file = tmp_path / "dump"
+    mshare("dump", region, file).ok()
+    before = file.read_bytes()
+    region.unlink()
+    region.touch()
+    mshare("dump", region, file).refused()
+    assert file.read_bytes() == before
+    assert os.listdir(tmp_path) == ["dump"]
+
+
+def test_a_full_disk_is_said_of_the_file(region: Path) -> None:
+    """/dev/full is written to in place, being no regular file."""
+    make(region)
+    assert mshare("dump", region, "/dev/full").refused() == "/dev/full: No space left on device"
+
+
+def test_a_layout_that_changes_meanwhile_fails_the_dump(
+    region: Path, client: Poke, tmp_path: Path
+) -> None:
+    """Such a dump would be of no region that ever was; no signal ends the command either."""
+    with Region.create(region, 256 * MIB) as made:
+        made.map(0, 256 * MIB)
+        fd = client.open(region)
+        # A reader that has not come far: the pipe holds 64 KiB of the dump.
+        with made.attach() as attachment:
+            for start in range(0, 256 * MIB, 1 << 16):
+                attachment.buf[start] = 1
+        reader, writer = os.pipe()
+        process = subprocess.Popen(
+            [*command(), "dump", str(region), "-"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        os.close(writer)
+        os.read(reader, 1)
+        client.unmap(fd, 128 * MIB, 64 * MIB)
+        while os.read(reader, 1 << 20):
+            pass
+        os.close(reader)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert err.decode() == f"mshare: the layout of {region} changed while it was saved\n"
+
+
+def test_a_load_that_is_ended_leaves_nothing(
+    mounted: Mount, region: Path, target: Path, tmp_path: Path
+) -> None:
+    """SIGTERM in the middle takes away what is half there."""
+    make(region)
+    file = tmp_path / "dump"
+    mshare("dump", region, file).ok()
+    region.unlink()
+    process = subprocess.Popen(
+        [*command(), "load", "-", str(target)], stdin=subprocess.PIPE, env=environment()
+    )
+    assert process.stdin is not None
+    process.stdin.write(file.read_bytes()[:60_000])
+    process.stdin.flush()
+    eventually(lambda: mounted.status()["mappings"] == len(MAPPINGS))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 143
+    process.stdin.close()
+    assert os.listdir(mounted.path) == ["mshare_info"]
+
+
+def test_a_terminal_gets_a_progress_bar_and_no_dump(
+    region: Path, target: Path, tmp_path: Path
+) -> None:
+    """The bar goes away at the end; binary data is never written to a terminal."""
+    make(region)
+    text = drawn("dump", region, tmp_path / "dump")
+    assert "saving" in text
+    assert "loading" in drawn("load", tmp_path / "dump", target)
+    with on_terminal("dump", region, "-") as terminal:
+        code, said = terminal.end()
+    assert code == 1
+    assert "not for a terminal" in said

@@ -1,0 +1,172 @@
+"""The checks of mshare doctor, on machines made of a few files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from msharefs.cli import _host_memory, _host_mounting
+from msharefs.cli._host import Finding, Host
+
+THP = "sys/kernel/mm/transparent_hugepage"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine as it should be."""
+    for name, text in {
+        "proc/self/status": "Name:\tx\nCapEff:\t000001ffffffffff\n",
+        "proc/self/uid_map": "         0          0 4294967295\n",
+        "proc/self/mountinfo": "1 0 0:1 / /sys/fs/fuse/connections rw - fusectl none rw\n",
+        "proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 7000000 kB\nSwapTotal: 0 kB\n",
+        "proc/buddyinfo": "Node 0, zone   Normal " + " 5" * 9 + " 100 100\n",
+        "proc/sys/vm/max_map_count": "65530\n",
+        f"{THP}/shmem_enabled": "always within_size advise [never] deny force\n",
+        f"{THP}/hpage_pmd_size": "2097152\n",
+        "etc/fuse.conf": "user_allow_other\n",
+        "etc/systemd/logind.conf": "[Login]\n#RemoveIPC=yes\nRemoveIPC=no\n",
+        "boot/config-6.18.0": "CONFIG_FUSE_FS=y\nCONFIG_FUSE_PASSTHROUGH=y\n",
+        "dev/fuse": "",
+        "sys/fs/fuse/connections/README": "",
+        "run/systemd/system/README": "",
+    }.items():
+        put(tmp_path, name, text)
+    (tmp_path / "dev/shm").mkdir()
+    return tmp_path
+
+
+def put(root: Path, name: str, text: str) -> None:
+    """Write one file of the machine."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def look(root: Path, *, release: str = "6.18.0", euid: int = 0) -> dict[str, Finding]:
+    """What the doctor finds there, by what it is about, but for the slow check."""
+    host = Host(str(root), release, euid)
+    checks = {*_host_mounting.CHECKS, *_host_memory.CHECKS} - {_host_mounting.check_libraries}
+    return {finding.about: finding for check in checks for finding in check(host)}
+
+
+def test_nothing_is_wrong_with_a_good_machine(root: Path) -> None:
+    """Every check says ok, for root and for others, and none has advice."""
+    for euid in (0, 1000):
+        found = look(root, euid=euid)
+        # What it says of a user's rights is worth knowing on any machine.
+        found.pop("rights")
+        # The tests' own machine answers for the rest.
+        for about in ("fusermount3", "limits", "/dev/shm"):
+            found.pop(about, None)
+        assert {(each.level, each.advice) for each in found.values()} == {("ok", "")}, found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "about", "level", "advice"),
+    [
+        (f"{THP}/shmem_enabled", "always [deny] force", "huge pages", "warn", "echo never"),
+        (f"{THP}/hpage_pmd_size", "536870912", "huge pages", "warn", "4 KiB"),
+        (
+            "proc/buddyinfo",
+            "Node 0, zone Normal 9 9 9 9 9 9 9 9 9 3 0",
+            "huge pages",
+            "warn",
+            "compact",
+        ),
+        ("proc/self/status", "CapEff:\t00000000a80425fb\n", "rights", "FAIL", "SYS_ADMIN"),
+        ("proc/self/uid_map", "0 1000 1\n", "rights", "warn", "outside"),
+        ("proc/self/mountinfo", "", "fusectl", "warn", "mount -t fusectl"),
+        ("proc/meminfo", "MemTotal: 8000000 kB\nMemAvailable: 100 kB\n", "memory", "warn", "size="),
+        ("proc/sys/vm/max_map_count", "100", "limits", "warn", "vm.max_map_count"),
+        (
+            "boot/config-6.18.0",
+            "# CONFIG_FUSE_PASSTHROUGH is not set\n",
+            "kernel",
+            "warn",
+            "kernel",
+        ),
+    ],
+)
+def test_each_fault_is_found_and_advised_on(
+    root: Path, name: str, text: str, about: str, level: str, advice: str
+) -> None:
+    """One thing wrong gives one finding, with what to do about it."""
+    put(root, name, text)
+    finding = look(root)[about]
+    assert finding.level == level
+    assert advice in finding.advice
+
+
+def test_a_missing_device_fails(root: Path) -> None:
+    """With what to do on a machine and in a container."""
+    (root / "dev/fuse").unlink()
+    finding = look(root)["/dev/fuse"]
+    assert finding.level == "FAIL"
+    assert "modprobe fuse" in finding.advice
+    assert "--device" in finding.advice
+
+
+def test_old_kernels_are_told_what_they_lack(root: Path) -> None:
+    """Passthrough came with 6.9, and refusing read(2) in the other plane with 6.6."""
+    assert look(root, release="6.9.1")["kernel"].level == "ok"
+    assert look(root, release="6.8.0-generic")["kernel"].level == "warn"
+    assert "read(2)" not in look(root, release="6.8.0-generic")["kernel"].sentence
+    assert "read(2)" in look(root, release="6.1.0")["kernel"].sentence
+
+
+def test_without_huge_pages_in_the_kernel_it_says_so(root: Path) -> None:
+    """The file is missing then."""
+    (root / THP / "shmem_enabled").unlink()
+    assert "CONFIG_TRANSPARENT_HUGEPAGE" in look(root)["huge pages"].advice
+
+
+def test_users_are_told_of_allow_other(root: Path) -> None:
+    """Commented out is not said."""
+    put(root, "etc/fuse.conf", "#user_allow_other\n")
+    assert look(root, euid=1000)["fuse.conf"].level == "warn"
+    assert "fuse.conf" not in look(root, euid=0)
+
+
+def test_users_are_told_of_logind(root: Path) -> None:
+    """Its default is to remove; the last drop-in by name wins; root's mounts do not care."""
+    put(root, "etc/systemd/logind.conf", "#RemoveIPC=no\n")
+    assert look(root, euid=1000)["logind"].level == "warn"
+    assert "logind" not in look(root, euid=0)
+    put(root, "etc/systemd/logind.conf.d/50-ipc.conf", "[Login]\nRemoveIPC=no\n")
+    assert look(root, euid=1000)["logind"].level == "ok"
+    put(root, "usr/lib/systemd/logind.conf.d/60-ipc.conf", "[Login]\nRemoveIPC=yes\n")
+    assert look(root, euid=1000)["logind"].level == "warn"
+
+
+def test_a_missing_helper_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mounts are made by fusermount3."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    finding = look(root)["fusermount3"]
+    assert finding.level == "FAIL"
+    assert "fuse3" in finding.advice
+
+
+def test_a_helper_without_its_bit_fails_for_users(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only set-uid root it can mount for them."""
+    put(root, "bin/fusermount3", "#!/bin/sh\n")
+    (root / "bin/fusermount3").chmod(0o755)
+    monkeypatch.setenv("PATH", str(root / "bin"))
+    assert look(root, euid=1000)["fusermount3"].level == "FAIL"
+    assert look(root, euid=0)["fusermount3"].level == "ok"
+    os.chmod(root / "bin/fusermount3", 0o4755)
+    assert look(root, euid=1000)["fusermount3"].level == "ok"
+
+
+def test_broken_libraries_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The reason is the last line of the interpreter; here they are whole."""
+    (fine,) = _host_mounting.check_libraries(Host())
+    assert fine.level == "ok"
+    put(tmp_path, "broken/pyfuse3.py", "raise ImportError('libfuse3.so.3 is missing')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    (finding,) = _host_mounting.check_libraries(Host())
+    assert finding.level == "FAIL"
+    assert "(ImportError: libfuse3.so.3 is missing)" in finding.sentence

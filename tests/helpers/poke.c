@@ -25,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -269,6 +270,8 @@ int main(void)
     char *words[MAX_STEPS * (MAX_ARGS + 2)];
     struct sigaction action = {.sa_handler = on_fault};
 
+    /* "forever" would outlive a test run that is killed. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigaction(SIGBUS, &action, NULL);
     sigaction(SIGSEGV, &action, NULL);
     while (fgets(line, sizeof line, stdin)) {

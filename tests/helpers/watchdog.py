@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import subprocess
 import tempfile
 import time
@@ -33,8 +32,8 @@ class Watchdog:
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._writer)
-            # Ctrl-C is for the test run, which then tells us.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # What ends the test run, such as Ctrl-C or timeout(1), must not end us with it.
+            os.setsid()
             try:
                 _watch(reader, self._control)
             finally:

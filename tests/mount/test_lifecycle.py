@@ -40,7 +40,7 @@ def test_command_returns_when_the_mount_answers(background: Background) -> None:
 
 def test_nothing_runs_a_second_after_umount(background: Background) -> None:
     """M14: an idle mount is gone within a second: processes, state, mounts."""
-    taken = []
+    taken: list[float] = []
     # The best of three, because the machine may be busy with something else.
     while len(taken) < 3 and min(taken, default=1.0) >= 1.0:
         background.start("-o", "size=16M")

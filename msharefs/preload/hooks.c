@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hooks.c - mmap, munmap and mremap as the program calls them.
+ *
+ * Large shared anonymous mappings go to the region; every other call goes to the kernel as
+ * it is.  What cannot be had from the region is had from the kernel, with a line on stderr.
+ */
+#define _GNU_SOURCE
+#include "preload.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mman.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+#define WHAT "shared anonymous memory"
+
+/* So many windows in one munmap are told one by one. */
+#define CUTS 8
+
+/* What mmap(2) is given for the window.  MAP_FIXED, MAP_POPULATE and MAP_LOCKED follow when
+ * the memory is there. */
+#define PASSED_ON (MAP_FIXED_NOREPLACE | MAP_32BIT | MAP_STACK | MAP_NORESERVE)
+
+static bool huge_pages_can_do(int flags)
+{
+	int shift = (flags >> MAP_HUGE_SHIFT) & MAP_HUGE_MASK;
+
+	/* Without a size it is the system's default one, which is 2 MiB nearly everywhere. */
+	return !(flags & MAP_HUGETLB) || !shift || ((uint64_t)1 << shift) == HUGE_PAGE;
+}
+
+static bool wanted(const struct settings *run, size_t size, int flags, uint64_t offset)
+{
+	return size >= run->min_size && size < SIZE_MAX / 4 &&
+	       (flags & (MAP_TYPE | MAP_ANONYMOUS)) == (MAP_SHARED | MAP_ANONYMOUS) &&
+	       !(flags & MAP_GROWSDOWN) && !(offset % run->page) && huge_pages_can_do(flags);
+}
+
+/* Take the windows at these addresses out of the table; how many, the first CUTS of them
+ * in `cuts`. */
+static unsigned int cut_windows(uintptr_t start, uintptr_t end, struct piece *cuts)
+{
+	struct piece cut;
+	unsigned int count;
+
+	for (count = 0; windows_any() && windows_cut(start, end, &cut); count++)
+		if (count < CUTS)
+			cuts[count] = cut;
+	return count;
+}
+
+static void tell_cuts(const struct piece *cuts, unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 0; i < count && i < CUTS; i++) {
+		if (cuts[i].segment)
+			syscall(SYS_shmdt, cuts[i].segment);
+		tell_supervisor(TELL_GONE, cuts[i].offset);
+	}
+	if (count > CUTS)
+		tell_supervisor(TELL_COLLECT, 0);
+}
+
+void forget_windows(uintptr_t start, uintptr_t end)
+{
+	struct piece cuts[CUTS];
+
+	tell_cuts(cuts, cut_windows(start, end, cuts));
+}
+
+static long unmap(uintptr_t start, size_t size)
+{
+	struct piece cuts[CUTS];
+	unsigned int i, count;
+	long result;
+
+	/* First the table: as soon as the addresses are free another thread may get them. */
+	count = cut_windows(start, start + size, cuts);
+	result = call_munmap((void *)start, size);
+	if (!result)
+		tell_cuts(cuts, count);
+	else
+		for (i = 0; i < count && i < CUTS; i++)
+			windows_add(&cuts[i]);
+	return result;
+}
+
+/* The window is made elsewhere and moved there, so that what is at a fixed address stays if
+ * there is no memory. */
+static long move_to(void *at, size_t size, void *target)
+{
+	long moved = call_mremap(at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+
+	if (is_error(moved))
+		call_munmap(at, size);
+	else
+		forget_windows((uintptr_t)target, (uintptr_t)target + size);
+	return moved;
+}
+
+/* What mmap(2) does after it has mapped. */
+static long finish(void *at, const struct window *window, int flags)
+{
+	int before = errno;
+	int advice = window->prot & PROT_WRITE ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+	long result = 0;
+
+	if (flags & MAP_LOCKED)
+		result = syscall(SYS_mlock, at, window->size) ? -errno : 0;
+	else if (flags & MAP_POPULATE)
+		/* What cannot be populated now comes at first touch. */
+		syscall(SYS_madvise, at, window->size, advice);
+	errno = before;
+	return result;
+}
+
+/* The address, or -errno. */
+static long in_region(void *at, size_t size, int prot, int flags)
+{
+	const struct settings *run = settings();
+	bool fixed = flags & MAP_FIXED && !(flags & MAP_FIXED_NOREPLACE);
+	struct window window = {
+		.hint = fixed ? NULL : at,
+		.size = round_up(size, flags & MAP_HUGETLB ? HUGE_PAGE : run->page),
+		.prot = prot,
+		.flags = MAP_SHARED | (flags & PASSED_ON),
+		.create = (uint32_t)flags & MAP_NORESERVE,
+	};
+	struct piece piece = {0};
+	void *address;
+	long result;
+	int fd;
+
+	if (flags & MAP_HUGETLB)
+		window.create |= MAP_HUGETLB | MAP_HUGE_2MB;
+	fd = region_open(O_RDWR);
+	if (fd < 0)
+		return fd;
+	result = region_place(fd, &window, &address, &piece.offset);
+	call_close(fd);
+	if (!result && fixed) {
+		result = move_to(address, window.size, at);
+		address = at;
+	}
+	if (is_error(result))
+		return result;
+	piece.start = (uintptr_t)address;
+	piece.end = piece.start + window.size;
+	/* A full table is no failure: the supervisor finds out by itself, only later. */
+	windows_add(&piece);
+	result = finish(address, &window, flags);
+	if (result) {
+		unmap(piece.start, window.size);
+		return result;
+	}
+	tell_supervisor(TELL_PLACED, piece.offset);
+	say_placed(WHAT, window.size, piece.offset);
+	return (long)address;
+}
+
+static long from_kernel(void *at, size_t size, int prot, int flags, int fd, uint64_t offset)
+{
+	long result = call_mmap(at, size, prot, flags, fd, offset);
+
+	if (flags & MAP_FIXED && !is_error(result))
+		forget_windows((uintptr_t)at, (uintptr_t)at + size);
+	return result;
+}
+
+HOOK void *mmap(void *at, size_t size, int prot, int flags, int fd, off_t offset)
+{
+	const struct settings *run = settings();
+	long result, refusal = 0;
+
+	if (!run)
+		return (void *)answer(call_mmap(at, size, prot, flags, fd, (uint64_t)offset));
+	if (run->shm && !(flags & MAP_ANONYMOUS) &&
+	    shm_mmap(at, size, prot, flags, fd, (uint64_t)offset, &result))
+		return (void *)answer(result);
+	if (wanted(run, size, flags, (uint64_t)offset)) {
+		refusal = in_region(at, size, prot, flags);
+		if (!is_error(refusal))
+			return (void *)refusal;
+	}
+	result = from_kernel(at, size, prot, flags, fd, (uint64_t)offset);
+	/* What the kernel refuses too is nowhere, and the program knows. */
+	if (refusal && !is_error(result))
+		left_outside(WHAT, size, (int)-refusal);
+	return (void *)answer(result);
+}
+
+HOOK void *mmap64(void *at, size_t size, int prot, int flags, int fd, off64_t offset)
+	__attribute__((alias("mmap")));
+
+HOOK int munmap(void *at, size_t size)
+{
+	const struct settings *run = settings();
+	uintptr_t start = (uintptr_t)at;
+
+	if (!run || !windows_any() || start % run->page || size > SIZE_MAX - start - run->page)
+		return (int)answer(call_munmap(at, size));
+	return (int)answer(unmap(start, round_up(size, run->page)));
+}
+
+/* The table after the kernel has moved, copied or cut the window `from` that begins at
+ * `old`. */
+static void follow(const struct piece *from, uintptr_t old, size_t size, uintptr_t now,
+		   size_t new_size, bool stays)
+{
+	struct piece cuts[CUTS];
+	struct piece moved = {
+		.start = now,
+		.end = now + new_size,
+		.offset = from->offset + (old - from->start),
+	};
+
+	if (now == old) {
+		if (size > new_size)
+			forget_windows(old + new_size, old + size);
+		return;
+	}
+	if (!stays && cut_windows(old, old + size, cuts) == 1)
+		moved.segment = cuts[0].segment;
+	windows_add(&moved);
+	if (new_size < size)
+		tell_supervisor(TELL_GONE, moved.offset);
+}
+
+HOOK void *mremap(void *old, size_t size, size_t new_size, int flags, ...)
+{
+	const struct settings *run = settings();
+	struct piece window;
+	void *target = NULL;
+	bool ours;
+	long result;
+
+	if (flags & MREMAP_FIXED) {
+		va_list rest;
+
+		va_start(rest, flags);
+		target = va_arg(rest, void *);
+		va_end(rest);
+	}
+	ours = run && windows_any() && windows_find((uintptr_t)old, &window);
+	if (ours) {
+		size = round_up(size, run->page);
+		new_size = round_up(new_size, run->page);
+		/* Shared anonymous memory does not grow with its window; a window that did would
+		 * reach into what lies behind it in the region. */
+		if (new_size > window.end - (uintptr_t)old)
+			return (void *)answer(-ENOMEM);
+	}
+	result = call_mremap(old, size, new_size, flags, target);
+	if (is_error(result))
+		return (void *)answer(result);
+	if (flags & MREMAP_FIXED && run)
+		forget_windows((uintptr_t)target, (uintptr_t)target + new_size);
+	if (ours)
+		follow(&window, (uintptr_t)old, size, (uintptr_t)result, new_size,
+		       !size || flags & MREMAP_DONTUNMAP);
+	return (void *)result;
+}

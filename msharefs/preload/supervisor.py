@@ -1,0 +1,231 @@
+"""Runs the program and stays until nothing of it uses the region.
+
+Owns the processes of a run: the program is started with the library, signals are passed on
+to it, its orphans become ours, and messages of the library lead to what keeper.py decides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+import secrets
+import select
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from msharefs.preload.keeper import Keeper
+from msharefs.preload.registry import RegistryBusyError
+
+EXIT_NOT_RUNNABLE = 126
+EXIT_NOT_FOUND = 127
+EXIT_SIGNAL = 128
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+CHECK_SECONDS = 10.0
+"""How often it is seen to by itself that the watched processes still have their ranges: a
+message may get lost, and exec(2) sends none."""
+BUSY_SECONDS = 0.01
+"""When to try again while a process of the run holds the registry."""
+
+# What the library sends: what has happened, and where in the region.
+MESSAGE = struct.Struct("=QQ")
+CREDENTIALS = struct.Struct("=3i")
+
+FORWARDED = {
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGWINCH,
+}
+# si_code of a signal that the kernel sent: one from the terminal, which every process of the
+# foreground has got by itself.
+_SI_KERNEL = 0x80
+
+
+class Tell(enum.IntEnum):
+    """The kinds of message (preload.h)."""
+
+    PLACED = ord("p")
+    GONE = ord("g")
+    COLLECT = ord("c")
+    HINT = ord("h")
+
+
+class Supervisor:
+    """One run of one program."""
+
+    def __init__(
+        self, keeper: Keeper, *, keep: bool = False, say: Callable[[str], None] | None = None
+    ) -> None:
+        """`keep`: what processes have at their end stays mapped. `say` is told what may
+        surprise whoever waits."""
+        self._keeper = keeper
+        self._keep = keep
+        self._say = say
+        self.name = f"msharefs-run-{secrets.token_hex(16)}"
+        """The abstract socket that the library sends to."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._socket.bind(f"\0{self.name}")
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        self._command = 0
+        self._status: int | None = None
+        # A look at everything that is to come: which ranges it may give back (None: all),
+        # and who waits for it.
+        self._pending = False
+        self._only: set[int] | None = set()
+        self._waiting: list[bytes | str] = []
+
+    def run(self, arguments: Sequence[str], environment: dict[str, str]) -> int:
+        """The exit code for the shell, when the program and all who use the region have
+        ended."""
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
+        try:
+            # Python ignores these two; the program must not inherit that.
+            self._command = os.posix_spawnp(
+                arguments[0],
+                list(arguments),
+                environment,
+                setsigmask=before,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        except FileNotFoundError:
+            return EXIT_NOT_FOUND
+        except OSError:
+            return EXIT_NOT_RUNNABLE
+        pidfd = os.pidfd_open(self._command)
+        threading.Thread(target=self._pass_signals_on, args=(pidfd,), daemon=True).start()
+        while not self._is_over():
+            self._step()
+            self._explain_waiting()
+        assert self._status is not None
+        code = os.waitstatus_to_exitcode(self._status)
+        return code if code >= 0 else EXIT_SIGNAL - code
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
+
+    def _is_over(self) -> bool:
+        return self._status is not None and not self._pending and not self._keeper.holders
+
+    def _explain_waiting(self) -> None:
+        if self._say is not None and self._status is not None and not self._pending:
+            names = ", ".join(map(str, sorted(self._keeper.holders)))
+            if names:
+                self._say(f"the command has ended; waiting for process {names} with memory here")
+            self._say = None
+
+    def _step(self) -> None:
+        """Wait until something happens and do what it asks for."""
+        pidfds = self._keeper.pidfds
+        timeout = BUSY_SECONDS if self._pending else CHECK_SECONDS
+        waited_for = [self._socket.fileno(), self._wake_reader, *pidfds]
+        ready, _, _ = select.select(waited_for, [], [], timeout)
+        if not ready and not self._pending:
+            self._look_by_itself(when=not self._keeper.all_held())
+        if self._wake_reader in ready:
+            os.read(self._wake_reader, 4096)
+            self._reap()
+        # A process that ended leaves its ranges to whoever else has them.
+        self._look_by_itself(when=any(fd in ready for fd in pidfds))
+        if self._socket.fileno() in ready:
+            self._read_messages()
+        if self._pending:
+            self._collect()
+
+    def _look_by_itself(self, *, when: bool = True) -> None:
+        """Look at everything, because a process may have ended."""
+        if when:
+            self._ask(set() if self._keep else None)
+
+    def _ask(self, ranges: set[int] | None) -> None:
+        """Look at everything; `ranges` (None: all) are given back if nobody has them."""
+        self._pending = True
+        if ranges is None or self._only is None:
+            self._only = None
+        else:
+            self._only |= ranges
+
+    def _collect(self) -> None:
+        try:
+            self._keeper.collect(self._only)
+        except RegistryBusyError:
+            return
+        self._pending = False
+        self._only = set()
+        for address in self._waiting:
+            self._reply(address)
+        self._waiting.clear()
+
+    def _read_messages(self) -> None:
+        while True:
+            try:
+                data, control, _, address = self._socket.recvmsg(
+                    MESSAGE.size, socket.CMSG_SPACE(CREDENTIALS.size)
+                )
+            except BlockingIOError:
+                return
+            if len(data) == MESSAGE.size:
+                what, offset = MESSAGE.unpack(data)
+                self._handle(what, offset, _sender(control), address)
+
+    def _handle(self, what: int, offset: int, pid: int, address: bytes | str | None) -> None:
+        if what == Tell.PLACED and pid:
+            self._keeper.placed(offset, pid)
+        elif what == Tell.GONE and self._keeper.still_held(offset):
+            self._reply(address)
+        else:
+            self._ask({offset} if self._keep and what == Tell.GONE else None)
+            if address:
+                self._waiting.append(address)
+
+    def _reply(self, address: bytes | str | None) -> None:
+        # Who has not waited has no socket any more.
+        if address:
+            with suppress(OSError):
+                self._socket.sendto(b"\0", address)
+
+    def _reap(self) -> None:
+        """Take leave of every child that has ended: the program, and orphans of it."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._command:
+                self._status = status
+                self._look_by_itself()
+
+    def _pass_signals_on(self, command: int) -> None:
+        """The life of the second thread: it alone waits for signals, to see who sent them.
+        `command` is a pidfd."""
+        while True:
+            info = signal.sigwaitinfo(FORWARDED | {signal.SIGCHLD})
+            if info.si_signo == signal.SIGCHLD:
+                os.write(self._wake_writer, b"\0")
+            elif info.si_code != _SI_KERNEL:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(command, info.si_signo)
+
+
+def _sender(control: list[tuple[int, int, bytes]]) -> int:
+    """The process that sent a message; 0 if it is out of our sight."""
+    for level, kind, data in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            return int(CREDENTIALS.unpack_from(data)[0])
+    return 0

@@ -1,0 +1,77 @@
+"""Fixtures of the tests of mshare run: a mount, the program, and runs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from msharefs.preload import library
+from tests.helpers.fixtures import (
+    guarded,
+    make_mount,
+    mounted,
+    place,
+    pytest_runtest_makereport,
+    requires_fuse,
+    watchdog,
+)
+from tests.helpers.poke import compiled
+from tests.run.programs import SOURCE, Run
+
+__all__ = [
+    "guarded",
+    "make_mount",
+    "mounted",
+    "place",
+    "pytest_runtest_makereport",
+    "requires_fuse",
+    "watchdog",
+]
+
+
+class Start(Protocol):
+    """Starts the program under mshare run: start(path, "--shm", ...)."""
+
+    def __call__(self, path: Path, *options: str) -> Run: ...
+
+
+@pytest.fixture(scope="session")
+def program() -> Iterator[Path]:
+    """The compiled program."""
+    with compiled(SOURCE) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def churn() -> Iterator[Path]:
+    """The compiled program of churn.c."""
+    with compiled(SOURCE.with_name("churn.c")) as path:
+        yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The library of this source tree, where every user can read it."""
+    directory = tmp_path_factory.mktemp("library")
+    for parent in (directory, *directory.parents[:2]):
+        parent.chmod(0o755)
+    path = directory / library.file_name()
+    library.build(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(library.VARIABLE, str(path))
+        yield path
+
+
+@pytest.fixture
+def start(program: Path) -> Iterator[Start]:
+    """Starts runs, and ends those that the test has not ended."""
+    with ExitStack() as stack:
+
+        def begin(path: Path, *options: str) -> Run:
+            return stack.enter_context(Run(program, path, *options))
+
+        yield begin

@@ -1,0 +1,253 @@
+"""mshare run when something is in the way: no memory, threads, signals, sudden ends.
+
+A program that is refused works on with memory of the kernel's, and nothing outlives a run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from msharefs import Region
+from tests.helpers.fixtures import MakeMount
+from tests.helpers.mount import Mount
+from tests.helpers.waiting import eventually
+from tests.run.conftest import Start
+from tests.run.programs import MIB, layout, run, sizes
+
+pytestmark = pytest.mark.mount
+
+MOUNT_OPTIONS = "size=256M"
+
+
+def guard_of(process: int) -> int:
+    """The guard of a run: its child in a session of its own."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    (guard,) = [int(pid) for pid in children if os.getsid(int(pid)) == int(pid)]
+    return guard
+
+
+def parent_of(process: int) -> int:
+    """The parent's process number."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_full_mount_falls_back_with_a_line(start: Start, place: Path) -> None:
+    """What does not fit is the kernel's, with one line that says how much and why."""
+    work = start(place)
+    work.map(0, 200)
+    work.map(1, 100)
+    assert (work.inside(0), work.inside(1)) == (True, False)
+    work.ok(f"put 1 {100 * MIB - 1} 4")
+    pid = work.ask("pid")
+    code, errors = work.end()
+    assert code == 0
+    assert errors == (
+        f"mshare run: program[{pid}]: 100 MiB of shared anonymous memory stay outside of "
+        f"{place}: the mount has not enough memory (ENOMEM)\n"
+    )
+
+
+def test_strict_ends_the_program(start: Start, place: Path) -> None:
+    """With --strict the same line, and exit code 125."""
+    work = start(place, "--strict")
+    work.map(0, 200)
+    work.tell(f"map 1 {100 * MIB} 0")
+    code, errors = work.end()
+    assert code == 125
+    assert errors.count("\n") == 1
+    assert "stay outside" in errors
+    assert not place.exists()
+
+
+def test_a_region_too_small_falls_back(start: Start, place: Path) -> None:
+    """--size is rounded up to the alignment; what finds no free range is the kernel's."""
+    work = start(place, "--size", "100M", "--min-size", "1M")
+    work.map(0, 64)
+    assert place.stat().st_size == 100 * MIB
+    work.map(1, 64)
+    assert (work.inside(0), work.inside(1)) == (True, False)
+    code, errors = work.end()
+    assert code == 0
+    assert "no free range of that size (ENOSPC)" in errors
+
+
+def test_a_region_whose_name_is_gone_falls_back(start: Start, place: Path) -> None:
+    """Somebody removes the region: what is mapped stays, what comes is the kernel's."""
+    work = start(place)
+    work.map(0, 64)
+    work.ok("put 0 0 7")
+    place.unlink()
+    work.map(1, 64)
+    assert (work.inside(0), work.inside(1)) == (True, False)
+    assert work.ask("get 0 0") == "7"
+    code, errors = work.end()
+    assert code == 0
+    assert "the region is gone (ENOENT)" in errors
+
+
+def test_another_region_of_that_name_is_not_used(start: Start, place: Path) -> None:
+    """The name leads to somebody else's region by now: nothing is put there."""
+    work = start(place)
+    assert work.ask("pid").isdigit()
+    place.unlink()
+    with Region.create(place, 1 << 30) as other:
+        work.map(0, 64)
+        assert not work.inside(0)
+        assert other.layout().mappings == ()
+        code, errors = work.end()
+        assert code == 0
+        assert "the region is gone (ESTALE)" in errors
+        assert place.exists()
+        other.unlink()
+
+
+def test_nothing_is_written_into_a_file_that_became_standard_error(
+    start: Start, place: Path, program: Path, tmp_path: Path
+) -> None:
+    """A daemon closed descriptor 2 and has a data file there: the line is not put into it."""
+    data = tmp_path / "data"
+    script = f"printf 'map 0 {300 * MIB} 0\\nexit 3\\n' | {program} 2<>{data}"
+    done = run(place, "sh", "-c", script)
+    # The shell opened it before the library was loaded, so there it is the standard error.
+    assert "stay outside" in data.read_text()
+    assert done.returncode == 3
+
+
+def test_threads_map_at_the_same_time(start: Start, place: Path) -> None:
+    """Four threads, twelve times each: every mapping is its own, and all come back."""
+    work = start(place, "--min-size", "1M")
+    assert work.ask(f"threads 4 12 {2 * MIB}") == "0"
+    assert layout(place) == []
+    assert work.end() == (0, "")
+
+
+def test_processes_map_at_the_same_time(start: Start, place: Path, program: Path) -> None:
+    """Four programs of one run, which know nothing of each other, each with threads."""
+    one = f"echo 'threads 2 5 {2 * MIB}' | {program}"
+    done = run(
+        place, "sh", "-c", f"{one} & {one} & {one} & {one} & wait", options=("--min-size", "1M")
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n" * 4, "")
+
+
+def test_a_signal_handler_may_map(start: Start, place: Path) -> None:
+    """A handler maps and unmaps while its own thread is in the middle of doing so."""
+    work = start(place, "--min-size", "1M")
+    assert work.ask(f"signals 30 {2 * MIB}") == "0"
+    work.eventually_sizes([])
+    assert work.end() == (0, "")
+
+
+def test_a_killed_program_leaves_nothing(start: Start, place: Path, mounted: Mount) -> None:
+    """kill -9 of the program: mshare run says so as a shell does, the region is gone."""
+    work = start(place)
+    work.map(0, 200)
+    os.kill(int(work.ask("pid")), signal.SIGKILL)
+    code, errors = work.end()
+    assert (code, errors) == (128 + signal.SIGKILL, "")
+    assert not place.exists()
+    mounted.wait_until_empty()
+
+
+def test_a_killed_run_leaves_no_name(start: Start, place: Path, mounted: Mount) -> None:
+    """kill -9 of mshare run itself: the name goes, the program keeps what it has, and with
+    its end the memory is free."""
+    work = start(place)
+    work.map(0, 200)
+    work.ok("put 0 0 5")
+    program_pid = int(work.ask("pid"))
+    guard = guard_of(work.process.pid)
+    work.process.kill()
+    eventually(lambda: not place.exists(), what="the name is still there")
+    eventually(lambda: gone(guard), what="the guard is still there")
+    assert work.ask("get 0 0") == "5"
+    work.ok("unmap 0")
+    work.map(0, 64)
+    assert not work.inside(0)
+    os.kill(program_pid, signal.SIGKILL)
+    mounted.wait_until_empty()
+
+
+def test_a_killed_group_leaves_nothing(start: Start, place: Path, mounted: Mount) -> None:
+    """kill -9 of mshare run and the program together, as a service manager does."""
+    work = start(place)
+    work.map(0, 200)
+    os.killpg(work.process.pid, signal.SIGKILL)
+    eventually(lambda: not place.exists(), what="the name is still there")
+    mounted.wait_until_empty()
+
+
+def test_a_process_in_the_background_keeps_the_region(start: Start, place: Path) -> None:
+    """The program ends and leaves a child that uses the region: the run lasts until that
+    has let go."""
+    work = start(place)
+    work.map(0, 64)
+    work.ask("fork")
+    child = int(work.ask(">pid"))
+    work.ok(">stay", "orphan")
+    eventually(lambda: parent_of(child) == work.process.pid, what="the child is no orphan")
+    assert sizes(place) == [64]
+    os.kill(child, signal.SIGKILL)
+    assert work.end() == (0, "")
+    assert not place.exists()
+
+
+def test_a_process_in_the_background_without_memory_keeps_nothing(
+    start: Start, place: Path
+) -> None:
+    """The program ends and leaves a child that has let go already: the run ends."""
+    work = start(place)
+    work.map(0, 64)
+    work.ask("fork")
+    child = int(work.ask(">pid"))
+    work.ok(">unmap 0", ">stay", "orphan")
+    assert work.process.wait(20) == 0
+    assert not place.exists()
+    os.kill(child, signal.SIGKILL)
+
+
+def test_signals_are_passed_on(start: Start, place: Path) -> None:
+    """SIGTERM to mshare run is SIGTERM to the program."""
+    work = start(place)
+    work.map(0, 64)
+    work.process.terminate()
+    assert work.process.wait(20) == 128 + signal.SIGTERM
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("size", ["256M", "24M"])
+def test_no_process_loses_memory_that_it_has(make_mount: MakeMount, churn: Path, size: str) -> None:
+    """Three seconds of mapping, forking, unmapping and killing, with memory enough and with
+    too little: every process finds what it wrote, and in the end all is given back."""
+    mount = make_mount(f"size={size}")
+    done = run(mount.path / "region", str(churn), "3", options=("--min-size", "1M"))
+    assert done.returncode == 0
+    for line in done.stderr.splitlines():
+        assert "stay outside of" in line
+    mount.wait_until_empty()
+
+
+def test_the_paged_data_plane_serves_a_run(make_mount: MakeMount, start: Start) -> None:
+    """The paged data plane, without passthrough, serves a run as well."""
+    mount = make_mount("size=256M,data=paged")
+    work = start(mount.path / "region")
+    work.map(0, 64)
+    assert work.inside(0)
+    work.ok(f"put 0 {MIB} 6")
+    assert work.ask(f"get 0 {MIB}") == "6"
+    work.ok("unmap 0")
+    assert layout(work.path) == []
+    assert work.end() == (0, "")

@@ -8,6 +8,8 @@ HELPER ?= /sbin/mount.msharefs
 COMMANDS := msharefs-mount mshare
 # Mounting in a private arena needs root; so do the tests of it.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
+# The data plane of the demo; paged needs no root: make demo DATA=paged
+DATA ?= auto
 # Extra words for pytest: make test ARGS='-k unlink -x'
 ARGS ?=
 
@@ -24,7 +26,7 @@ lock:  ## write requirements*.lock anew from the ranges in pyproject.toml
 	@scripts/lock
 
 demo: setup  ## mount, share a region between C and Python programs, compare the page tables, unmount
-	@$(SUDO) $(BIN)/python scripts/demo.py
+	@$(if $(filter paged,$(DATA)),,$(SUDO)) $(BIN)/python scripts/demo.py --data $(DATA)
 
 unit: setup  ## the tests that take seconds and need no FUSE
 	@$(BIN)/pytest $(wildcard tests/unit tests/model) $(ARGS)

@@ -6,6 +6,7 @@ nothing behind, however it ends. It must not import the daemon's side.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import select
@@ -55,17 +56,17 @@ def run(*words: str | Path, quiet: bool = False) -> str:
     return done.stdout
 
 
-def check_host() -> None:
-    if os.geteuid() != 0:
-        raise DemoError("mounting needs root: sudo make demo")
+def check_host(data: str) -> None:
+    if os.geteuid() != 0 and data != "paged":
+        raise DemoError("this needs root: sudo make demo; without root: make demo DATA=paged")
     if not Path("/dev/fuse").exists():
         raise DemoError("there is no /dev/fuse: modprobe fuse, or pass the device in")
 
 
-def mount(stack: ExitStack, place: Path) -> None:
+def mount(stack: ExitStack, place: Path, data: str) -> None:
     # First, so that an end in the middle of the mount is undone as well.
     stack.callback(unmount, place)
-    run(COMMAND, "msharefs", place, quiet=True)
+    run(COMMAND, "msharefs", place, "-o", f"data={data}", quiet=True)
 
 
 def mount_line(place: Path) -> str:
@@ -80,9 +81,12 @@ def unmount(place: Path) -> None:
     """Take the mount away; after an error lazily, so that nothing is left in any case."""
     if not os.path.ismount(place):
         return
-    done = subprocess.run(["umount", str(place)], check=False, capture_output=True, text=True)
+    # umount(8) is root's; everybody may unmount his own by fusermount3.
+    done = subprocess.run(
+        ["fusermount3", "-u", str(place)], check=False, capture_output=True, text=True
+    )
     if done.returncode != 0:
-        subprocess.run(["umount", "-l", str(place)], check=False)
+        subprocess.run(["fusermount3", "-u", "-z", str(place)], check=False)
         say(f"  it was busy, so it was unmounted lazily: {done.stderr.strip()}")
 
 
@@ -178,15 +182,15 @@ def compare(work: Path, place: Path) -> None:
     say(f"  for 100 such processes that is {hundred:,} MiB of page tables less")
 
 
-def demo() -> None:
-    check_host()
+def demo(data: str) -> None:
+    check_host(data)
     with ExitStack() as stack:
         work = Path(tempfile.mkdtemp(prefix="msharefs-demo-"))
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         place = work / "mnt"
         place.mkdir()
-        say(f"1. mount: msharefs-mount msharefs {place}")
-        mount(stack, place)
+        say(f"1. mount: msharefs-mount msharefs {place} -o data={data}")
+        mount(stack, place, data)
         say(f"      {mount_line(place)}")
         say("2. three programs, one region")
         share(work, place)
@@ -202,8 +206,10 @@ def main() -> int:
     # Ended from outside, it still unwinds.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
+    parser = argparse.ArgumentParser(description="Show what msharefs does.")
+    parser.add_argument("--data", choices=("auto", "passthrough", "paged"), default="auto")
     try:
-        demo()
+        demo(parser.parse_args().data)
     except BrokenPipeError:
         # Nobody reads any more, as in make demo | head; the end is tidy all the same.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,10 +28,12 @@ from msharefs.preload.keeper import Keeper
 from msharefs.preload.library import LibraryError, find_library
 from msharefs.preload.registry import SIZE as REGISTRY_SIZE
 from msharefs.preload.registry import Registry, try_lock
-from msharefs.preload.supervisor import EXIT_NOT_FOUND, EXIT_NOT_RUNNABLE, Supervisor
+from msharefs.preload.supervisor import Supervisor
 
+# As env(1) and timeout(1) have them.
 EXIT_FAILED = 125
-"""mshare run itself failed, as env(1) and timeout(1) have it."""
+EXIT_NOT_RUNNABLE = 126
+EXIT_NOT_FOUND = 127
 
 DEFAULT_SIZE = 1 << 40
 SMALLEST_DEFAULT = 1 << 30
@@ -42,6 +44,10 @@ SPARE = 2 << 20
 
 class RunError(Exception):
     """The program cannot be started; the text is one sentence."""
+
+    def __init__(self, sentence: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +108,15 @@ def run(ctx: click.Context, /, command: tuple[str, ...], **options: object) -> N
     wishes = Wishes(**options)  # type: ignore[arg-type]  # click has checked the types
     try:
         code = _run(wishes, command)
-    except (RunError, LibraryError) as error:
+    except RunError as error:
+        _say(str(error))
+        code = error.code
+    except LibraryError as error:
         _say(str(error))
         code = EXIT_FAILED
     except OSError as error:
         _say(sentence(error))
         code = EXIT_FAILED
-    if code == EXIT_NOT_FOUND:
-        _say(f"{_format.name(command[0])}: command not found")
-    elif code == EXIT_NOT_RUNNABLE:
-        _say(f"{_format.name(command[0])}: cannot be run")
     ctx.exit(code)
 
 
@@ -131,10 +136,23 @@ def _run(wishes: Wishes, command: tuple[str, ...]) -> int:
             **_settings(wishes, region, registry, supervisor.name),
             "LD_PRELOAD": ":".join(filter(None, [library, os.environ.get("LD_PRELOAD")])),
         }
-        code = supervisor.run(command, environment)
+        code = _run_command(supervisor, command, environment)
         if wishes.verbose:
             _say(f"at most {_format.size(keeper.peak)} lived in {_format.name(wishes.path)}")
         return code
+
+
+def _run_command(
+    supervisor: Supervisor, command: tuple[str, ...], environment: dict[str, str]
+) -> int:
+    shown = _format.name(command[0])
+    try:
+        supervisor.start(command, environment)
+    except FileNotFoundError:
+        raise RunError(f"{shown}: command not found", EXIT_NOT_FOUND) from None
+    except OSError as error:
+        raise RunError(f"{shown}: {error.strerror}", EXIT_NOT_RUNNABLE) from None
+    return supervisor.wait()
 
 
 def _settings(
@@ -171,12 +189,20 @@ def _region_of_the_run(wishes: Wishes) -> Iterator[tuple[Region, int]]:
         if not wishes.keep:
             status = os.fstat(region.fileno())
             watching = Guard(path, (status.st_dev, status.st_ino))
-            stack.callback(watching.end)
+            stack.callback(_remove, watching)
             guard = watching.pid
         _claim(region)
         # What was asked for, whatever the umask.
         os.fchmod(region.fileno(), wishes.mode)
         yield region, guard
+
+
+def _remove(guard: Guard) -> None:
+    """Whatever becomes of the region, the exit code is the command's."""
+    try:
+        guard.end()
+    except OSError as error:
+        _say(sentence(error))
 
 
 def _create(path: str, wishes: Wishes) -> Region:

@@ -152,7 +152,7 @@ class StateDirectory:
             config = Config.load(self.file(CONFIG))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             log.exception("%s cannot be read and is set aside", self.file(CONFIG))
             return None
         return config if config.boot == boot_id() else None
@@ -191,7 +191,9 @@ def boot_id() -> str:
 def state_name(mountpoint: str) -> str:
     """A file name for an absolute path, readable as systemd-escape --path makes it; a long
     one ends in a digest."""
-    raw = os.fsencode(mountpoint).strip(b"/") or b"-"
+    raw = os.fsencode(mountpoint).strip(b"/")
+    if not raw:
+        return "-"
     name = "".join(
         "-" if byte == ord("/") else chr(byte) if chr(byte) in _PLAIN else f"\\x{byte:02x}"
         for byte in raw

@@ -107,6 +107,8 @@ class Control:
 
     async def _plan_patiently(self, header: Header, head: protocol.IoctlIn, payload: bytes) -> Plan:
         while True:
+            # Others were served since this request was read.
+            self._begin(header.unique, header.opcode)
             try:
                 return self._plan(header, head, payload)
             except OutOfMemory:

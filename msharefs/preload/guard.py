@@ -29,13 +29,15 @@ class Guard:
 
     def end(self) -> None:
         """Remove the region, and let the child go."""
-        _remove(*self._region)
-        # It may have been killed.
-        with suppress(BrokenPipeError):
-            os.write(self._writer, _DONE)
-        os.close(self._writer)
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+        try:
+            _remove(*self._region)
+        finally:
+            # It may have been killed.
+            with suppress(BrokenPipeError):
+                os.write(self._writer, _DONE)
+            os.close(self._writer)
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
 
 
 def _wait(reader: int, path: str, identity: tuple[int, int]) -> None:

@@ -66,11 +66,6 @@ class Keeper:
                 return windows is None or overlaps(windows, (start, end))
         return False
 
-    def all_held(self) -> bool:
-        """Whether every range still has its watched process."""
-        spans = self._ranges()
-        return set(spans) == self._watches.keys() and all(self.still_held(s[0]) for s in spans)
-
     def collect(self, only: set[int] | None = None) -> None:
         """Look at everything, and give back what nobody has: all of it, or `only` the ranges
         with these offsets in them.

@@ -15,21 +15,21 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from msharefs._errors import MshareError
 from msharefs.preload.keeper import Keeper
 from msharefs.preload.registry import RegistryBusyError
 
-EXIT_NOT_RUNNABLE = 126
-EXIT_NOT_FOUND = 127
 EXIT_SIGNAL = 128
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 CHECK_SECONDS = 10.0
-"""How often it is seen to by itself that the watched processes still have their ranges: a
-message may get lost, and exec(2) sends none."""
+"""How often everything is looked at by itself: a message may get lost, and exec(2) sends
+none."""
 BUSY_SECONDS = 0.01
 """When to try again while a process of the run holds the registry."""
 
@@ -79,34 +79,35 @@ class Supervisor:
         self._socket.bind(f"\0{self.name}")
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
+        # The mount's daemon is dead: nothing can be given back any more.
+        self._lost = False
         self._command = 0
         self._status: int | None = None
         # A look at everything that is to come: which ranges it may give back (None: all),
         # and who waits for it.
         self._pending = False
         self._only: set[int] | None = set()
+        self._next = time.monotonic() + CHECK_SECONDS
         self._waiting: list[bytes | str] = []
 
-    def run(self, arguments: Sequence[str], environment: dict[str, str]) -> int:
-        """The exit code for the shell, when the program and all who use the region have
-        ended."""
+    def start(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        """Start the program. OSError if that cannot be."""
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
-        try:
+        self._command = os.posix_spawnp(
+            arguments[0],
+            list(arguments),
+            environment,
+            setsigmask=before,
             # Python ignores these two; the program must not inherit that.
-            self._command = os.posix_spawnp(
-                arguments[0],
-                list(arguments),
-                environment,
-                setsigmask=before,
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-            )
-        except FileNotFoundError:
-            return EXIT_NOT_FOUND
-        except OSError:
-            return EXIT_NOT_RUNNABLE
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
         pidfd = os.pidfd_open(self._command)
         threading.Thread(target=self._pass_signals_on, args=(pidfd,), daemon=True).start()
+
+    def wait(self) -> int:
+        """The exit code for the shell, when the program and all who use the region have
+        ended."""
         while not self._is_over():
             self._step()
             self._explain_waiting()
@@ -119,7 +120,9 @@ class Supervisor:
         self._socket.close()
 
     def _is_over(self) -> bool:
-        return self._status is not None and not self._pending and not self._keeper.holders
+        if self._status is None or self._pending:
+            return False
+        return self._lost or not self._keeper.holders
 
     def _explain_waiting(self) -> None:
         if self._say is not None and self._status is not None and not self._pending:
@@ -130,26 +133,27 @@ class Supervisor:
 
     def _step(self) -> None:
         """Wait until something happens and do what it asks for."""
-        pidfds = self._keeper.pidfds
-        timeout = BUSY_SECONDS if self._pending else CHECK_SECONDS
+        # One that ends while a look is due anyway would only wake us again and again.
+        pidfds = [] if self._pending or self._lost else self._keeper.pidfds
+        timeout = BUSY_SECONDS if self._pending else max(0.0, self._next - time.monotonic())
         waited_for = [self._socket.fileno(), self._wake_reader, *pidfds]
         ready, _, _ = select.select(waited_for, [], [], timeout)
-        if not ready and not self._pending:
-            self._look_by_itself(when=not self._keeper.all_held())
+        if time.monotonic() >= self._next:
+            self._look_by_itself()
         if self._wake_reader in ready:
             os.read(self._wake_reader, 4096)
             self._reap()
         # A process that ended leaves its ranges to whoever else has them.
-        self._look_by_itself(when=any(fd in ready for fd in pidfds))
+        if any(fd in ready for fd in pidfds):
+            self._look_by_itself()
         if self._socket.fileno() in ready:
             self._read_messages()
         if self._pending:
             self._collect()
 
-    def _look_by_itself(self, *, when: bool = True) -> None:
+    def _look_by_itself(self) -> None:
         """Look at everything, because a process may have ended."""
-        if when:
-            self._ask(set() if self._keep else None)
+        self._ask(set() if self._keep else None)
 
     def _ask(self, ranges: set[int] | None) -> None:
         """Look at everything; `ranges` (None: all) are given back if nobody has them."""
@@ -161,9 +165,13 @@ class Supervisor:
 
     def _collect(self) -> None:
         try:
-            self._keeper.collect(self._only)
+            if not self._lost:
+                self._keeper.collect(self._only)
         except RegistryBusyError:
             return
+        except MshareError:
+            self._lost = True
+        self._next = time.monotonic() + CHECK_SECONDS
         self._pending = False
         self._only = set()
         for address in self._waiting:
@@ -184,7 +192,8 @@ class Supervisor:
 
     def _handle(self, what: int, offset: int, pid: int, address: bytes | str | None) -> None:
         if what == Tell.PLACED and pid:
-            self._keeper.placed(offset, pid)
+            with suppress(MshareError):
+                self._keeper.placed(offset, pid)
         elif what == Tell.GONE and self._keeper.still_held(offset):
             self._reply(address)
         else:

@@ -14,7 +14,7 @@ from tests.model.machine import Machine
 
 SETTINGS = settings(
     # A long search: MSHAREFS_EXAMPLES=5000 pytest tests/model
-    max_examples=int(os.environ.get("MSHAREFS_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("MSHAREFS_EXAMPLES", "60")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from msharefs import Region
+from tests.helpers.background import Background
 from tests.helpers.fixtures import MakeMount
-from tests.helpers.mount import Mount
+from tests.helpers.mount import Mount, processes_of
 from tests.helpers.waiting import eventually
 from tests.run.conftest import Start
 from tests.run.programs import MIB, layout, run, sizes
@@ -238,6 +240,27 @@ def test_no_process_loses_memory_that_it_has(make_mount: MakeMount, churn: Path,
     for line in done.stderr.splitlines():
         assert "stay outside of" in line
     mount.wait_until_empty()
+
+
+def test_a_mount_whose_daemon_died_does_not_stop_the_program(
+    start: Start, requires_fuse: None
+) -> None:
+    """Attached memory needs no daemon: the program works on and its exit code is told."""
+    with ExitStack() as stack:
+        dying = Background()
+        stack.callback(dying.discard)
+        assert dying.start("-o", "size=256M").returncode == 0
+        work = start(dying.path / "region")
+        work.map(0, 64)
+        work.ok("put 0 3 8")
+        os.kill(dying.supervisor_pid(), signal.SIGKILL)
+        eventually(lambda: not processes_of(dying.marker), what="processes are left")
+        assert work.ask("get 0 3") == "8"
+        work.ok("unmap 0")
+        work.map(1, 64)
+        work.ok("put 1 0 1")
+        work.tell("exit 5")
+        assert work.process.wait(20) == 5
 
 
 def test_the_paged_data_plane_serves_a_run(make_mount: MakeMount, start: Start) -> None:

@@ -289,6 +289,7 @@ class FakeNotices:
         self.made: list[int] = []
         self.adopted: list[int] = []
         self.known: set[int] = set()
+        self.tokens: dict[int, int] = {}
         self.gone: list[int] = []
         self.dying: list[Region] = []
         self._faults = faults
@@ -302,13 +303,14 @@ class FakeNotices:
         self._faults.step("segment_made")
         assert segment.fd != -1
         self.made.append(ino)
-        return FIRST_TOKEN + ino
+        self.tokens[ino] = FIRST_TOKEN + len(self.made)
+        return self.tokens[ino]
 
     def segment_adopted(self, ino: int, segment: Segment, token: int) -> None:
         """A region is served from a segment that an earlier process registered; token 0
         stands for one that did not come to it."""
         assert segment.fd != -1
-        assert token in (0, FIRST_TOKEN + ino)
+        assert token in (0, self.tokens.get(ino))
         self.adopted.append(ino)
 
     def is_known(self, ino: int) -> bool:

@@ -32,6 +32,9 @@ class Client(Protocol):
     def write(self, segment: Segment, start: int, data: bytes) -> None:
         """Store bytes; pages appear. OSError(ENOSPC) over the limit."""
 
+    def die(self, segment: Segment) -> None:
+        """The process that made the segment ends, and its descriptors with it."""
+
 
 class FakeClient:
     """Reaches into the fake."""
@@ -46,6 +49,9 @@ class FakeClient:
         assert isinstance(segment, FakeSegment)
         segment.poke(start, data)
 
+    def die(self, segment: Segment) -> None:
+        """The fake's descriptors are none."""
+
 
 class KernelClient:
     """Reads and writes the segment's descriptor, as a touch of a mapping would."""
@@ -57,6 +63,10 @@ class KernelClient:
     def write(self, segment: Segment, start: int, data: bytes) -> None:
         """pwrite(2)."""
         assert os.pwrite(segment.fd, data, start) == len(data)
+
+    def die(self, segment: Segment) -> None:
+        """close(2), behind the segment's back."""
+        os.close(segment.fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +213,44 @@ def check_segments_are_apart(bench: Bench) -> None:
         assert bench.client.read(one, 0, 3) == b"one"
 
 
+def check_bytes_go_in_and_out(bench: Bench) -> None:
+    """What a data plane that is the pager copies, across pages and at odd places."""
+    with bench.segment(16 * PAGE) as segment:
+        segment.reserve(0, 4 * PAGE)
+        segment.write(memoryview(b"ab" * PAGE), PAGE - 1)
+        buffer = bytearray(b"?" * (2 * PAGE + 2))
+        segment.read_into(memoryview(buffer), PAGE - 2)
+        assert bytes(buffer) == b"\0" + b"ab" * PAGE + b"\0"
+        assert segment.allocated() == 4 * PAGE
+
+
+def check_a_segment_can_be_taken_up(bench: Bench) -> None:
+    """By a process that comes later: the same bytes, another descriptor; it may destroy it."""
+    segment = bench.memory.create(7)
+    segment.set_size(16 * PAGE)
+    segment.reserve(0, 2 * PAGE)
+    bench.client.write(segment, PAGE, b"kept")
+    later = bench.memory.take_up(7)
+    assert later.fd != segment.fd
+    bench.client.die(segment)
+    assert bench.client.read(later, 0, PAGE + 4) == bytes(PAGE) + b"kept"
+    assert later.allocated() == 2 * PAGE
+    later.destroy()
+    with fails_with(errno.ENOENT):
+        bench.memory.take_up(7)
+
+
+def check_stored_segments_are_listed(bench: Bench) -> None:
+    """By their numbers, until they are destroyed or discarded."""
+    assert list(bench.memory.stored()) == []
+    with bench.segment(ino=8):
+        bench.client.die(bench.memory.create(9))
+        assert sorted(bench.memory.stored()) == [8, 9]
+        bench.memory.discard(9)
+        assert list(bench.memory.stored()) == [8]
+    assert list(bench.memory.stored()) == []
+
+
 SEGMENT_CHECKS: list[Callable[[Bench], None]] = [
     check_a_new_segment_is_empty,
     check_size_costs_nothing,
@@ -217,6 +265,9 @@ SEGMENT_CHECKS: list[Callable[[Bench], None]] = [
     check_a_number_is_taken_until_destroyed,
     check_destroy_lets_go_of_the_descriptor,
     check_segments_are_apart,
+    check_bytes_go_in_and_out,
+    check_a_segment_can_be_taken_up,
+    check_stored_segments_are_listed,
 ]
 """They need no limit; the memory must allow 16 MiB."""
 

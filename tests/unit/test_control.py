@@ -447,6 +447,22 @@ async def test_a_change_in_turn_is_announced(desk: Desk) -> None:
     assert desk.begun == [(2, Opcode.IOCTL)]
 
 
+async def test_dying_regions_hold_nobody_up_who_needs_no_memory(desk: Desk) -> None:
+    """The queue of a region waits for memory only where there is none."""
+    world = make_world(capacity=4 * SLOW_WORK, bury_later=True)
+    desk = Desk(world)
+    old, new = world.region(b"old", size=SIZE), world.region(b"new", size=SIZE)
+    world.map(old, 0, SLOW_WORK)
+    world.manager.unlink(ROOT_INO, b"old")
+    world.close(old)
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        tasks.start("large", desk.map(new, 0, SLOW_WORK))
+        tasks.start("small", desk.map(new, SLOW_WORK, PAGE))
+        assert await tasks.until(2) == ["large", "small"]
+    assert world.manager.dying == 1
+
+
 async def test_memory_that_is_being_freed_is_waited_for(desk: Desk) -> None:
     """A region was removed just before, and its worker is not done: no ENOMEM."""
     world = make_world(capacity=2 * SLOW_WORK, bury_later=True)

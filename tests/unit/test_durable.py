@@ -274,6 +274,10 @@ def test_only_names_count_on_a_new_connection(host: Host) -> None:
     assert {inode["opens"] for inode in after["inodes"].values()} == {0}
     assert after["used"] == before["used"] - PAGE
     assert nameless.ino not in host.memory.segments
+    # It stays so when a further server takes up this connection.
+    further = host.world(host.start())
+    assert state(further) == after
+    assert further.manager.open_handles == 0
 
 
 def test_a_new_connection_learns_the_segments(host: Host) -> None:
@@ -287,6 +291,9 @@ def test_a_new_connection_learns_the_segments(host: Host) -> None:
     assert host.notices.made[made:] == [region.ino]
     assert host.notices.adopted == []
     assert again.applied(request.unique) is None
+    # A further server of this connection adopts the segment by its new token.
+    host.start()
+    assert host.notices.adopted == [region.ino]
 
 
 # Requests that come again

@@ -395,6 +395,26 @@ def without_noreserve_pages(snapshot: dict[str, Any], world: World) -> dict[str,
     return {**rest, "segments": segments, "inodes": inodes}
 
 
+def new_pages(before: dict[str, Any], after: dict[str, Any]) -> set[tuple[int, int]]:
+    """Inode number and page of the memory that is there after and was not before."""
+    return {
+        (ino, page)
+        for ino, segment in after["segments"].items()
+        for page in segment["pages"] - before["segments"][ino]["pages"]
+    }
+
+
+def fillable(world: World, scenario: Scenario) -> set[tuple[int, int]]:
+    """Where a failure may leave memory."""
+    return {
+        (region.ino, page)
+        for region in world.manager.regions.values()
+        for mapping in region.layout
+        if scenario.may_fill and not mapping.reserve
+        for page in range(mapping.start // PAGE, mapping.end // PAGE)
+    }
+
+
 @pytest.mark.parametrize(("scenario", "step", "code"), FAILURES)
 def test_a_failed_step_leaves_all_or_nothing(scenario: Scenario, step: int, code: int) -> None:
     """Getting memory may fail: ENOMEM (or the system's own errno), and nothing has changed.
@@ -416,6 +436,7 @@ def test_a_failed_step_leaves_all_or_nothing(scenario: Scenario, step: int, code
         assert outcome.errno == (code if code == errno.EMFILE else errno.ENOMEM)
         assert world.notices.changed == told
         after = world.snapshot()
+        assert new_pages(before, after) <= fillable(world, scenario)
         if scenario.may_fill or any(not r.cacheable for r in world.manager.regions.values()):
             before = without_noreserve_pages(before, world)
             after = without_noreserve_pages(after, world)
@@ -505,6 +526,18 @@ def test_a_sweep_leaves_what_is_being_reserved(world: World) -> None:
     world.manager.commit(plan)
     assert segment_of(one).pages == {4, 5, 6, 7}
     assert segment_of(other).pages == set()
+
+
+def test_a_range_that_was_given_up_is_swept_again(world: World) -> None:
+    """The plan failed, so what is touched there is a page in a hole like any other."""
+    region = world.region(size=SIZE)
+    world.map(region, 32 * PAGE, 8 * PAGE, flags=abi.MAP_NORESERVE)
+    plan = plan_map(world, region, 4 * PAGE, 4 * PAGE)
+    with pytest.raises(OutOfMemory):
+        world.manager.abandon(plan, OSError(errno.ENOMEM, "test"))
+    segment_of(region).poke(5 * PAGE, b"stray")
+    assert world.manager.sweep() == PAGE
+    assert segment_of(region).pages == set()
 
 
 def test_pages_in_holes_make_room_for_a_plan(world: World) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.manager import AttributeChange
+from msharefs.core.region import Region
 from tests.unit.worlds import (
     ALICE,
     ALIGN,
@@ -282,8 +283,10 @@ def test_memory_of_a_region_that_dies_slowly(world: World) -> None:
     other = world.region(b"b", size=4 * MIB)
     with refused(errno.ENOMEM):
         world.map(other, 0, 2 * MIB + PAGE)
+    assert world.manager.dying == 1
     for dead in world.notices.take_dying():
         world.manager.bury(dead)
+    assert world.manager.dying == 0
     assert (world.manager.ledger.reserved, world.memory.limit) == (0, 0)
     world.map(other, 0, 4 * MIB)
 
@@ -301,6 +304,47 @@ def test_memory_of_a_dead_region_that_is_still_attached(world: World) -> None:
     segment.detach()
     assert world.manager.settle()
     assert (world.memory.used(), world.memory.limit) == (0, 0)
+
+
+def full_world() -> tuple[World, Region, Region]:
+    """A mount whose memory is all in a region that has lost its name and its handle, of
+    which the kernel has not said yet that it forgets it; and a region that wants memory."""
+    world = make_world(capacity=2 * MIB)
+    old, new = world.region(b"old"), world.region(b"new")
+    world.map(old, 0, 2 * MIB)
+    world.manager.unlink(ROOT_INO, b"old")
+    world.manager.release(old.ino)
+    return world, old, new
+
+
+def test_memory_that_the_kernel_has_given_up_is_found(world: World) -> None:
+    """Its FORGET is on the way: no ENOMEM in between, and the FORGET finds nothing."""
+    world, old, new = full_world()
+    world.map(new, 0, 2 * MIB)
+    assert (world.notices.gone, world.memory.used()) == ([old.ino], 2 * MIB)
+
+
+def test_memory_that_the_kernel_knows_is_not_taken(world: World) -> None:
+    """Somebody has it mapped."""
+    world, old, new = full_world()
+    world.notices.known = {old.ino}
+    before = world.snapshot()
+    with refused(errno.ENOMEM):
+        world.map(new, 0, PAGE)
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("keeps", ["a handle", "a name"])
+def test_memory_that_somebody_can_reach_is_not_taken(world: World, keeps: str) -> None:
+    """Whatever the kernel says."""
+    world, old, new = full_world()
+    if keeps == "a handle":
+        world.manager.open(old.ino, os.O_RDWR)
+    else:
+        old.nlink = 1
+    with refused(errno.ENOMEM):
+        world.map(new, 0, PAGE)
+    assert world.notices.gone == []
 
 
 def test_hard_links_keep_a_region(world: World) -> None:

@@ -19,13 +19,16 @@ from pathlib import Path
 import pytest
 
 from msharefs.memory import segment as segment_module
+from msharefs.memory import shared
 from msharefs.memory.segment import PosixSegment
+from msharefs.memory.shared import SharedArena
 from tests.helpers.fixtures import strict
 from tests.unit import arena_child
 from tests.unit.fakes import FakeMemory
 from tests.unit.memory_checks import (
     HUGE_CHECKS,
     MEMORY_CHECKS,
+    PAGE,
     SEGMENT_CHECKS,
     Bench,
     FakeClient,
@@ -136,6 +139,63 @@ def test_arena(check: Check, arena_results: dict[str, str | None]) -> None:
     """A segment in the arena, and the arena's limit, do what the checks say."""
     problem = arena_results[check.__name__]
     assert problem is None, problem
+
+
+@pytest.mark.parametrize("check", SEGMENT_CHECKS, ids=name_of)
+def test_shared_arena(check: Check) -> None:
+    """An ordinary user's segments do what the checks say, and are counted to the last."""
+    arena = SharedArena(CAPACITY, shared.new_prefix())
+    check(Bench(arena, KernelClient()))
+    assert arena.stored() == []
+
+
+def test_a_shared_arena_keeps_its_capacity_by_counting() -> None:
+    """The machine's /dev/shm has room, the mount has not: ENOSPC, in a range of which a part
+    is there already, too; what was there stays."""
+    arena = SharedArena(4 * PAGE, shared.new_prefix())
+    bench = Bench(arena, KernelClient())
+    with bench.segment(64 * PAGE, ino=8) as one, bench.segment(64 * PAGE, ino=9) as other:
+        one.reserve(0, 3 * PAGE)
+        with fails_with(errno.ENOSPC):
+            other.reserve(0, 2 * PAGE)
+        assert arena.used() <= 4 * PAGE
+        other.punch(0, 2 * PAGE)
+        with fails_with(errno.ENOSPC):
+            one.reserve(0, 5 * PAGE)
+        one.punch(3 * PAGE, 2 * PAGE)
+        assert (one.allocated(), arena.used()) == (3 * PAGE, 3 * PAGE)
+        one.reserve(0, 4 * PAGE)
+        assert arena.used() == 4 * PAGE
+        one.punch(0, 4 * PAGE)
+        other.reserve(0, 4 * PAGE)
+    assert arena.used() == 0
+
+
+def test_a_shared_arena_counts_what_it_takes_up() -> None:
+    """The segments of an earlier process are in use from the start."""
+    prefix = shared.new_prefix()
+    earlier = SharedArena(CAPACITY, prefix).create(7)
+    earlier.set_size(16 * PAGE)
+    earlier.reserve(0, 3 * PAGE)
+    os.close(earlier.fd)
+    arena = SharedArena(CAPACITY, prefix)
+    segment = arena.take_up(7)
+    segment.reserve(0, 4 * PAGE)
+    assert arena.used() == 4 * PAGE
+    os.close(segment.fd)
+    shared.remove_segments(prefix)
+    assert arena.stored() == []
+
+
+def test_names_of_a_shared_arena_cannot_be_guessed() -> None:
+    """128 bits at random for each mount, and one mount's segments are not another's."""
+    prefixes = {shared.new_prefix() for _ in range(100)}
+    assert len(prefixes) == 100
+    assert {len(prefix) for prefix in prefixes} == {len("msharefs-") + 32 + 1}
+    one, other = (SharedArena(CAPACITY, prefix) for prefix in sorted(prefixes)[:2])
+    segment = one.create(7)
+    assert (one.stored(), other.stored()) == ([7], [])
+    segment.destroy()
 
 
 def test_segments_are_for_their_owner_alone(system_memory: SystemMemory) -> None:

@@ -121,6 +121,8 @@ def test_defaults() -> None:
         ("log_level=debug", "log_level", "debug"),
         ("log_level=error", "log_level", "error"),
         ("allow_other", "allow_other", True),
+        ("fresh", "fresh", True),
+        ("metrics=127.0.0.1:9100", "metrics", ("127.0.0.1", 9100)),
         ("x-msharefs.without=passthrough:resend", "without", ("passthrough", "resend")),
     ],
 )

@@ -377,6 +377,18 @@ async def test_what_pyfuse3_serves_is_announced() -> None:
         await board.kernel.hear()
 
 
+async def test_a_slow_handler_does_not_speak_for_pyfuse3() -> None:
+    """It says what it serves when its turn comes; at the next step of any task it is the
+    oldest request of pyfuse3 again."""
+    async with serving() as board:
+        await board.kernel.send(message(Opcode.MKDIR, unique=6))
+        await board.pyfuse3.hear()
+        board.replay.begin(10, Opcode.IOCTL)
+        await trio.lowlevel.checkpoint()
+        assert board.replay.begun[-1] == (6, Opcode.MKDIR)
+        await board.pyfuse3.send(reply(6))
+
+
 async def test_its_steps_are_told() -> None:
     """Where tests end the process: after reading, and around the reply."""
     async with serving({Opcode.OPEN: echo}) as board:
@@ -418,6 +430,8 @@ async def test_stop_finishes_what_is_in_hand() -> None:
             await board.pyfuse3.hear()
             board.switchboard.stop()
             await board.kernel.send(message(Opcode.MKDIR, unique=10))
+            for _ in range(10):
+                await trio.lowlevel.checkpoint()
             may_answer.set()
             await board.pyfuse3.send(reply(8))
             answers = {await board.kernel.hear(), await board.kernel.hear()}

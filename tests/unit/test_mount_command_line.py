@@ -1,0 +1,122 @@
+"""msharefs-mount's command line, as a person writes it and as mount(8) does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from msharefs import __version__
+from msharefs.cli.mount import main, parse_command_line
+from msharefs.daemon.options import UsageError
+
+
+def test_source_and_mountpoint(tmp_path: Path) -> None:
+    """Enough for a mount with all defaults, in the background."""
+    request = parse_command_line(["msharefs", str(tmp_path)])
+    assert (request.source, request.mountpoint) == ("msharefs", str(tmp_path))
+    assert (request.foreground, request.options.data) == (False, "auto")
+
+
+@pytest.mark.parametrize("flag", ["-f", "--foreground"])
+def test_foreground(flag: str) -> None:
+    """Before or after the words."""
+    assert parse_command_line([flag, "none", "/"]).foreground
+    assert parse_command_line(["none", "/", flag]).foreground
+
+
+def test_options_add_up() -> None:
+    """Several -o are one list."""
+    request = parse_command_line(["none", "/", "-o", "size=1G,rw", "-omode=700"])
+    options = request.options
+    assert (options.size, options.mode, options.passed_on) == (1 << 30, 0o700, ("rw",))
+
+
+def test_the_line_of_mount_8(tmp_path: Path) -> None:
+    """`mount -t fuse.msharefs-mount` and an fstab line call the helper so."""
+    words = ["msharefs", str(tmp_path), "-sfnv", "-o", "rw,nosuid,_netdev", "-t", "fuse.x"]
+    request = parse_command_line(words)
+    assert request.mountpoint == str(tmp_path)
+    assert request.options.passed_on == ("rw", "nosuid")
+
+
+def test_sloppy_ignores_unknown_options() -> None:
+    """mount -s."""
+    assert parse_command_line(["none", "/", "-s", "-o", "what=ever"]).options.data == "auto"
+
+
+def test_links_in_the_mount_point_are_followed(tmp_path: Path) -> None:
+    """/proc/mounts shows the real path, and umount looks for it there."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    request = parse_command_line(["none", str(tmp_path / "link" / ".." / "link")])
+    assert request.mountpoint == str(tmp_path / "real")
+
+
+def test_a_relative_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absolute from here on: the daemon goes to another directory."""
+    monkeypatch.chdir(tmp_path)
+    assert parse_command_line(["none", "here"]).mountpoint == os.path.join(tmp_path, "here")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["none"],
+        ["none", "/", "/tmp"],
+        ["none", "/", "--what"],
+        ["none", "/", "--fore"],
+        ["none", "/", "-x"],
+        ["none", "/", "-o"],
+        ["none", "/", "-o", "what=ever"],
+        ["none", "/", "-o", "size=x"],
+    ],
+)
+def test_mistakes_are_usage_errors(words: list[str]) -> None:
+    """One sentence, no traceback, no exit from within; no word is guessed from a part."""
+    with pytest.raises(UsageError) as caught:
+        parse_command_line(words)
+    assert str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("flag", "text"), [("-V", __version__), ("--version", __version__)])
+def test_version(flag: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0, and nothing else is needed."""
+    with pytest.raises(SystemExit) as caught:
+        parse_command_line([flag])
+    assert (caught.value.code, capsys.readouterr().out) == (0, f"msharefs {text}\n")
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0; what mount(8) alone uses is not shown."""
+    with pytest.raises(SystemExit) as caught:
+        parse_command_line(["--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "mountpoint" in shown
+    assert "--verbose" not in shown
+
+
+def test_a_mistake_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 and one line on stderr; nothing is mounted."""
+    monkeypatch.setattr(sys, "argv", ["msharefs-mount", "none", "/", "-o", "siz=1G"])
+    assert main() == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == ("msharefs-mount: unknown option 'siz'; the nearest known one is 'size'\n")
+
+
+def test_a_mount_point_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Exit code 32, as mount(8) has it, and one line."""
+    missing = tmp_path / "missing"
+    monkeypatch.setattr(sys, "argv", ["msharefs-mount", "none", str(missing)])
+    assert main() == 32
+    assert capsys.readouterr().err == f"msharefs-mount: {missing} is not a directory\n"

@@ -1,0 +1,261 @@
+"""The paged plane: page faults and write-backs, and what it throws away during a change."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from msharefs.abi import CreateMapping, Unmap
+from msharefs.core.errors import RefusedError
+from msharefs.core.region import Region
+from msharefs.fuse import protocol
+from msharefs.fuse.paged import PagedPlane
+from msharefs.fuse.protocol import InitOffer, ReadIn, WriteIn
+from tests.unit.worlds import ANONYMOUS, PAGE, World, attempt, make_world, refused, segment_of
+
+READ_LOCKOWNER = 2
+WRITE_CACHE = 1
+NORESERVE = 0x4000
+KEEP_CACHE = 2
+DIRECT_IO = 1
+ALLOW_MMAP = 0x10
+RESEND = 0x80
+PASSTHROUGH = 0x20
+
+
+def offer(flags2: int) -> InitOffer:
+    """Of a kernel with these capabilities."""
+    return InitOffer(major=7, minor=45, flags=1 << 30 | 0x80000, flags2=flags2)
+
+
+@pytest.fixture
+def device() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The kernel's end and ours."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ends[0].setblocking(False)
+    yield ends
+    for end in ends:
+        end.close()
+
+
+@pytest.fixture
+def plane(device: tuple[socket.socket, socket.socket]) -> PagedPlane:
+    """On a kernel that tells read(2) from page faults."""
+    return PagedPlane(device[1].fileno(), "a test", offer(ALLOW_MMAP | RESEND))
+
+
+@pytest.fixture
+def world() -> World:
+    """A mount of 64 MiB."""
+    return make_world()
+
+
+@pytest.fixture
+def region(world: World) -> Region:
+    """Pages 2 to 5 hold their numbers, the others are holes."""
+    region = world.region(size=1 << 21)
+    world.map(region, 2 * PAGE, 4 * PAGE)
+    for page in range(2, 6):
+        segment_of(region).poke(page * PAGE, b"%d" % page)
+    return region
+
+
+def fault(first: int, pages: int = 1, flags: int = 0) -> ReadIn:
+    """What the kernel asks when a page is touched that it does not have."""
+    return ReadIn(2, first * PAGE, pages * PAGE, flags, 0, 0, 0)
+
+
+def write_back(first: int, pages: int = 1, flags: int = WRITE_CACHE) -> tuple[WriteIn, memoryview]:
+    """Dirty pages."""
+    data = b"".join(b"new%d" % page + bytes(PAGE - 4) for page in range(first, first + pages))
+    return WriteIn(2, first * PAGE, len(data), flags, 0, 0, 0), memoryview(data)
+
+
+def contents(region: Region) -> list[bytes]:
+    """The first bytes of pages 2 to 5."""
+    return [segment_of(region).peek(page * PAGE, 4).rstrip(b"\0") for page in range(2, 6)]
+
+
+# Faults
+
+
+def test_a_fault_is_answered_from_the_segment(plane: PagedPlane, region: Region) -> None:
+    """One page, or several with the read-ahead."""
+    assert bytes(plane.read(region, fault(3))[:2]) == b"3\0"
+    whole = bytes(plane.read(region, fault(2, 4)))
+    assert len(whole) == 4 * PAGE
+    assert [whole[page * PAGE : page * PAGE + 1] for page in range(4)] == [b"2", b"3", b"4", b"5"]
+
+
+@pytest.mark.parametrize(("first", "pages"), [(0, 1), (1, 1), (6, 1), (1, 2), (5, 2), (0, 16)])
+def test_a_fault_in_a_hole_is_refused(
+    plane: PagedPlane, region: Region, first: int, pages: int
+) -> None:
+    """EIO, and the process gets SIGBUS; of a part in a hole nothing is answered, and the
+    kernel asks page by page."""
+    with refused(errno.EIO):
+        plane.read(region, fault(first, pages))
+
+
+def test_a_fault_beyond_the_end_is_refused(plane: PagedPlane, world: World) -> None:
+    """And so is one of a region without a size, or never opened."""
+    region = world.region(b"other", size=PAGE << 9)
+    world.map(region, 0, region.size)
+    with refused(errno.EIO):
+        plane.read(region, fault((region.size // PAGE) - 1, 2))
+    with refused(errno.EIO):
+        plane.read(world.region(b"unsized", size=0), fault(0))
+
+
+def test_a_touched_page_of_noreserve_memory_is_counted(plane: PagedPlane, world: World) -> None:
+    """It comes with the fault, within the mount's size."""
+    world = make_world(capacity=4 * PAGE)
+    region = world.region(size=1 << 21)
+    world.map(region, 0, 2 * PAGE, flags=NORESERVE)
+    assert bytes(plane.read(region, fault(0))) == bytes(PAGE)
+    assert world.memory.used() == PAGE
+    other = world.region(b"other", size=1 << 21)
+    world.map(other, 0, 3 * PAGE)
+    with refused(errno.EIO):
+        plane.read(region, fault(1))
+
+
+def test_read_2_is_refused(plane: PagedPlane, region: Region) -> None:
+    """It has a lock owner, a fault has none."""
+    with refused(errno.EINVAL):
+        plane.read(region, fault(3, flags=READ_LOCKOWNER))
+
+
+def test_an_old_kernel_cannot_tell(
+    device: tuple[socket.socket, socket.socket], region: Region
+) -> None:
+    """Before Linux 6.6 everything goes through the page cache: read(2) gives what is mapped."""
+    plane = PagedPlane(device[1].fileno(), "a test", offer(0))
+    assert bytes(plane.read(region, fault(3, flags=READ_LOCKOWNER))[:1]) == b"3"
+    assert plane.open_flags(region.ino) == (KEEP_CACHE, 0)
+
+
+# Write-backs
+
+
+def test_dirty_pages_go_to_the_segment(plane: PagedPlane, region: Region) -> None:
+    """Those that are mapped; what is behind in a hole is thrown away, and takes no memory."""
+    plane.write(region, *write_back(4, 4))
+    assert contents(region) == [b"2", b"3", b"new4", b"new5"]
+    assert segment_of(region).pages == {2, 3, 4, 5}
+
+
+def test_dirty_pages_of_a_hole_are_thrown_away(plane: PagedPlane, region: Region) -> None:
+    """Without an error: the process that wrote them is past it."""
+    plane.write(region, *write_back(0, 2))
+    plane.write(region, *write_back(6, 2))
+    assert segment_of(region).pages == {2, 3, 4, 5}
+
+
+def test_write_2_is_refused(plane: PagedPlane, region: Region) -> None:
+    """It does not come from the page cache."""
+    with refused(errno.EINVAL):
+        plane.write(region, *write_back(3, flags=0))
+    assert contents(region) == [b"2", b"3", b"4", b"5"]
+
+
+def test_dirty_pages_of_a_region_that_was_never_open(plane: PagedPlane) -> None:
+    """There is nowhere to write them to."""
+    region = Region(9, 0o600, 0, 0, 0, make_world().region().creator)
+    plane.write(region, *write_back(0))
+    assert region.segment is None
+
+
+# During a change
+
+
+def test_what_is_being_unmapped_is_neither_read_nor_written(
+    plane: PagedPlane, world: World, region: Region
+) -> None:
+    """From the clearing to the commit; what is beside it is served."""
+    plan = world.manager.plan_unmap(region.ino, Unmap(3 * PAGE, 2 * PAGE), writable=True)
+    assert plane.has_stale_pages(plan)
+    with plane.changing(plan):
+        plan.clear()
+        with refused(errno.EIO):
+            plane.read(region, fault(4))
+        with refused(errno.EIO):
+            plane.read(region, fault(2, 2))
+        assert bytes(plane.read(region, fault(2))[:1]) == b"2"
+        plane.write(region, *write_back(2, 4))
+        world.manager.commit(plan)
+    assert contents(region) == [b"new2", b"", b"", b"new5"]
+    assert segment_of(region).pages == {2, 5}
+
+
+def test_what_is_being_replaced_reads_as_zeros(
+    plane: PagedPlane, world: World, region: Region
+) -> None:
+    """Old dirty pages are thrown away: they come because they are being dropped."""
+    request = CreateMapping(3 * PAGE, 8 * PAGE, 0, 3, ANONYMOUS)
+    plan = world.plan(region, request)
+    plan.acquire()
+    with plane.changing(plan):
+        plan.clear()
+        plane.write(region, *write_back(2, 4))
+        assert bytes(plane.read(region, fault(3))) == bytes(PAGE)
+        world.manager.commit(plan)
+    plane.write(region, *write_back(5))
+    assert contents(region) == [b"new2", b"", b"", b"new5"]
+
+
+def test_changes_of_other_regions_do_not_matter(
+    plane: PagedPlane, world: World, region: Region
+) -> None:
+    """Nor does one that is done."""
+    other = world.region(b"other", size=1 << 21)
+    world.map(other, 2 * PAGE, 4 * PAGE)
+    plan = world.manager.plan_unmap(other.ino, Unmap(0, 1 << 21), writable=True)
+    with plane.changing(plan):
+        assert bytes(plane.read(region, fault(3))[:1]) == b"3"
+    assert not isinstance(attempt(lambda: plane.read(other, fault(3))), RefusedError)
+
+
+def test_stale_pages_are_dropped_from_every_process(
+    plane: PagedPlane, world: World, region: Region, device: tuple[socket.socket, socket.socket]
+) -> None:
+    """A notice for each part that was mapped."""
+    world.map(region, 8 * PAGE, PAGE)
+    plan = world.manager.plan_unmap(region.ino, Unmap(4 * PAGE, 1 << 20), writable=True)
+    plane.drop_stale_pages(plan)
+    notices = [device[0].recv(100), device[0].recv(100)]
+    assert notices == [
+        struct.pack("<IiQQqq", 40, 2, 0, region.ino, 4 * PAGE, 2 * PAGE),
+        struct.pack("<IiQQqq", 40, 2, 0, region.ino, 8 * PAGE, PAGE),
+    ]
+
+
+def test_a_change_of_holes_leaves_no_stale_pages(
+    plane: PagedPlane, world: World, region: Region
+) -> None:
+    """Nothing was mapped there, so the kernel has nothing of it."""
+    request = CreateMapping(8 * PAGE, PAGE, 0, 3, ANONYMOUS)
+    assert not plane.has_stale_pages(world.plan(region, request))
+
+
+# INIT and open
+
+
+def test_what_is_negotiated(plane: PagedPlane) -> None:
+    """mmap of direct-I/O files, resending, KILLPRIV: where offered; nothing is stacked."""
+    negotiation = plane.negotiate(offer(ALLOW_MMAP | RESEND | PASSTHROUGH))
+    assert (negotiation.flags2, negotiation.stack_depth) == (ALLOW_MMAP | RESEND, 0)
+    assert negotiation.flags == protocol.FUSE_HANDLE_KILLPRIV
+    assert plane.negotiate(offer(0)).flags2 == 0
+
+
+def test_opens_are_direct(plane: PagedPlane, world: World, region: Region) -> None:
+    """And there is nothing to register or to let go of."""
+    assert plane.attach(region.ino, segment_of(region)) == 0
+    plane.adopt(region.ino, 0)
+    assert plane.open_flags(region.ino) == (DIRECT_IO, 0)
+    plane.detach(region.ino)

@@ -1,0 +1,131 @@
+"""A server's files: opened, set aside where they cannot be read, and the seam for crashes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from msharefs.core.journal import NewerJournalError, Request
+from msharefs.daemon.storage import CrashPoint, open_handles, open_journal
+
+
+def test_a_journal_is_opened_again(tmp_path: Path) -> None:
+    """What was in it is there."""
+    path = str(tmp_path / "journal")
+    journal = open_journal(path)
+    journal.begin()
+    journal.commit(Request(10, 9), 3)
+    journal.close()
+    journal = open_journal(path)
+    assert journal.applied(10) is not None
+    journal.close()
+
+
+def test_a_journal_that_cannot_be_read_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it is; a new one is begun, and the loss is logged."""
+    path = tmp_path / "journal"
+    path.write_bytes(b"torn " * 1000)
+    journal = open_journal(str(path))
+    assert list(journal.inodes()) == []
+    journal.close()
+    (aside,) = tmp_path.glob("journal.bad-*")
+    assert aside.read_bytes() == b"torn " * 1000
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "its regions are lost" in caplog.text
+
+
+def test_a_new_journal_is_not_disturbed_by_the_old_one(tmp_path: Path) -> None:
+    """sqlite3 removes a write-ahead log by its name when its file is closed: that must not
+    be the log of the journal that has the name now."""
+    path = tmp_path / "journal"
+    path.write_bytes(b"torn " * 1000)
+    (tmp_path / "journal-wal").write_bytes(b"log " * 1000)
+    journal = open_journal(str(path))
+    gc.collect()
+    journal.begin()
+    journal.commit(Request(10, 9), 3)
+    log = (tmp_path / "journal-wal").read_bytes()
+    assert log.count(b"log ") < 10
+    assert len(log) > 1000
+    journal.close()
+
+
+def test_a_newer_journal_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not damaged: whoever installs the newer version again has it back."""
+    path = str(tmp_path / "journal")
+    monkeypatch.setattr("msharefs.core.journal.SCHEMA_VERSION", 99)
+    open_journal(path).close()
+    monkeypatch.undo()
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(NewerJournalError):
+        open_journal(path)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_handle_counts_are_in_a_file(tmp_path: Path) -> None:
+    """Of its owner alone; it grows, and what was in it stays."""
+    path = tmp_path / "handles"
+    counts = open_handles(str(path))
+    slots = [counts.new_slot() for _ in range(5000)]
+    for slot in slots:
+        counts.set(slot, slot + 1, 2)
+    assert path.stat().st_mode & 0o777 == 0o600
+    later = open_handles(str(path))
+    assert [later.get(slot) for slot in slots] == [slot + 1 for slot in slots]
+
+
+# Crash points
+
+
+@pytest.fixture
+def deaths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Who was killed, and how; nobody really is."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, how: killed.append((pid, how)))
+    return killed
+
+
+def test_without_an_order_nothing_happens(deaths: list[tuple[int, int]]) -> None:
+    """The usual case."""
+    point = CrashPoint("", restarts=0)
+    for step in ("request read", "before commit", "", "after reply"):
+        point.reached(step)
+    assert deaths == []
+
+
+def test_the_nth_time_at_a_step_is_the_end(deaths: list[tuple[int, int]]) -> None:
+    """As kill -9 would do it; other steps do not count."""
+    point = CrashPoint("before_commit:3", restarts=0)
+    for _ in range(2):
+        point.reached("before commit")
+        point.reached("after commit")
+    assert deaths == []
+    point.reached("before commit")
+    assert deaths == [(os.getpid(), signal.SIGKILL)]
+
+
+def test_a_server_that_replaces_another_goes_on(deaths: list[tuple[int, int]]) -> None:
+    """Else each would die at the same step."""
+    point = CrashPoint("before_commit", restarts=1)
+    point.reached("before commit")
+    assert deaths == []
+
+
+def test_an_order_in_a_file(deaths: list[tuple[int, int]], tmp_path: Path) -> None:
+    """Looked for with each request, taken once, by any server."""
+    path = tmp_path / "order"
+    point = CrashPoint(f"@{path}", restarts=5)
+    point.reached("request read")
+    path.write_text("after_commit:1")
+    point.reached("after commit")
+    assert deaths == []
+    point.reached("request read")
+    assert not path.exists()
+    point.reached("after commit")
+    assert deaths == [(os.getpid(), signal.SIGKILL)]

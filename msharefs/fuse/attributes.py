@@ -58,13 +58,13 @@ class AttributeHandlers:
     def getattr(self, header: Header, body: memoryview) -> bytes:
         """GETATTR."""
         inode = self._manager.getattr(header.nodeid)
-        return protocol.encode_attr(attributes(inode), attribute_lifetime(inode))
+        return attr_answer(inode)
 
     def setattr(self, header: Header, body: memoryview) -> bytes:
         """SETATTR: chmod, chown, utimes, truncate."""
         change = _change(protocol.decode_setattr(body))
         inode = self._manager.setattr(header.nodeid, change)
-        return protocol.encode_attr(attributes(inode), attribute_lifetime(inode))
+        return attr_answer(inode)
 
     def getxattr(self, header: Header, body: memoryview) -> bytes:
         """GETXATTR: the layout of a region, the status of the mount."""
@@ -102,6 +102,16 @@ def attributes(inode: Inode) -> Attributes:
         gid=inode.gid,
         block_size=PAGE_SIZE,
     )
+
+
+def attr_answer(inode: Inode) -> bytes:
+    """The answer to a request that shows an inode's attributes."""
+    return protocol.encode_attr(attributes(inode), attribute_lifetime(inode))
+
+
+def entry_answer(inode: Inode) -> bytes:
+    """The answer to a request that finds or makes a name."""
+    return protocol.encode_entry(attributes(inode), FOR_EVER, attribute_lifetime(inode))
 
 
 def attribute_lifetime(inode: Inode) -> int:

@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable, Mapping
 
 from msharefs.core.errors import InvalidArgument, Unanswered
-from msharefs.core.inode import Caller
+from msharefs.core.inode import Caller, Inode
 from msharefs.core.manager import RegionManager
 from msharefs.core.region import Region
 from msharefs.fuse import protocol
-from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime, attributes
+from msharefs.fuse.attributes import FOR_EVER, entry_answer
 from msharefs.fuse.dataplane import DataPlane
 from msharefs.fuse.payload import Payload
 from msharefs.fuse.protocol import Header, Opcode
@@ -48,15 +48,14 @@ class FileHandlers:
         inode = self._manager.lookup(header.nodeid, protocol.decode_name(body))
         if inode is None:
             return protocol.encode_entry(None, FOR_EVER, 0)
-        return protocol.encode_entry(attributes(inode), FOR_EVER, attribute_lifetime(inode))
+        return entry_answer(inode)
 
     def create(self, header: Header, body: memoryview) -> bytes:
         """CREATE: a new region, opened."""
         flags, mode, name = protocol.decode_create(body)
         caller = Caller(header.pid, header.uid, header.gid)
         region = self._manager.create(header.nodeid, name, mode, caller)
-        entry = protocol.encode_entry(attributes(region), FOR_EVER, attribute_lifetime(region))
-        return entry + protocol.encode_open(_handle(flags), *self._plane.open_flags(region.ino))
+        return entry_answer(region) + open_answer(region, flags, self._plane)
 
     def unlink(self, header: Header, body: memoryview) -> bytes:
         """UNLINK."""
@@ -67,9 +66,7 @@ class FileHandlers:
         """OPEN of a region or mshare_info."""
         flags = protocol.decode_open(body)
         inode = self._manager.open(header.nodeid, flags)
-        if isinstance(inode, Region):
-            return protocol.encode_open(_handle(flags), *self._plane.open_flags(inode.ino))
-        return protocol.encode_open(_handle(flags), protocol.FOPEN_KEEP_CACHE)
+        return open_answer(inode, flags, self._plane)
 
     def release(self, header: Header, body: memoryview) -> bytes:
         """RELEASE: the last descriptor of an open is closed."""
@@ -102,6 +99,9 @@ class FileHandlers:
         raise InvalidArgument(f"inode {header.nodeid} is not for reading and writing")
 
 
-def _handle(flags: int) -> int:
-    """The file handle of an open(2) with these flags."""
-    return flags & os.O_ACCMODE
+def open_answer(inode: Inode, flags: int, plane: DataPlane) -> bytes:
+    """The answer that gives a handle for an open(2) with these flags."""
+    handle = flags & os.O_ACCMODE
+    if isinstance(inode, Region):
+        return protocol.encode_open(handle, *plane.open_flags(inode.ino))
+    return protocol.encode_open(handle, protocol.FOPEN_KEEP_CACHE)

@@ -6,15 +6,12 @@ answer. One that was not applied is none of its business: it is served like any 
 
 from __future__ import annotations
 
-import os
-
 from msharefs.core.durable import DurableManager
-from msharefs.core.inode import Inode
 from msharefs.core.journal import Request
-from msharefs.core.region import Region
 from msharefs.fuse import protocol
-from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime, attributes
+from msharefs.fuse.attributes import attr_answer, entry_answer
 from msharefs.fuse.dataplane import DataPlane
+from msharefs.fuse.files import open_answer
 from msharefs.fuse.protocol import Header, Opcode
 
 _ENTRY = frozenset({Opcode.MKNOD, Opcode.MKDIR, Opcode.LINK})
@@ -41,7 +38,10 @@ class Replay:
         if header.opcode in (Opcode.OPEN, Opcode.RELEASE):
             if not self._manager.handle_was_counted(unique):
                 return None
-            return self._open(header, body) if header.opcode == Opcode.OPEN else b""
+            if header.opcode == Opcode.RELEASE:
+                return b""
+            inode = self._manager.getattr(header.nodeid)
+            return open_answer(inode, protocol.decode_open(body), self._plane)
         applied = self._manager.applied(unique)
         if applied is None or applied.opcode != header.opcode:
             return None
@@ -51,25 +51,12 @@ class Replay:
         if header.opcode == Opcode.IOCTL:
             return protocol.encode_ioctl()
         if header.opcode == Opcode.SETATTR:
-            inode = self._manager.getattr(result)
-            return protocol.encode_attr(attributes(inode), attribute_lifetime(inode))
+            return attr_answer(self._manager.getattr(result))
         if header.opcode in _ENTRY:
-            return _entry(self._manager.getattr(result))
+            return entry_answer(self._manager.getattr(result))
         if header.opcode == Opcode.CREATE:
             flags, _mode, _name = protocol.decode_create(body)
-            plane_flags = self._plane.open_flags(result)
-            return _entry(self._manager.getattr(result)) + protocol.encode_open(
-                flags & os.O_ACCMODE, *plane_flags
-            )
+            region = self._manager.getattr(result)
+            return entry_answer(region) + open_answer(region, flags, self._plane)
         # UNLINK, RMDIR, RENAME, FALLOCATE: success says it all.
         return b""
-
-    def _open(self, header: Header, body: memoryview) -> bytes:
-        handle = protocol.decode_open(body) & os.O_ACCMODE
-        if isinstance(self._manager.getattr(header.nodeid), Region):
-            return protocol.encode_open(handle, *self._plane.open_flags(header.nodeid))
-        return protocol.encode_open(handle, protocol.FOPEN_KEEP_CACHE)
-
-
-def _entry(inode: Inode) -> bytes:
-    return protocol.encode_entry(attributes(inode), FOR_EVER, attribute_lifetime(inode))

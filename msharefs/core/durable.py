@@ -232,16 +232,17 @@ class DurableManager(RegionManager):
 
     # After a crash
 
-    def restore(self, *, same_connection: bool) -> None:
+    def restore(self, *, same_connection: bool) -> list[int]:
         """Make the tables from the journal. `same_connection` tells that the kernel knows
-        the inodes still, as after the death of a server; else only names count."""
+        the inodes still, as after the death of a server; else only names count. Returns
+        the regions whose memory somebody else has taken away: they have no mappings now."""
         inodes = {row["ino"]: self._inode_from(row) for row in self._journal.inodes()}
         if not inodes:
             with self._transaction(0):
                 self._enter(ROOT_INO, INFO_NAME, self.names.get(INFO_INO))
             self._take_up_segments(same_connection=False)
             self.settle()
-            return
+            return []
         for row in self._journal.names():
             directory = inodes[row["parent"]]
             if isinstance(directory, Directory):
@@ -256,9 +257,10 @@ class DurableManager(RegionManager):
         if not same_connection:
             self._journal.forget_requests()
             self._handles.forget_request()
-        self._take_up_segments(same_connection=same_connection)
+        lost = self._take_up_segments(same_connection=same_connection)
         self.settle()
         self.sweep()
+        return lost
 
     def connected(self, *, same_connection: bool) -> None:
         """The kernel can be talked to, and has not been answered yet.
@@ -278,10 +280,13 @@ class DurableManager(RegionManager):
             for inode in self.names.nameless():
                 self._ask_kernel(inode)
 
-    def _take_up_segments(self, *, same_connection: bool) -> None:
+    def _take_up_segments(self, *, same_connection: bool) -> list[int]:
         stored = set(self.memory.stored())
         for ino in stored - self.regions.keys():
             self.memory.discard(ino)
+        lost = [ino for ino in self.regions.keys() - stored if len(self.regions[ino].layout)]
+        for ino in lost:
+            self._forget_mappings(self.regions[ino])
         for region in self.regions.values():
             self.ledger.account(NOTHING, region.layout)
             if region.ino in stored:
@@ -296,6 +301,12 @@ class DurableManager(RegionManager):
         if not same_connection:
             for inode in self.names.nameless():
                 self._drop_unreferenced(inode)
+        return sorted(lost)
+
+    def _forget_mappings(self, region: Region) -> None:
+        with self._transaction(0):
+            self._journal.replace_mappings(region.ino, list(region.layout), [])
+        region.layout = Layout()
 
     def _inode_from(self, row: sqlite3.Row) -> Inode:
         ino, mode, uid, gid, ctime = (row[k] for k in ("ino", "mode", "uid", "gid", "ctime_ns"))

@@ -14,8 +14,10 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from msharefs.daemon import logs, namespace
-from msharefs.daemon.home import Home, logind_removes_segments, make_home, privileged
+from msharefs.daemon.crash import CrashPoint, Reached
+from msharefs.daemon.home import Home, discard, logind_removes_segments, make_home, privileged
 from msharefs.daemon.options import MountOptions, log_level
+from msharefs.daemon.process import ServerError
 from msharefs.daemon.state import (
     CONFIG,
     LOG,
@@ -71,17 +73,21 @@ def supervise(request: Request, announce: Callable[[], None]) -> None:
     regions of a mount that did not end by umount: a later mount finds them.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    reached = CrashPoint(request.options.crash, restarts=0).reached
     with ExitStack() as stack:
         try:
             ending = Ending(
-                StateDirectory(request.mountpoint, state_base(), fresh=request.options.fresh)
+                StateDirectory(request.mountpoint, state_base(), fresh=request.options.fresh),
+                reached,
             )
             stack.callback(ending.take_down)
-            supervisor = _build(request, ending, stack)
+            supervisor = _build(request, ending, stack, reached)
         except InUseError as error:
             raise MountError(f"{request.mountpoint} is already served", EXIT_MOUNT) from error
         except channel.ChannelError as error:
             raise MountError(str(error), EXIT_MOUNT) from error
+        except ServerError as error:
+            raise MountError(str(error), EXIT_SYSTEM) from error
         except OSError as error:
             raise MountError(f"cannot prepare the mount: {error}", EXIT_SYSTEM) from error
         announce()
@@ -93,26 +99,35 @@ def supervise(request: Request, announce: Callable[[], None]) -> None:
 class Ending:
     """How a mount's memory and state end: removed, or kept for a later mount."""
 
-    def __init__(self, state: StateDirectory) -> None:
+    def __init__(self, state: StateDirectory, reached: Reached) -> None:
         self.state = state
+        self._reached = reached
         self.keep = state.left is not None
         self.home: Home | None = None
 
     def take_down(self) -> None:
         """The last step but the processes'."""
+        if not self.keep:
+            self.state.end()
+        self._reached("end begun")
         if self.home is not None:
             self.home.leave()
+            self._reached("memory left")
             if not self.keep:
                 self.home.destroy()
+                self._reached("memory given back")
         if self.keep:
             self.state.keep()
         else:
             self.state.remove()
 
 
-def _build(request: Request, ending: Ending, stack: ExitStack) -> Supervisor:
+def _build(request: Request, ending: Ending, stack: ExitStack, reached: Reached) -> Supervisor:
     """Each thing made is taken down by the stack, in reverse order."""
     state, options = ending.state, request.options
+    reached("state taken")
+    if state.left is None:
+        discard(state)
     logs.configure(foreground=request.foreground, level=log_level(options), file=state.file(LOG))
     if state.left is not None:
         log.info("taking up the regions of a mount that ended without umount")
@@ -120,6 +135,7 @@ def _build(request: Request, ending: Ending, stack: ExitStack) -> Supervisor:
     stack.callback(table.close)
     _clean_dead_mount(request.mountpoint, table)
     ending.home = home = make_home(state, options)
+    reached("memory made")
     if home.namespace is None and logind_removes_segments():
         log.warning("logind will delete the segments at logout: see RemoveIPC in logind.conf(5)")
     config = Config(
@@ -132,10 +148,12 @@ def _build(request: Request, ending: Ending, stack: ExitStack) -> Supervisor:
         boot_id(),
     )
     config.save(state.file(CONFIG))
+    reached("configuration saved")
     device = channel.mount(
         request.mountpoint, request.source, mount_options(options), home.namespace
     )
-    supervisor = Supervisor(request.mountpoint, state, device, home.namespace, table)
+    reached("mounted")
+    supervisor = Supervisor(request.mountpoint, state, device, home.namespace, table, reached)
     stack.callback(supervisor.take_down)
     supervisor.start_server()
     return supervisor

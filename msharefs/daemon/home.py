@@ -49,8 +49,9 @@ class PrivateHome:
 
     def __init__(self, state: StateDirectory, options: MountOptions) -> None:
         """Make it, or enter the one that is there. Raises OSError."""
-        if not os.path.isdir(state.arena):
-            os.mkdir(state.arena, 0o700)
+        os.makedirs(state.arena, mode=0o700, exist_ok=True)
+        # Whoever made the directory may have been killed before the mount.
+        if not os.path.ismount(state.arena):
             arena.mount_arena(
                 state.arena,
                 arena.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
@@ -85,6 +86,13 @@ class SharedHome:
     def destroy(self) -> None:
         """Unlink all segments, also those of a server that was killed."""
         shared.remove_segments(self.address)
+
+
+def discard(state: StateDirectory) -> None:
+    """Throw away what an earlier mount left, its memory first. Raises OSError."""
+    if state.discarded is not None and state.discarded.arena != PRIVATE:
+        shared.remove_segments(state.discarded.arena)
+    state.clear()
 
 
 def make_home(state: StateDirectory, options: MountOptions) -> Home:

@@ -7,7 +7,6 @@ leash, on which it reports and whose end means that the supervisor is gone.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -28,12 +27,13 @@ from msharefs.core.manager import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from msharefs.daemon import logs
+from msharefs.daemon.crash import CrashPoint
 from msharefs.daemon.endpoint import publish
 from msharefs.daemon.home import open_arena, privileged
 from msharefs.daemon.options import log_level
-from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, Config
-from msharefs.daemon.storage import CrashPoint, open_handles, open_journal
-from msharefs.daemon.supervisor import EXIT_RESTART
+from msharefs.daemon.process import EXIT_RESTART, receive, send
+from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, Config, write_whole
+from msharefs.daemon.storage import open_handles, open_journal
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.choice import choose_plane, without
 from msharefs.fuse.control import Control
@@ -46,7 +46,7 @@ from msharefs.fuse.protocol import IN_HEADER_SIZE, InitOffer
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("msharefs.daemon.server")
 
 EXIT_FAILED = 1
 INIT_ROOM = 1 << 20
@@ -125,7 +125,9 @@ class Server:
         """Serve until the mount is gone, or the supervisor is, or wants another server.
         Returns whether the mount is gone."""
         again = self._given.restarts > 0
-        self._manager.restore(same_connection=again)
+        lost = self._manager.restore(same_connection=again)
+        if lost:
+            log.error("the memory of regions was taken away, all their mappings are gone: %s", lost)
         # libfuse takes an open descriptor for a mount point of this form, and owns it then.
         descriptor = os.dup(self._theirs.fileno())
         pyfuse3.init(Operations(self._manager), f"/dev/fd/{descriptor}", {"default_permissions"})
@@ -175,7 +177,7 @@ class Server:
         leash = self._given.leash
         while True:
             await trio.lowlevel.wait_readable(leash)
-            if not leash.recv(1 << 10):
+            if receive(leash) is None:
                 log.error("the supervisor is gone; so is the mount")
                 scope.cancel()
                 return
@@ -215,25 +217,36 @@ def read_init(given: Inheritance) -> bytes:
         with open(given.path(INIT), "rb") as file:
             return file.read()
     init = os.read(given.device, INIT_ROOM)
-    with open(given.path(INIT), "wb") as file:
-        file.write(init)
+    write_whole(given.path(INIT), init)
     return init
 
 
 def report(leash: socket.socket, message: dict[str, Any]) -> None:
     """Tell the supervisor. If it is gone, the watch on the leash will see it."""
     try:
-        leash.send(json.dumps(message).encode())
+        send(leash, message)
     except OSError as error:
         log.warning("cannot report to the supervisor: %s", error)
 
 
+def inherit() -> Inheritance | None:
+    """What the supervisor gives, once it wants us to serve; None if it never will."""
+    state, device, leash_fd = sys.argv[1:]
+    leash = socket.socket(fileno=int(leash_fd))
+    report(leash, {"loaded": True})
+    order = receive(leash)
+    if order is None:
+        return None
+    return Inheritance(state, int(device), leash, **order["serve"])
+
+
 def main() -> int:
-    """`python -m msharefs.daemon.server STATE DEVICE LEASH RESTARTS GONE_AT`."""
-    state, device, leash, restarts, gone_at = sys.argv[1:]
-    given = Inheritance(
-        state, int(device), socket.socket(fileno=int(leash)), int(restarts), float(gone_at)
-    )
+    """`python -m msharefs.daemon.server STATE DEVICE LEASH`."""
+    # The supervisor's mask, which waits for signals one by one, came with us.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    given = inherit()
+    if given is None:
+        return 0
     config = Config.load(given.path(CONFIG))
     # The supervisor alone decides about the end; a terminal's Ctrl-C is for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

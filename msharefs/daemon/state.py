@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 ROOT_STATE = "/run/msharefs"
 CONFIG, INIT, JOURNAL, HANDLES, LOG = "config.json", "init", "journal.sqlite", "handles", "log"
+ENDED = "ended"
 """The files of a state directory. INIT is the kernel's first request, which it does not
-send again to a new server."""
+send again to a new server. ENDED says that the regions are being thrown away."""
 LONGEST_NAME = 200
 ENDING_TIME, ENDING_LOOK = 3.0, 0.02
 """Seconds that a daemon whose mount is gone gets to end, and between looks."""
@@ -52,8 +53,7 @@ class Config:
 
     def save(self, path: str) -> None:
         """Write as JSON."""
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
+        write_whole(path, json.dumps(asdict(self)).encode())
 
     @classmethod
     def load(cls, path: str) -> Self:
@@ -79,25 +79,29 @@ def state_base() -> str:
 
 
 class StateDirectory:
-    """A locked state directory. It ends by `remove`, or by `keep` for a later mount."""
+    """A locked state directory. It ends by `remove`, or by `keep` for a later mount.
+
+    `left` is what an earlier mount left to be taken up, `discarded` what it left to be
+    thrown away: with `fresh`, or because it came to its end, but not all the way.
+    """
 
     def __init__(self, mountpoint: str, base: str, *, fresh: bool) -> None:
         """Make the directory of a mount point, or take over what a supervisor that died
-        left there, unless `fresh`. Raises InUseError or OSError (PermissionError if
-        somebody else owns `base`)."""
+        left there. Raises InUseError or OSError (PermissionError if somebody else owns
+        `base`)."""
         self.path = os.path.join(base, state_name(mountpoint))
         os.makedirs(base, mode=0o700, exist_ok=True)
         if os.lstat(base).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "belongs to somebody else", base)
         os.makedirs(self.path, mode=0o700, exist_ok=True)
         self._lock = self._take_lock()
-        self.left = None if fresh else self._what_was_left()
-        if self.left is None:
-            self._clear()
-        else:
-            # The connection that it belonged to is gone.
-            with suppress(FileNotFoundError):
-                os.unlink(self.file(INIT))
+        earlier = self._what_was_left()
+        ended = fresh or os.path.exists(self.file(ENDED))
+        self.left = None if ended else earlier
+        self.discarded = earlier if ended else None
+        # The connection that it belonged to is gone.
+        with suppress(FileNotFoundError):
+            os.unlink(self.file(INIT))
 
     @property
     def arena(self) -> str:
@@ -112,9 +116,24 @@ class StateDirectory:
         """Leave all for a later mount."""
         os.close(self._lock)
 
+    def end(self) -> None:
+        """From now on nothing of it will be taken up, even if we are killed meanwhile."""
+        with open(self.file(ENDED), "wb"):
+            pass
+
+    def clear(self) -> None:
+        """Take away the arena, which frees its memory, and the files, but not the lock."""
+        if os.path.isdir(self.arena):
+            _unmount_all(self.arena)
+            os.rmdir(self.arena)
+        # The mark goes last.
+        for name in sorted(os.listdir(self.path), key=lambda name: name == ENDED):
+            if name != "lock":
+                os.unlink(self.file(name))
+
     def remove(self) -> None:
-        """Unmount an arena that is here, which frees its memory, and remove everything."""
-        self._clear()
+        """Take away everything, and let go of it."""
+        self.clear()
         shutil.rmtree(self.path)
         os.close(self._lock)
         # Other mounts may have theirs beside it.
@@ -157,15 +176,6 @@ class StateDirectory:
             return None
         return config if config.boot == boot_id() else None
 
-    def _clear(self) -> None:
-        """Take away the arena and the files, but not the lock."""
-        if os.path.isdir(self.arena):
-            _unmount_all(self.arena)
-            os.rmdir(self.arena)
-        for name in os.listdir(self.path):
-            if name != "lock":
-                os.unlink(os.path.join(self.path, name))
-
 
 def is_held(mountpoint: str, base: str) -> bool:
     """Whether a supervisor holds the state directory of a mount point."""
@@ -180,6 +190,15 @@ def is_held(mountpoint: str, base: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Write a file that is there with all of its content or as it was before, even if we are
+    killed meanwhile."""
+    draft = f"{path}.draft"
+    with open(draft, "wb") as file:
+        file.write(content)
+    os.replace(draft, path)
 
 
 def boot_id() -> str:

@@ -1,4 +1,4 @@
-"""The files that a server's state is in, opened; and the seam at which tests end it.
+"""The files that a server's state is in, opened.
 
 Owns setting a journal aside that cannot be read. What is in the files is core's.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-import signal
 import time
-from contextlib import suppress
 
 from msharefs.core.handles import HandleCounts
 from msharefs.core.journal import Journal, JournalError, NewerJournalError
@@ -45,39 +43,3 @@ def open_handles(path: str) -> HandleCounts:
         return memoryview(mmap.mmap(fd, size))
 
     return HandleCounts(resize, os.fstat(fd).st_size)
-
-
-class CrashPoint:
-    """Ends the process at a step, as kill -9 would: "STEP:N" is the Nth time it comes there.
-
-    An order "@PATH" names a file where such an order is put while the mount is in use; it
-    is looked for with each request, and taken away.
-    """
-
-    def __init__(self, order: str, *, restarts: int) -> None:
-        """Nothing happens without an order, or in a server that replaces another, unless
-        the order comes in a file."""
-        self._file = order[1:] if order.startswith("@") else None
-        self._step, self._left = "", 0
-        if order and self._file is None and not restarts:
-            self._take(order)
-
-    def reached(self, step: str) -> None:
-        """The process came to a step."""
-        if self._file is not None and step == "request read":
-            self._look(self._file)
-        if step != self._step:
-            return
-        self._left -= 1
-        if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def _look(self, path: str) -> None:
-        with suppress(FileNotFoundError):
-            with open(path, encoding="ascii") as file:
-                self._take(file.read())
-            os.unlink(path)
-
-    def _take(self, order: str) -> None:
-        step, _, number = order.partition(":")
-        self._step, self._left = step.replace("_", " "), int(number or 1)

@@ -1,26 +1,23 @@
 """The supervisor: holds /dev/fuse and the namespace, and keeps one server running.
 
-Owns the server process and its replacement: after its death, and on request. It has a
-single thread, imports neither trio nor pyfuse3, and never touches the mount that its
-server serves. How a mount is made and taken down around it is in assembly.py.
+Owns when a server is started, replaced and stopped, and the spare: a second server that
+has loaded its code and waits, so that a replacement answers at once. It has a single
+thread, imports neither trio nor pyfuse3, and never touches the mount that its server
+serves. How a mount is made and taken down around it is in assembly.py.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import select
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from msharefs.daemon import namespace, notify
+from msharefs.daemon.crash import Reached
+from msharefs.daemon.process import EXIT_RESTART, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
 from msharefs.fuse import channel
 
@@ -30,15 +27,14 @@ EXIT_USAGE = 1
 EXIT_SYSTEM = 2
 EXIT_MOUNT = 32
 """Of the command, as mount(8) has them."""
-EXIT_RESTART = 75
-"""Of a server: it was asked to make room for another."""
 
-START_TIMEOUT = 30.0
-"""Seconds until a server serves."""
 HEALTHY = 10.0
 """Seconds that a server lives if nothing is wrong with it."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds between tries to start a server."""
+SPARE_DELAY = 0.5
+"""Seconds that a server serves before a spare is made: a mount may be short-lived, and just
+after a start there is other work."""
 
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Blocked, and waited for one by one."""
@@ -54,7 +50,7 @@ class MountError(Exception):
 
 
 class Supervisor:
-    """Holder of the /dev/fuse descriptor and parent of the server."""
+    """Holder of the /dev/fuse descriptor and parent of the servers."""
 
     def __init__(
         self,
@@ -63,15 +59,19 @@ class Supervisor:
         device: int,
         namespace_fd: int | None,
         table: namespace.MountTable,
+        reached: Reached,
     ) -> None:
-        """`device` is owned from here on; the others belong to the caller."""
+        """`device` is owned from here on; the others belong to the caller. `reached` is told
+        of each step, for tests that end the process there."""
         self._mountpoint = mountpoint
         self._state = state
         self._device = device
         self._namespace = namespace_fd
         self._table = table
-        self._server: subprocess.Popen[bytes] | None = None
-        self._leash: socket.socket | None = None
+        self._reached = reached
+        self._server: ServerProcess | None = None
+        self._spare: ServerProcess | None = None
+        self._spare_due = False
         self._restarts = 0
         self._started = 0.0
         # When the last server ended (time.monotonic), so that the next can tell the gap.
@@ -79,56 +79,56 @@ class Supervisor:
         self._pauses = restart_pauses()
 
     def start_server(self) -> None:
-        """Start a server and wait until it serves. Raises MountError."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        arguments = [self._state.path, self._device, theirs.fileno(), self._restarts, self._gone_at]
-        with theirs:
-            self._server = subprocess.Popen(
-                [sys.executable, "-P", "-m", "msharefs.daemon.server", *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[self._device, theirs.fileno()],
-                start_new_session=True,
-                preexec_fn=_unblock_signals,
-            )
-        self._drop_leash()
-        self._leash = ours
-        answer = _first_word(ours)
-        if "error" in answer:
-            raise MountError(answer["error"], EXIT_SYSTEM)
+        """Have a server and wait until it serves. Raises ServerError."""
+        self._server = self._take_spare() or self._launch()
+        self._reached("server started")
+        tuning = self._server.serve(self._restarts, self._gone_at)
+        self._reached("server serves")
         self._started = time.monotonic()
-        self._tune(answer["tuning"])
+        self._spare_due = True
+        self._tune(tuning)
 
     def hold(self) -> None:
         """Until the mount is gone: SIGTERM and SIGINT unmount it, unless in use; SIGHUP and
         the death of a server bring a new one. Raises MountError if the mount is lost."""
         notify.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         while True:
-            received = signal.sigwaitinfo(SIGNALS).si_signo
-            if received in _UNMOUNT:
+            received = self._next_signal()
+            if received is None:
+                self._make_spare()
+            elif received in _UNMOUNT:
                 self._unmount()
             elif received == signal.SIGHUP:
-                self._ask_to_stop()
-            if self._server is None or self._server.poll() is None:
+                self._upgrade()
+            if self._server is None or (code := self._server.poll()) is None:
                 continue
-            if self._server.returncode == 0:
-                break
-            if not self._replace_server(self._server.returncode):
+            if code == 0 or not self._replace_server(code):
                 break
         if self._table.find(self._mountpoint):
             raise MountError("the kernel ended the connection; mount again", EXIT_SYSTEM)
 
     def take_down(self) -> None:
-        """End the server and the mount, whatever state they are in."""
+        """End the servers and the mount, whatever state they are in."""
+        self._reached("taking down")
         notify.tell("STOPPING=1")
-        self._drop_leash()
+        self._end_spare()
         self._end_server()
+        self._reached("servers ended")
         # The last descriptor: the kernel ends the connection if umount has not done so.
         os.close(self._device)
+        self._reached("connection ended")
         try:
             channel.unmount(self._mountpoint, self._namespace, lazy=True)
         except channel.ChannelError as error:
             # The usual case: somebody unmounted it, and so everything ends.
             log.debug("nothing to unmount: %s", error)
+
+    def _next_signal(self) -> signal.Signals | None:
+        """Wait for it; None when a spare should be made."""
+        if not self._spare_due:
+            return signal.Signals(signal.sigwaitinfo(SIGNALS).si_signo)
+        received = signal.sigtimedwait(SIGNALS, SPARE_DELAY)
+        return signal.Signals(received.si_signo) if received else None
 
     def _unmount(self) -> None:
         try:
@@ -136,17 +136,46 @@ class Supervisor:
         except channel.ChannelError as error:
             log.error("cannot unmount %s: %s", self._mountpoint, error)
 
-    def _ask_to_stop(self) -> None:
-        """The server finishes what is in hand and ends with EXIT_RESTART."""
+    def _launch(self) -> ServerProcess:
+        return ServerProcess(self._state.path, self._device)
+
+    def _make_spare(self) -> None:
+        """One from the code now installed. If it dies, the next server starts without."""
+        self._end_spare()
+        self._spare = self._launch()
+        self._spare_due = False
+        self._reached("spare made")
+
+    def _take_spare(self) -> ServerProcess | None:
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.poll() is not None:
+            spare.end()
+            return None
+        return spare
+
+    def _upgrade(self) -> None:
+        """Have the server replaced by one from the code that is installed now. It goes on
+        serving until that code is loaded, and stays if it cannot be."""
         notify.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        if self._leash is not None:
-            with suppress(OSError):
-                self._leash.send(b"stop")
+        self._make_spare()
+        try:
+            if self._spare is not None:
+                self._spare.wait_until_loaded()
+        except ServerError as error:
+            log.error("the code now installed does not load, the old server goes on: %s", error)
+            self._end_spare()
+            notify.tell("READY=1", f"STATUS=serving {self._mountpoint}, not upgraded")
+            return
+        if self._server is not None:
+            self._server.ask_to_stop()
+        self._reached("server asked to stop")
 
     def _replace_server(self, code: int) -> bool:
         """Start servers until one serves, or nothing is left to be served. Requests wait in
         the kernel meanwhile. Returns whether one serves."""
         self._gone_at = time.monotonic()
+        self._end_server()
+        self._reached("server gone")
         if code == EXIT_RESTART:
             log.info("the server stopped to be replaced")
         else:
@@ -164,7 +193,7 @@ class Supervisor:
             self._restarts += 1
             try:
                 self.start_server()
-            except MountError as error:
+            except ServerError as error:
                 log.error("the server cannot start, the mount waits: %s", error)
                 self._end_server()
             else:
@@ -179,16 +208,16 @@ class Supervisor:
         return any(events & select.POLLERR for _, events in poll.poll(0))
 
     def _end_server(self) -> None:
-        if self._server is not None and self._server.poll() is None:
-            self._server.kill()
-            self._server.wait()
+        if self._server is not None:
+            self._server.end()
+            self._server = None
 
-    def _drop_leash(self) -> None:
-        if self._leash is not None:
-            self._leash.close()
-            self._leash = None
+    def _end_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.end()
+            self._spare = None
 
-    def _tune(self, settings: dict[str, int]) -> None:
+    def _tune(self, settings: Mapping[str, int]) -> None:
         """Set what the data plane wishes of the mount's backing device (sysfs; root only)."""
         mount = self._table.find(self._mountpoint)
         if mount is None or os.geteuid() != 0:
@@ -208,23 +237,3 @@ def restart_pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _first_word(leash: socket.socket) -> dict[str, Any]:
-    """What a new server says: that it serves, or why it cannot."""
-    leash.settimeout(START_TIMEOUT)
-    try:
-        message = leash.recv(1 << 16)
-    except TimeoutError:
-        return {"error": "the server did not answer in time"}
-    except ConnectionResetError:
-        message = b""
-    answer: dict[str, Any] = (
-        json.loads(message) if message else {"error": "the server ended at once"}
-    )
-    return answer
-
-
-def _unblock_signals() -> None:
-    """The server inherits the mask of the supervisor, which waits for signals."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -41,6 +41,13 @@ class Kept(Background):
         done = self.start("-o", options)
         assert done.returncode == 0, done.stderr
 
+    def wait_until_no_memory_is_used(self) -> None:
+        """After everything was removed; if it does not come to that, says what is there."""
+        try:
+            eventually(lambda: mount.read_status(self.path)["arena"]["used"] == 0)
+        except AssertionError as error:
+            raise AssertionError(f"{mount.read_status(self.path)}\n{self.log()}") from error
+
     def log(self) -> str:
         """What the daemon has logged since it was mounted first."""
         return (self.state / "log").read_text()

@@ -59,6 +59,7 @@ class Host:
         self.counts = SharedBytes()
         self.limits = limits
         self.broken = 0
+        self.lost: list[int] = []
         self.journal: Journal | None = None
         self._path = directory / "journal"
         self._uniques = itertools.count(2, 2)
@@ -75,7 +76,7 @@ class Host:
         manager = DurableManager(
             self.memory, self.notices, self.limits, root, self.clock, durability
         )
-        manager.restore(same_connection=same_connection)
+        self.lost = manager.restore(same_connection=same_connection)
         manager.connected(same_connection=same_connection)
         self.steps.clear()
         return manager

@@ -185,6 +185,24 @@ def test_a_segment_of_no_region_is_removed(host: Host) -> None:
     assert host.memory.stored() == []
 
 
+@pytest.mark.parametrize("same_connection", [True, False])
+def test_a_region_whose_segment_was_taken_away(host: Host, same_connection: bool) -> None:
+    """Somebody removed it from /dev/shm. The region keeps its size, has no mappings, and can
+    be mapped anew; that it lost them is said, once."""
+    world = host.world(host.start())
+    region, other = world.region(b"a", size=SIZE), world.region(b"b", size=SIZE)
+    world.map(region, 0, PAGE)
+    world.map(other, 0, PAGE)
+    host.memory.discard(region.ino)
+    manager = host.start(same_connection=same_connection)
+    assert host.lost == [region.ino]
+    again = manager.regions[region.ino]
+    assert (again.size, list(again.layout)) == (SIZE, [])
+    assert manager.ledger.reserved == PAGE
+    host.start(same_connection=same_connection)
+    assert host.lost == []
+
+
 def test_pages_in_holes_are_swept_by_a_restart(host: Host) -> None:
     """A worker may have reserved them for a mapping that never was."""
     world = host.world(host.start())

@@ -235,8 +235,36 @@ def test_a_holder_that_was_killed_holds_no_more(base: str) -> None:
 def test_fresh_discards_what_was_kept(base: str, left: str) -> None:
     """-o fresh: as if nothing had been there."""
     state = StateDirectory(MOUNTPOINT, base, fresh=True)
-    assert state.left is None
+    assert (state.left, state.discarded) == (None, config())
+    state.clear()
     assert os.listdir(left) == ["lock"]
+    state.remove()
+
+
+def test_what_was_on_its_way_out_is_discarded(base: str, left: str) -> None:
+    """A supervisor that was killed while it took a mount down had said that it does."""
+    state = StateDirectory(MOUNTPOINT, base, fresh=False)
+    state.end()
+    state.keep()
+    state = StateDirectory(MOUNTPOINT, base, fresh=False)
+    assert (state.left, state.discarded) == (None, config())
+    state.remove()
+
+
+def test_a_configuration_is_written_whole_or_not_at_all(
+    base: str, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it is written again, the supervisor leaves the one before."""
+
+    def killed(_old: str, _new: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        config("another boot").save(os.path.join(left, CONFIG))
+    monkeypatch.undo()
+    state = StateDirectory(MOUNTPOINT, base, fresh=False)
+    assert state.left == config()
     state.remove()
 
 
@@ -244,8 +272,7 @@ def test_what_was_kept_before_a_boot_is_discarded(base: str, left: str) -> None:
     """Its memory went with the machine's."""
     config("another boot").save(os.path.join(left, CONFIG))
     state = StateDirectory(MOUNTPOINT, base, fresh=False)
-    assert state.left is None
-    assert os.listdir(left) == ["lock"]
+    assert (state.left, state.discarded) == (None, None)
     state.remove()
 
 
@@ -272,7 +299,6 @@ def test_a_configuration_that_cannot_be_read_is_discarded(
     Path(left, CONFIG).write_bytes(text.encode("latin-1"))
     state = StateDirectory(MOUNTPOINT, base, fresh=False)
     assert state.left is None
-    assert os.listdir(left) == ["lock"]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     state.remove()
 

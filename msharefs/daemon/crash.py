@@ -1,0 +1,51 @@
+"""The seam at which tests end a process of a mount, as kill -9 would (x-msharefs.crash=).
+
+Knows steps by their names alone: those of a request are named where requests are served,
+those of a mount's life in supervisor.py and assembly.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+
+Reached = Callable[[str], None]
+"""Told of each step that a process comes to."""
+
+
+class CrashPoint:
+    """Ends the process at a step, as kill -9 would: "STEP:N" is the Nth time it comes there.
+
+    An order "@PATH" names a file where such an order is put while the mount is in use; it
+    is looked for with each request, and taken away.
+    """
+
+    def __init__(self, order: str, *, restarts: int) -> None:
+        """Nothing happens without an order, or in a server that replaces another, unless
+        the order comes in a file."""
+        self._file = order[1:] if order.startswith("@") else None
+        self._step, self._left = "", 0
+        if order and self._file is None and not restarts:
+            self._take(order)
+
+    def reached(self, step: str) -> None:
+        """The process came to a step."""
+        if self._file is not None and step == "request read":
+            self._look(self._file)
+        if step != self._step:
+            return
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _look(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            with open(path, encoding="ascii") as file:
+                self._take(file.read())
+            os.unlink(path)
+
+    def _take(self, order: str) -> None:
+        step, _, number = order.partition(":")
+        self._step, self._left = step.replace("_", " "), int(number or 1)

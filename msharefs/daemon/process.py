@@ -1,0 +1,120 @@
+"""One server process as its supervisor sees it: started, told to serve, to stop, ended.
+
+Owns the process and the leash, a socket pair on which the two talk: one JSON object a
+message, and the end of either side is the end of the leash. Knows nothing of what a
+server does, and not when one is needed.
+
+    server       {"loaded": true}                           all its code is in memory
+    supervisor   {"serve": {"restarts": N, "gone_at": T}}    it may wait long for this
+    server       {"ready": true, "tuning": {...}}  or  {"error": "a sentence"}
+    supervisor   {"stop": true}
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+EXIT_RESTART = 75
+"""Of a server: it was asked to make room for another."""
+START_TIMEOUT = 30.0
+"""Seconds until a server has said what it is waited for."""
+LARGEST_MESSAGE = 1 << 16
+
+
+class ServerError(Exception):
+    """A server cannot be started; the text says why."""
+
+
+class ServerProcess:
+    """A server, from its start to its end. Whoever makes one has to `end` it."""
+
+    def __init__(self, state: str, device: int) -> None:
+        """Start it. It loads its code and then waits for `serve`."""
+        self._leash, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._leash.settimeout(START_TIMEOUT)
+        self._loaded = False
+        arguments = [state, str(device), str(theirs.fileno())]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "msharefs.daemon.server", *arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[device, theirs.fileno()],
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, negative after a signal; None while it runs."""
+        return self._process.poll()
+
+    def wait_until_loaded(self) -> None:
+        """Return when all its code is in memory. Raises ServerError."""
+        while not self._loaded:
+            self._listen()
+
+    def serve(self, restarts: int, gone_at: float) -> Mapping[str, int]:
+        """Let it serve, and wait until it does. Returns the settings that it wishes for its
+        mount. `restarts` counts the servers before it, of which the last ended at `gone_at`
+        (time.monotonic). Raises ServerError."""
+        self._tell({"serve": {"restarts": restarts, "gone_at": gone_at}})
+        while True:
+            answer = self._listen()
+            if "ready" in answer:
+                tuning: Mapping[str, int] = answer["tuning"]
+                return tuning
+
+    def ask_to_stop(self) -> None:
+        """It finishes what is in hand and ends with EXIT_RESTART."""
+        self._tell({"stop": True})
+
+    def end(self) -> None:
+        """Kill it, if it runs still, and forget it."""
+        self._leash.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        # One that is gone is found out by its exit code, or by the missing answer.
+        with suppress(OSError):
+            send(self._leash, message)
+
+    def _listen(self) -> Mapping[str, Any]:
+        try:
+            answer = receive(self._leash)
+        except TimeoutError:
+            raise ServerError("the server did not answer in time") from None
+        if answer is None:
+            raise ServerError("the server ended at once")
+        if "error" in answer:
+            raise ServerError(answer["error"])
+        self._loaded = self._loaded or "loaded" in answer
+        return answer
+
+
+def send(leash: socket.socket, message: Mapping[str, Any]) -> None:
+    """One message to the other side. Raises OSError if it is gone."""
+    leash.send(json.dumps(message).encode())
+
+
+def receive(leash: socket.socket) -> Mapping[str, Any] | None:
+    """One message of the other side, or None if it is gone. Raises TimeoutError if the
+    socket has a time limit."""
+    try:
+        message = leash.recv(LARGEST_MESSAGE)
+    except ConnectionResetError:
+        # It went without reading what we said.
+        return None
+    if not message:
+        return None
+    parsed: Mapping[str, Any] = json.loads(message)
+    return parsed

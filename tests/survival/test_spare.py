@@ -1,0 +1,154 @@
+"""The spare: a second server that has loaded its code and takes over at once; and upgrades,
+for which it is made from the code that is installed now."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import mount, raw
+from tests.helpers.background import Background
+from tests.helpers.fixtures import MakeMount
+from tests.helpers.raw import MIB
+from tests.helpers.waiting import eventually
+from tests.survival.gap import DEATHS, has_ended, held
+
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("requires_fuse")]
+
+
+def children(supervisor: int) -> set[int]:
+    """The servers of a supervisor, the spare among them."""
+    return {
+        int(word)
+        for word in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    }
+
+
+def spare_of(mounted: mount.Mount) -> int:
+    """Wait for it. It is ready for its work or will be."""
+    server = mounted.server_pid
+    (spare,) = eventually(lambda: children(mounted.pid) - {server}, what="a spare")
+    return spare
+
+
+def wait_until_dead(pid: int) -> None:
+    """Its parent may not have looked yet."""
+    eventually(lambda: has_ended(pid), what="the spare is dead")
+
+
+def test_the_spare_takes_over(make_mount: MakeMount) -> None:
+    """Once, and again with the next spare; each in the state that the one before left."""
+    mounted = make_mount("size=16M")
+    mounted.expect_log(DEATHS)
+    with raw.region(mounted.path / "region", 2 * MIB) as fd:
+        for page in range(2):
+            spare = spare_of(mounted)
+            os.kill(mounted.server_pid, signal.SIGKILL)
+            raw.create_mapping(fd, page * raw.PAGE, raw.PAGE)
+            assert mounted.server_pid == spare
+        assert raw.mapped_ranges(fd) in (
+            [(0, 2 * raw.PAGE)],
+            [(0, raw.PAGE), (raw.PAGE, 2 * raw.PAGE)],
+        )
+    assert mounted.status()["restarts"] == 2
+
+
+def test_a_spare_that_died_is_done_without(make_mount: MakeMount) -> None:
+    """Killed by itself, and in the same moment as the server."""
+    mounted = make_mount("size=16M")
+    mounted.expect_log(DEATHS)
+    for together in (False, True):
+        spare, server = spare_of(mounted), mounted.server_pid
+        with held(mounted.pid):
+            os.kill(spare, signal.SIGKILL)
+            if together:
+                os.kill(server, signal.SIGKILL)
+            wait_until_dead(spare)
+        if not together:
+            assert mounted.server_pid == server
+            os.kill(server, signal.SIGKILL)
+        assert mounted.server_pid not in (spare, server)
+    assert mounted.status()["restarts"] == 2
+
+
+class Installed(Background):
+    """A mount from a copy of the package, which can be changed under it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.package = directory / "msharefs"
+        shutil.copytree(
+            mount.ROOT / "msharefs", self.package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+        self.set_version("1.0")
+        variables = {**mount.environment(self.marker), "PYTHONPATH": str(directory)}
+        subprocess.run(
+            [*mount.command(), "msharefs", str(self.path), "-o", "size=16M"],
+            env=variables,
+            cwd="/",
+            timeout=30,
+            check=True,
+        )
+        state = mount.state_directory_of(mount.read_status(self.path)["pids"]["server"])
+        assert state is not None
+        self.log = state / "log"
+
+    def set_version(self, version: str) -> None:
+        """Install another version."""
+        path = self.package / "__init__.py"
+        lines = path.read_text().splitlines()
+        lines = [
+            f'__version__ = "{version}"' if "__version__ =" in line else line for line in lines
+        ]
+        path.write_text("\n".join([*lines, ""]))
+
+    def version(self) -> str:
+        """Of the server."""
+        return str(mount.read_status(self.path)["version"])
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[Installed]:
+    """Version 1.0, mounted."""
+    place = Installed(tmp_path)
+    yield place
+    place.discard()
+
+
+def test_an_upgrade_brings_the_code_now_installed(installed: Installed) -> None:
+    """Not that of the spare, which is older."""
+    assert installed.version() == "1.0"
+    supervisor = installed.supervisor_pid()
+    eventually(lambda: len(children(supervisor)) == 2, what="a spare")
+    installed.set_version("1.1")
+    os.kill(supervisor, signal.SIGHUP)
+    eventually(lambda: installed.version() == "1.1", what="the new version")
+    installed.unmount_and_check()
+
+
+def test_an_upgrade_to_code_that_does_not_load(installed: Installed) -> None:
+    """The old server goes on, the log says why, and the next upgrade succeeds."""
+    before = mount.read_status(installed.path)["pids"]
+    server = installed.package / "daemon" / "server.py"
+    good = server.read_text()
+    server.write_text("import nothing_of_that_name\n")
+    os.kill(before["supervisor"], signal.SIGHUP)
+    eventually(
+        lambda: (
+            "the code now installed does not load, the old server goes on"
+            in installed.log.read_text()
+        ),
+        what="a line in the log",
+    )
+    assert mount.read_status(installed.path)["pids"] == before
+    server.write_text(good)
+    installed.set_version("1.1")
+    os.kill(before["supervisor"], signal.SIGHUP)
+    eventually(lambda: installed.version() == "1.1", what="the new version")
+    installed.unmount_and_check()

@@ -1,0 +1,59 @@
+"""The seam for crashes: an order names a step, and the process ends there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from msharefs.daemon.crash import CrashPoint
+
+
+@pytest.fixture
+def deaths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Who was killed, and how; nobody really is."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, how: killed.append((pid, how)))
+    return killed
+
+
+def test_without_an_order_nothing_happens(deaths: list[tuple[int, int]]) -> None:
+    """The usual case."""
+    point = CrashPoint("", restarts=0)
+    for step in ("request read", "before commit", "", "after reply"):
+        point.reached(step)
+    assert deaths == []
+
+
+def test_the_nth_time_at_a_step_is_the_end(deaths: list[tuple[int, int]]) -> None:
+    """As kill -9 would do it; other steps do not count."""
+    point = CrashPoint("before_commit:3", restarts=0)
+    for _ in range(2):
+        point.reached("before commit")
+        point.reached("after commit")
+    assert deaths == []
+    point.reached("before commit")
+    assert deaths == [(os.getpid(), signal.SIGKILL)]
+
+
+def test_a_server_that_replaces_another_goes_on(deaths: list[tuple[int, int]]) -> None:
+    """Else each would die at the same step."""
+    point = CrashPoint("before_commit", restarts=1)
+    point.reached("before commit")
+    assert deaths == []
+
+
+def test_an_order_in_a_file(deaths: list[tuple[int, int]], tmp_path: Path) -> None:
+    """Looked for with each request, taken once, by any server."""
+    path = tmp_path / "order"
+    point = CrashPoint(f"@{path}", restarts=5)
+    point.reached("request read")
+    path.write_text("after_commit:1")
+    point.reached("after commit")
+    assert deaths == []
+    point.reached("request read")
+    assert not path.exists()
+    point.reached("after commit")
+    assert deaths == [(os.getpid(), signal.SIGKILL)]

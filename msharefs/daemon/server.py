@@ -32,17 +32,18 @@ from msharefs.daemon.endpoint import publish
 from msharefs.daemon.home import open_arena, privileged
 from msharefs.daemon.options import log_level
 from msharefs.daemon.process import EXIT_RESTART, receive, send
-from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, Config, write_whole
-from msharefs.daemon.storage import open_handles, open_journal
+from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, REQUESTS, Config, write_whole
+from msharefs.daemon.storage import open_area, open_handles, open_journal
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.choice import choose_plane, without
 from msharefs.fuse.control import Control
-from msharefs.fuse.dataplane import DataPlane, PlaneError
+from msharefs.fuse.dataplane import DataPlane, Negotiation, PlaneError
 from msharefs.fuse.files import FileHandlers
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.notices import KernelNotices
 from msharefs.fuse.operations import Operations
-from msharefs.fuse.protocol import IN_HEADER_SIZE, InitOffer
+from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile, Outstanding, ResentByKernel
+from msharefs.fuse.protocol import FUSE_HAS_RESEND, IN_HEADER_SIZE, InitOffer
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
 
@@ -74,7 +75,9 @@ class Inheritance:
 class Server:
     """The parts of one mount, wired."""
 
-    def __init__(self, config: Config, given: Inheritance, plane: DataPlane) -> None:
+    def __init__(
+        self, config: Config, given: Inheritance, plane: DataPlane, negotiation: Negotiation
+    ) -> None:
         """Raises JournalError."""
         self._config = config
         self._given = given
@@ -115,9 +118,10 @@ class Server:
                 **AttributeHandlers(self._manager, self._status).handlers(),
                 **Control(self._manager, plane, self._replay.begin).handlers(),
             },
-            plane,
+            negotiation,
             self._metrics,
             self._replay,
+            _outstanding(given, negotiation),
             reached,
         )
 
@@ -202,13 +206,22 @@ async def serve(config: Config, given: Inheritance) -> bool:
     """Choose the data plane by INIT, and serve. Raises PlaneError and JournalError."""
     init = read_init(given)
     offer = InitOffer.decode(memoryview(init)[IN_HEADER_SIZE:])
+    offer = without(offer, config.options.without)
     plane = choose_plane(
         config.options.data,
-        without(offer, config.options.without),
+        offer,
         device=given.device,
         privileged=privileged(),
     )
-    return await Server(config, given, plane).run(init)
+    return await Server(config, given, plane, plane.negotiate(offer)).run(init)
+
+
+def _outstanding(given: Inheritance, negotiation: Negotiation) -> Outstanding:
+    """By what the kernel can do."""
+    if negotiation.flags2 & FUSE_HAS_RESEND:
+        return ResentByKernel(given.device)
+    area = open_area(given.path(REQUESTS), AREA_SIZE)
+    return KeptInFile(area, again=given.restarts > 0)
 
 
 def read_init(given: Inheritance) -> bytes:

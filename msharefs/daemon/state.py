@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 
 ROOT_STATE = "/run/msharefs"
 CONFIG, INIT, JOURNAL, HANDLES, LOG = "config.json", "init", "journal.sqlite", "handles", "log"
-ENDED = "ended"
+REQUESTS, ENDED = "requests", "ended"
 """The files of a state directory. INIT is the kernel's first request, which it does not
-send again to a new server. ENDED says that the regions are being thrown away."""
+send again to a new server; REQUESTS are those that a server has read and not answered;
+ENDED says that the regions are being thrown away."""
 LONGEST_NAME = 200
 ENDING_TIME, ENDING_LOOK = 3.0, 0.02
 """Seconds that a daemon whose mount is gone gets to end, and between looks."""

@@ -33,6 +33,17 @@ def open_journal(path: str) -> Journal:
         return Journal(path)
 
 
+def open_area(path: str, size: int) -> memoryview:
+    """A file of that many bytes, mapped shared: what is in it is not lost with the process
+    that wrote it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, size)
+        return memoryview(mmap.mmap(fd, size))
+    finally:
+        os.close(fd)
+
+
 def open_handles(path: str) -> HandleCounts:
     """The handle counts, in a file that is mapped shared, so that they are never lost with
     the process that wrote them."""

@@ -2,7 +2,7 @@
 
 Owns the reading and writing of /dev/fuse and our end of the socket pair that pyfuse3
 takes for its /dev/fuse. It completes pyfuse3's INIT reply with what libfuse does not
-know. It has no rule of the file system; handlers and the data plane do.
+know. It has no rule of the file system; handlers do.
 
 Everything runs in one trio loop. A reply of pyfuse3 can appear only in a step of one of
 its tasks, so they are collected after each step (as a trio Instrument) and never waited
@@ -23,16 +23,15 @@ import trio
 
 from msharefs.core.errors import RefusedError
 from msharefs.fuse import protocol
-from msharefs.fuse.dataplane import DataPlane
+from msharefs.fuse.dataplane import Negotiation
 from msharefs.fuse.metrics import Metrics
+from msharefs.fuse.outstanding import BUFFER_SIZE, Outstanding
 from msharefs.fuse.payload import Handler, Payload
 from msharefs.fuse.protocol import Header, Opcode
 from msharefs.fuse.replay import Replay
 
 log = logging.getLogger(__name__)
 
-BUFFER_SIZE = (1 << 20) + (64 << 10)
-"""A request holds max_write bytes (1 MiB, libfuse's choice) and its headers at most."""
 LISTING_SIZE = 64 << 10
 """A reply of pyfuse3 has to fit into one message of the pair's default buffer."""
 BURST = 16
@@ -50,9 +49,10 @@ class Switchboard(trio.abc.Instrument):
         device: int,
         pair: socket.socket,
         handlers: Mapping[int, Handler],
-        plane: DataPlane,
+        negotiation: Negotiation,
         metrics: Metrics,
         replay: Replay,
+        outstanding: Outstanding,
         reached: Callable[[str], None],
     ) -> None:
         """`device` is the /dev/fuse descriptor and `pair` our end; neither is owned here.
@@ -60,13 +60,13 @@ class Switchboard(trio.abc.Instrument):
         self._device = device
         self._pair = pair
         self._handlers = handlers
-        self._plane = plane
+        self._negotiation = negotiation
         self._metrics = metrics
         self._replay = replay
+        self._outstanding = outstanding
         self._reached = reached
         self._scope = trio.CancelScope()
         self._look_again = LOOK_AGAIN if len(os.sched_getaffinity(0)) > 1 else 0.0
-        self._request = bytearray(BUFFER_SIZE)
         self._reply = bytearray(BUFFER_SIZE)
         self._forwarded: dict[int, tuple[int, float]] = {}
         os.set_blocking(device, False)
@@ -83,6 +83,9 @@ class Switchboard(trio.abc.Instrument):
             try:
                 await self._greet(init, again=again)
                 on_ready()
+                if again:
+                    for message in self._outstanding.recover():
+                        await self._route(memoryview(message), nursery)
                 with self._scope:
                     await self._serve(nursery)
                 while self._forwarded:
@@ -96,30 +99,29 @@ class Switchboard(trio.abc.Instrument):
         self._scope.cancel()
 
     async def _greet(self, init: bytes, *, again: bool) -> None:
-        offer = protocol.InitOffer.decode(memoryview(init)[protocol.IN_HEADER_SIZE :])
-        negotiation = self._plane.negotiate(offer)
         self._pair.send(init)
         await trio.lowlevel.wait_readable(self._pair)
         reply = self._pair.recv(BUFFER_SIZE)
         if again:
-            if negotiation.flags2 & protocol.FUSE_HAS_RESEND:
-                self._write(protocol.encode_resend())
             return
         self._write(
             protocol.complete_init(
                 reply,
-                flags=negotiation.flags,
-                flags2=negotiation.flags2,
-                stack_depth=negotiation.stack_depth,
+                flags=self._negotiation.flags,
+                flags2=self._negotiation.flags2,
+                stack_depth=self._negotiation.stack_depth,
             )
         )
 
     async def _serve(self, nursery: trio.Nursery) -> None:
+        outstanding = self._outstanding
+        buffer = outstanding.buffer
         burst = 0
         look_until = 0.0
         while True:
+            outstanding.before_read()
             try:
-                size = os.readv(self._device, [self._request])
+                size = os.readv(self._device, [buffer])
             except BlockingIOError:
                 if perf_counter() < look_until and not self._forwarded:
                     os.sched_yield()
@@ -134,7 +136,7 @@ class Switchboard(trio.abc.Instrument):
                 if error.errno not in (errno.ENOENT, errno.EINTR):
                     raise
                 continue
-            await self._route(memoryview(self._request)[:size], nursery)
+            await self._route(memoryview(buffer)[:size], nursery)
             look_until = perf_counter() + self._look_again
             burst += 1
             if burst == BURST:
@@ -151,7 +153,7 @@ class Switchboard(trio.abc.Instrument):
             self._finish(header, known, perf_counter())
         elif handler is not None:
             self._replay.begin(header.unique, header.opcode)
-            self._handle(handler, header, body, nursery)
+            self._handle(handler, header, message, nursery)
             self._announce_forwarded()
         elif header.opcode == Opcode.INTERRUPT:
             # All that can take long holds the promise of memory and is not cut short.
@@ -168,17 +170,18 @@ class Switchboard(trio.abc.Instrument):
     # Requests answered here
 
     def _handle(
-        self, handler: Handler, header: Header, body: memoryview, nursery: trio.Nursery
+        self, handler: Handler, header: Header, message: memoryview, nursery: trio.Nursery
     ) -> None:
         started = perf_counter()
         try:
-            answer = handler(header, body)
+            answer = handler(header, message[protocol.IN_HEADER_SIZE :])
         except Exception as error:  # noqa: BLE001 - answered and logged in _finish
             self._finish(header, error, started)
             return
         if isinstance(answer, bytes | memoryview):
             self._finish(header, answer, started)
         else:
+            self._outstanding.keep(message)
             nursery.start_soon(self._finish_later, header, answer, started)
 
     async def _finish_later(
@@ -209,6 +212,7 @@ class Switchboard(trio.abc.Instrument):
         if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
             protocol.limit_listing(message, LISTING_SIZE)
         if header.opcode not in protocol.NO_REPLY:
+            self._outstanding.keep(message)
             self._forwarded[header.unique] = (header.opcode, perf_counter())
             self._announce_forwarded()
         while True:
@@ -247,14 +251,15 @@ class Switchboard(trio.abc.Instrument):
 
     def _write(self, reply: bytes, payload: Payload = b"") -> None:
         self._reached("before reply")
+        reply = self._outstanding.as_asked(reply)
         try:
             os.writev(self._device, (reply, payload))
         except OSError as error:
             # ENOENT: nobody waits for it any more; ENODEV: the mount is gone.
-            if error.errno in (errno.ENOENT, errno.ENODEV):
-                return
-            log.error("the kernel does not take a reply: %s", error)
-            self._write_failure(reply)
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                log.error("the kernel does not take a reply: %s", error)
+                self._write_failure(reply)
+        self._outstanding.answered(reply)
         self._reached("after reply")
 
     def _write_failure(self, reply: bytes) -> None:

@@ -5,40 +5,21 @@ The reference is the same operation on the same mount without a death.
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from tests.helpers import mount, raw
 from tests.helpers.raw import PAGE
-from tests.helpers.waiting import eventually
 from tests.survival import gap
-from tests.survival.scenes import MEMORY, OPERATIONS, Operation, Scene, region
+from tests.survival.once import done_exactly_once, new_scene, quiet
+from tests.survival.scenes import MEMORY, OPERATIONS, Operation, region
+
+__all__ = ["quiet"]
 
 pytestmark = pytest.mark.mount
 MOUNT_OPTIONS = f"size=128M,align=4096,{gap.CRASH_OPTION}"
 CASES = [(operation, step) for operation in OPERATIONS for step in operation.steps]
-
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def quiet(mounted: mount.Mount) -> Iterator[mount.Mount]:
-    """The mount, empty before and after: nothing of a test may leak."""
-    mounted.expect_log(gap.DEATHS)
-    mounted.wait_until_empty()
-    yield mounted
-    mounted.wait_until_empty()
-    assert os.listdir(mounted.path) == ["mshare_info"]
-    eventually(lambda: raw.used_inodes(mounted.path) == 2, what="inodes are left")
-    assert mounted.status()["open_handles"] == 0
-
-
-def new_scene(mounted: mount.Mount) -> Scene:
-    """A scene in a directory that was not there before."""
-    return Scene(mounted.path / f"scene{next(_numbers)}")
 
 
 @pytest.mark.parametrize(
@@ -49,25 +30,7 @@ def test_an_operation_is_done_exactly_once(
 ) -> None:
     """Its call succeeds, and names, attributes, layouts, contents, handles and df are the
     same as after one that nothing disturbed."""
-    with new_scene(quiet) as scene:
-        operation.prepare(scene)
-        unchanged = scene.snapshot(), quiet.status()["open_handles"]
-        operation.act(scene)
-        expected, changes = scene.snapshot(), scene.changes()
-        eventually(lambda: quiet.status()["open_handles"] == (scene.fd >= 0))
-        free = raw.free_bytes(quiet.path)
-        assert (expected, int(scene.fd >= 0)) != unchanged
-    quiet.wait_until_empty()
-
-    with new_scene(quiet) as scene:
-        operation.prepare(scene)
-        scene.warm()
-        gap.through_a_crash(quiet, step, lambda: operation.act(scene))
-        assert scene.snapshot() == expected
-        # Counted after the commit, so that the count alone may be missing then.
-        assert scene.changes() in {changes, changes - (step == "after_commit")}
-        eventually(lambda: quiet.status()["open_handles"] == (scene.fd >= 0))
-        assert raw.free_bytes(quiet.path) == free
+    done_exactly_once(quiet, operation, step)
 
 
 @pytest.mark.parametrize("step", MEMORY)

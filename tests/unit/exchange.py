@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 import trio
 import trio.testing
 
+from msharefs.fuse.dataplane import Negotiation
 from msharefs.fuse.metrics import Metrics
+from msharefs.fuse.outstanding import KeptInFile, ResentByKernel
 from msharefs.fuse.payload import Handler
 from msharefs.fuse.protocol import Header
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
-from tests.unit.planes import FakePlane, init_message, init_reply
+from tests.unit.planes import init_message, init_reply
 
 SECONDS = 10
 """A test that takes longer has failed."""
@@ -124,8 +126,11 @@ class Exchange:
 
 
 @contextmanager
-def exchange(handlers: Mapping[int, Handler], flags2: int = 0x30) -> Iterator[Exchange]:
-    """Connected, but not running. The data plane wishes these capabilities."""
+def exchange(
+    handlers: Mapping[int, Handler], flags2: int = 0x30, *, area: memoryview | None = None
+) -> Iterator[Exchange]:
+    """Connected, but not running. The data plane wishes these capabilities. With an `area`
+    the kernel cannot send again, and an earlier server has left there what it had read."""
     ends = [
         *socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET),
         *socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET),
@@ -137,7 +142,14 @@ def exchange(handlers: Mapping[int, Handler], flags2: int = 0x30) -> Iterator[Ex
     steps: list[str] = []
     try:
         board = Switchboard(
-            device.fileno(), ours, handlers, FakePlane(flags2), metrics, replay, steps.append
+            device.fileno(),
+            ours,
+            handlers,
+            Negotiation(flags=0x80000, flags2=flags2, stack_depth=7),
+            metrics,
+            replay,
+            ResentByKernel(device.fileno()) if area is None else KeptInFile(area, again=True),
+            steps.append,
         )
         yield Exchange(End(kernel), End(theirs), device.fileno(), board, metrics, replay, steps)
     finally:

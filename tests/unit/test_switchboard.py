@@ -18,6 +18,7 @@ import trio.testing
 
 from msharefs.core.errors import NotAnIoctl, OutOfMemory
 from msharefs.fuse import switchboard as switchboard_module
+from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile
 from msharefs.fuse.payload import Handler
 from msharefs.fuse.protocol import Header, Opcode
 from tests.unit.exchange import SECONDS, exchange, serving
@@ -317,19 +318,47 @@ async def test_a_later_server_asks_for_what_was_not_answered() -> None:
             assert await board.kernel.hear() == notice
             assert await board.kernel.silent()
             nursery.cancel_scope.cancel()
-    assert board.ready == [True]
-
-
-async def test_a_kernel_without_resend_is_not_asked() -> None:
-    """It would refuse the notice; what was read is then lost, and new requests are served."""
-    with exchange({}) as board, trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(board.run_again)
-            await board.pyfuse3.hear()
-            await board.pyfuse3.send(init_reply())
-            assert await board.kernel.silent()
-            nursery.cancel_scope.cancel()
     assert board.ready == [False]
+
+
+async def test_without_resend_a_server_that_dies_leaves_its_requests() -> None:
+    """The next answers what was being worked on and what had just been read, each once, under
+    the number that the kernel knows."""
+    never = trio.Event()
+
+    async def wait(header: Header) -> bytes:
+        await never.wait()
+        return b""
+
+    area = memoryview(bytearray(AREA_SIZE))
+    slow: dict[int, Handler] = {Opcode.IOCTL: lambda header, body: wait(header)}
+    with exchange(slow, area=area) as board, trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.run)
+            await board.greet()
+            await board.kernel.send(message(Opcode.IOCTL, b"slow", unique=6, nodeid=3))
+            await board.kernel.send(message(Opcode.MKDIR, b"forwarded", unique=8))
+            assert await board.pyfuse3.hear() == message(Opcode.MKDIR, b"forwarded", unique=8)
+            nursery.cancel_scope.cancel()
+    last = message(Opcode.OPEN, b"last", unique=10, nodeid=3)
+    area[: len(last)] = last
+
+    with exchange({Opcode.IOCTL: echo, Opcode.OPEN: echo}, area=area) as board:
+        board.replay.answers = {RESENT | 6: b"as before"}
+        with trio.fail_after(SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(board.run_again)
+                await board.pyfuse3.hear()
+                await board.pyfuse3.send(init_reply())
+                assert await board.kernel.hear() == reply(6, b"as before")
+                assert await board.kernel.hear() == reply(10, b"3:last")
+                request = message(Opcode.MKDIR, b"forwarded", unique=RESENT | 8)
+                assert await board.pyfuse3.hear() == request
+                await board.pyfuse3.send(reply(RESENT | 8, b"made"))
+                assert await board.kernel.hear() == reply(8, b"made")
+                assert await board.kernel.silent()
+                nursery.cancel_scope.cancel()
+    assert KeptInFile(area, again=True).recover() == ()
 
 
 # Requests that come again

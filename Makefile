@@ -32,7 +32,8 @@ unit: setup  ## the tests that take seconds and need no FUSE
 	@$(BIN)/pytest $(wildcard tests/unit tests/model) $(ARGS)
 
 # A mount test that cannot run counts as failed here: a skip would hide it.
-test: setup  ## every test, real mounts too (root, at most 15 minutes)
+test: setup  ## every test, on real mounts of root's and of an ordinary user's (root, at most 15 minutes)
+	@$(SUDO) scripts/setup_tests
 	@$(SUDO) env MSHAREFS_REQUIRE_MOUNT=1 $(BIN)/pytest $(ARGS)
 
 check: setup  ## what must hold before a commit: format, lint, types, layers, every test, documents

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance import links, listing, locks, names, permissions, rename, times
+from tests.helpers.mount import planes
 
 Check = Callable[[Path], None]
 
@@ -32,10 +32,10 @@ CHECKS = checks_of(names, links, rename, listing, times, locks)
 ROOT_CHECKS = checks_of(permissions)
 
 
-PLACES = {"msharefs": "mounted", "paged": "mounted_paged"}
+PLACES = {"passthrough": "mounted", "paged": "mounted_paged"}
 
 
-@pytest.fixture(params=["tmpfs", *PLACES])
+@pytest.fixture(params=["tmpfs", *planes()])
 def root(request: pytest.FixtureRequest) -> Iterator[Path]:
     """An empty directory, mode 0755, on an ordinary tmpfs or on a mount of either plane."""
     mounted = PLACES.get(request.param)
@@ -52,13 +52,12 @@ def test_names_links_times_and_locks(check: Check, root: Path) -> None:
     check(root)
 
 
+@pytest.mark.root_only("becomes another user")
 @pytest.mark.parametrize(
     "check", ROOT_CHECKS, ids=lambda check: check.__name__.removeprefix("check_")
 )
 def test_permissions(check: Check, root: Path) -> None:
     """The mode bits decide, for other users as they do anywhere; each check says how."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become other users")
     check(root)
 
 

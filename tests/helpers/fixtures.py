@@ -43,6 +43,29 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report  # type: ignore[return-value]
 
 
+ROOT_ONLY = "root_only(reason): what an ordinary user cannot do; deselected where he runs the tests"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker is ours, so we announce it."""
+    config.addinivalue_line("markers", ROOT_ONLY)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only root can do where we are not root. Each such test says why."""
+    rest: list[pytest.Item] = []
+    for item in items:
+        marker = item.get_closest_marker("root_only")
+        if marker is not None and not (len(marker.args) == 1 and str(marker.args[0]).strip()):
+            raise pytest.UsageError(f"{item.nodeid}: root_only needs its reason")
+        if marker is None or mount.PRIVILEGED:
+            rest.append(item)
+    left_out = [item for item in items if item not in rest]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = rest
+
+
 @pytest.fixture(scope="session")
 def requires_fuse() -> None:
     """Skips where mounts cannot work, and says why."""
@@ -95,8 +118,11 @@ def _stop(watchdog: Watchdog, old: mount.Mount) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module with PLANES runs once on each of these data planes, with a mount for each."""
-    planes = getattr(metafunc.module, "PLANES", ())
+    """A module with PLANES runs once on each of these data planes, with a mount for each.
+
+    MSHAREFS_TEST_OPTIONS=data=... leaves one of them.
+    """
+    planes = [plane for plane in getattr(metafunc.module, "PLANES", ()) if plane in mount.planes()]
     if planes and "mounted" in metafunc.fixturenames:
         metafunc.parametrize("mounted", planes, indirect=True, scope="module")
 
@@ -127,7 +153,7 @@ def mounted_paged(requires_fuse: None, watchdog: Watchdog) -> Iterator[mount.Mou
 @pytest.fixture
 def paged(mounted: mount.Mount) -> bool:
     """Whether the kernel asks the daemon for every page."""
-    return bool(mounted.status()["data_plane"]["name"] == "paged")
+    return mount.is_paged(mounted.path)
 
 
 @pytest.fixture

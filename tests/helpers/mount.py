@@ -24,7 +24,7 @@ from typing import Any
 from tests.helpers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-STATE = Path("/run/msharefs")
+PRIVILEGED = os.geteuid() == 0
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
 SUSPICIOUS = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|Traceback|Warning:")
@@ -34,6 +34,19 @@ MARKER = "MSHAREFS_TEST_MOUNT"
 MORE_OPTIONS = "MSHAREFS_TEST_OPTIONS"
 
 _numbers = itertools.count()
+
+
+def planes() -> tuple[str, ...]:
+    """The data planes to test: the one that MSHAREFS_TEST_OPTIONS asks for, or both."""
+    asked = re.search(r"\bdata=(\w+)", os.environ.get(MORE_OPTIONS, ""))
+    return (asked[1],) if asked else ("passthrough", "paged")
+
+
+def state_base() -> Path:
+    """Where the state directories of our mounts are: root's, or those of one user's session."""
+    if PRIVILEGED:
+        return Path("/run/msharefs")
+    return Path(os.environ["XDG_RUNTIME_DIR"], "msharefs")
 
 
 def command() -> list[str]:
@@ -117,8 +130,8 @@ def file_system_type(path: Path | str) -> str:
 
 
 def state_directories() -> set[Path]:
-    """The state directories of all mounts on this machine."""
-    return set(STATE.iterdir()) if STATE.is_dir() else set()
+    """The state directories of all mounts on this machine that are root's, or this user's."""
+    return set(state_base().iterdir()) if state_base().is_dir() else set()
 
 
 def states_of(base: Path) -> list[Path]:
@@ -135,18 +148,28 @@ def remove_by_force(base: Path, marker: str) -> None:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         point = Path(_unescaped(line.split()[4]))
         if point.is_relative_to(base):
-            unmount(point, "-l")
+            unmount(point, lazy=True)
     for pid in processes_of(marker):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for state in states_of(base):
-        unmount(state / "shm", "-l")
+        remove_segments(state)
+        unmount(state / "shm", lazy=True)
         shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(base, ignore_errors=True)
 
 
+def remove_segments(state: Path) -> None:
+    """Unlink what a user's mount has in the machine's /dev/shm; root's has nothing there."""
+    with suppress(FileNotFoundError):
+        prefix = json.loads((state / "config.json").read_text())["arena"]
+        for segment in Path("/dev/shm").glob(f"{prefix}*"):
+            segment.unlink()
+
+
 def state_directory_of(pid: int) -> Path | None:
-    """The state directory whose tmpfs this daemon has at /dev/shm, told by the device number."""
+    """The state directory whose tmpfs this daemon of root's has at /dev/shm, told by the device
+    number."""
     devices: dict[str, str] = {}
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         fields = line.split()
@@ -155,20 +178,27 @@ def state_directory_of(pid: int) -> Path | None:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         point = Path(_unescaped(fields[4]))
-        if fields[2] == arena and point.is_relative_to(STATE):
-            return STATE / point.relative_to(STATE).parts[0]
+        if fields[2] == arena and point.is_relative_to(state_base()):
+            return state_base() / point.relative_to(state_base()).parts[0]
     return None
 
 
 def shared_memory_names() -> set[str]:
-    """The names in the machine's own /dev/shm that may be ours."""
-    return {name for name in os.listdir("/dev/shm") if "mshare" in name}
+    """The names in the machine's own /dev/shm that may be of our mounts."""
+    found = set()
+    for entry in os.scandir("/dev/shm"):
+        # Other mounts come and go.
+        with suppress(FileNotFoundError):
+            if "mshare" in entry.name and entry.stat().st_uid == os.geteuid():
+                found.add(entry.name)
+    return found
 
 
-def unmount(path: Path | str, *options: str) -> subprocess.CompletedProcess[str]:
-    """umount(8)."""
+def unmount(path: Path | str, *, lazy: bool = False) -> subprocess.CompletedProcess[str]:
+    """umount(8), or what an ordinary user has in its place."""
+    words = ["umount", "-l"] if PRIVILEGED else ["fusermount3", "-u", "-z"]
     return subprocess.run(
-        ["umount", *options, str(path)],
+        [*(words if lazy else words[:-1]), str(path)],
         capture_output=True,
         text=True,
         timeout=30,
@@ -193,6 +223,11 @@ def read_status(path: Path) -> dict[str, Any]:
     return parsed
 
 
+def is_paged(path: Path) -> bool:
+    """Whether the kernel asks the daemon of this mount for every page."""
+    return bool(read_status(path)["data_plane"]["name"] == "paged")
+
+
 class Mount:
     """One msharefs mount served by the real command in the foreground."""
 
@@ -205,7 +240,8 @@ class Mount:
         self.log_path = self.base / "log"
         self.source = source
         self.marker = new_marker()
-        self._expected: list[str] = []
+        # A user's segments are in danger where systemd-logind runs.
+        self._expected = [] if PRIVILEGED else ["see RemoveIPC in logind.conf"]
         self._log_seen = 0
         self.state: Path | None = None
         self._shared_before = shared_memory_names()
@@ -234,7 +270,11 @@ class Mount:
     def wait_until_it_answers(self) -> None:
         """The first request. Apart from the start, so that the connection is known if it hangs."""
         try:
-            self.state = state_directory_of(self.server_pid)
+            server = self.server_pid
+            if PRIVILEGED:
+                self.state = state_directory_of(server)
+            else:
+                (self.state,) = states_of(self.base)
         except OSError as error:
             self.process.wait(STOP_SECONDS)
             text = self.log()
@@ -316,7 +356,7 @@ class Mount:
     def discard(self) -> None:
         """Take away whatever is left, by force where needed. Nothing after a clean end."""
         if mount_lines(self.path):
-            unmount(self.path, "-l")
+            unmount(self.path, lazy=True)
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -329,8 +369,8 @@ class Mount:
 
 def missing_for_mounts() -> str | None:
     """Why this machine cannot run mount tests, or None. Asks for features, not versions."""
-    if os.geteuid() != 0:
-        return "mounting with a private arena needs root"
+    if not PRIVILEGED and "passthrough" in planes():
+        return f"passthrough needs root; an ordinary user's tests have {MORE_OPTIONS}=data=paged"
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:

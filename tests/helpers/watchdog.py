@@ -16,16 +16,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.helpers.mount import missing_for_mounts
+from tests.helpers.mount import PRIVILEGED, missing_for_mounts, unmount
+
+# Empty on bare machines; whoever runs the tests as an ordinary user has to mount it there.
+CONTROL = Path("/sys/fs/fuse/connections")
 
 
 class Watchdog:
     """A forked process that reads lines: "add N PATH", "remove N", "arm SECONDS", "disarm"."""
 
     def __init__(self) -> None:
-        # The usual place, /sys/fs/fuse/connections, is empty on bare machines.
-        self._control = Path(tempfile.mkdtemp(prefix="msharefs-fusectl-"))
-        if missing_for_mounts() is None:
+        self._control = CONTROL
+        if PRIVILEGED:
+            self._control = Path(tempfile.mkdtemp(prefix="msharefs-fusectl-"))
+        if PRIVILEGED and missing_for_mounts() is None:
             command = ["mount", "-t", "fusectl", "none", str(self._control)]
             subprocess.run(command, check=True, timeout=10)
         reader, self._writer = os.pipe()
@@ -75,10 +79,15 @@ def _watch(reader: int, control: Path) -> None:
                 mounts[number] = path
             else:
                 mounts.pop(value, None)
-    for path in [*mounts.values(), str(control)]:
+    _leave(mounts, control)
+
+
+def _leave(mounts: dict[str, str], control: Path) -> None:
+    for path in [*mounts.values(), *([str(control)] if PRIVILEGED else [])]:
         if os.path.ismount(path):
-            subprocess.run(["umount", "-l", path], check=False, timeout=30)
-    control.rmdir()
+            unmount(path, lazy=True)
+    if PRIVILEGED:
+        control.rmdir()
 
 
 def _abort(mounts: dict[str, str], control: Path) -> None:

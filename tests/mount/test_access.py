@@ -12,10 +12,13 @@ import pytest
 
 from tests.helpers import poke, raw
 from tests.helpers.fixtures import MakeMount, MakePoke
+from tests.helpers.mount import Mount
 from tests.helpers.poke import faults
 from tests.helpers.raw import HUGE, PAGE, create_mapping, refused
+from tests.helpers.waiting import eventually
 
 MOUNT_OPTIONS = "size=64M"
+PLANES = ("passthrough", "paged")
 
 SIZE = 4 * HUGE
 MAP_FIXED = raw.MAP_SHARED | raw.MAP_FIXED
@@ -38,12 +41,16 @@ def test_address_is_aligned(place: Path, client: poke.Poke, prot: int) -> None:
             assert client.mmap(fd, length, prot=prot) % HUGE == 0
 
 
-def test_huge_pages_are_mapped_as_such(place: Path, client: poke.Poke) -> None:
-    """M1: whole 2 MiB take one page table entry each (ShmemPmdMapped), which is what all is for."""
+def test_huge_pages_are_mapped_as_such(place: Path, client: poke.Poke, *, paged: bool) -> None:
+    """M1: whole 2 MiB take one page table entry each (ShmemPmdMapped), which is what all is for.
+
+    Nothing is saved on the paged plane.
+    """
     with raw.region(place, SIZE, mapped=True):
         address = client.attach(place, SIZE)
         client.fill(address, SIZE, 1)
-        assert poke.smaps(client.pid, place)["ShmemPmdMapped"] == SIZE // 1024
+        saved = poke.smaps(client.pid, place)["ShmemPmdMapped"]
+        assert saved == (0 if paged else SIZE // 1024)
 
 
 def test_hint_and_fixed_address(place: Path, region: int, client: poke.Poke) -> None:
@@ -234,11 +241,19 @@ def test_madvise(place: Path, region: int, client: poke.Poke) -> None:
     assert client.get(address, HUGE) == b"\x08" * HUGE
 
 
-def test_madvise_remove(place: Path, region: int, client: poke.Poke) -> None:
-    """M7: MADV_REMOVE by who may write gives zeros, as on tmpfs; the page comes back with a touch."""
+def test_madvise_remove(place: Path, region: int, client: poke.Poke, *, paged: bool) -> None:
+    """M7, P5: MADV_REMOVE by who may write gives zeros, as on tmpfs; a touch brings the page back.
+
+    On the paged plane it is fallocate with a mode (S7), and nothing is changed.
+    """
     address = client.attach(place, SIZE)
     client.fill(address, HUGE, 8)
     remove = 9
+    if paged:
+        with refused(errno.EOPNOTSUPP):
+            client.call("madvise", address + PAGE, PAGE, remove)
+        assert client.holds(address, HUGE, 8)
+        return
     assert client.call("madvise", address + PAGE, PAGE, remove) == 0
     assert client.get(address + PAGE, PAGE) == bytes(PAGE)
     assert client.get(address, PAGE) + client.get(address + 2 * PAGE, PAGE) == b"\x08" * 2 * PAGE
@@ -259,11 +274,20 @@ def test_madvise_remove_needs_the_right_to_write(
     assert client.get(writer, 4) == b"kept"
 
 
-def test_mlock(place: Path, region: int, client: poke.Poke) -> None:
-    """M7: locks what is mapped; over a hole it fails, as over any missing page."""
+def test_mlock(mounted: Mount, place: Path, region: int, client: poke.Poke, *, paged: bool) -> None:
+    """M7: locks what is mapped; over a hole it fails, as over any missing page.
+
+    On the paged plane the kernel tries a hole again and again until the process is killed.
+    """
     address = client.attach(place, SIZE)
     assert client.call("mlock", address, 2 * HUGE) == 0
     assert poke.smaps(client.pid, place)["Locked"] > 0
+    if paged:
+        before = mounted.status()["operations"]["READ"]["errors"]
+        client.post(poke.command("mlock", address + 2 * HUGE, HUGE))
+        eventually(lambda: mounted.status()["operations"]["READ"]["errors"] > before + 100)
+        client.kill()
+        return
     with refused(errno.ENOMEM, errno.EFAULT, errno.EAGAIN):
         client.call("mlock", address + 2 * HUGE, HUGE)
     assert client.call("munlock", address, 2 * HUGE) == 0

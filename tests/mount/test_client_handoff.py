@@ -100,6 +100,7 @@ def test_child_is_given_the_descriptor_itself(context: Any, region: Region) -> N
     run_child(context, answer_from_seven, region)
 
 
+@pytest.mark.root_only("becomes another user")
 def test_child_without_a_right_to_the_path(context: Any, region: Region) -> None:
     """What a child is started with is the descriptor: who hands it over has decided."""
     run_child(context, answer_as_alice, region)

@@ -137,6 +137,7 @@ def abort(connection: str, place: Path) -> None:
         subprocess.run(["umount", control], check=True)
 
 
+@pytest.mark.root_only("mounts fusectl")
 def test_watch_of_a_mount_that_ends(make_mount: MakeMount, tmp_path: Path) -> None:
     """The file system's end is an error: nobody may take it for a quiet region."""
     mount = make_mount("size=8M")

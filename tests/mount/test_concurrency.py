@@ -16,6 +16,7 @@ from tests.helpers.raw import ANONYMOUS, HUGE, PAGE, create_mapping, opened, unm
 from tests.helpers.waiting import eventually
 
 MOUNT_OPTIONS = "size=1G,align=4096"
+PLANES = ("passthrough", "paged")
 
 RACERS = 12
 # Large enough to go to a worker thread, and to take a while.

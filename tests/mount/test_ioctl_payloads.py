@@ -21,6 +21,7 @@ from tests.helpers.raw import HUGE, PAGE, ioctl_number, opened, refused
 from tests.helpers.users import in_child
 
 MOUNT_OPTIONS = "size=64M"
+PLANES = ("passthrough", "paged")
 
 SIZE = 4 * HUGE
 KNOWN_NUMBERS = {raw.CREATE_MAPPING, raw.CREATE_MAPPING_X86_32, raw.UNMAP}

@@ -17,6 +17,7 @@ from tests.helpers.raw import HUGE, PAGE
 from tests.helpers.waiting import eventually
 
 MOUNT_OPTIONS = "size=256M,align=4096"
+PLANES = ("passthrough", "paged")
 
 CAPACITY = 256 * raw.MIB
 SIZE = 16 * HUGE

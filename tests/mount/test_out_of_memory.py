@@ -20,6 +20,7 @@ from tests.helpers.raw import ANONYMOUS, HUGE, PAGE, create_mapping, opened, ref
 from tests.helpers.waiting import eventually
 
 MOUNT_OPTIONS = "size=16M,align=4096"
+PLANES = ("passthrough", "paged")
 
 CAPACITY = 16 * raw.MIB
 SIZE = 2 * CAPACITY

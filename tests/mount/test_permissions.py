@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,10 @@ from tests.helpers.raw import HUGE, PAGE, create_mapping, opened, refused
 from tests.helpers.users import ALICE, BOB, NOBODY, as_user
 
 MOUNT_OPTIONS = "size=64M"
+PLANES = ("passthrough", "paged")
 
 
+@pytest.mark.root_only("becomes another user")
 def test_user_makes_and_uses_a_region(place: Path, make_poke: MakePoke) -> None:
     """N12: any user can make, size, map, attach and remove a region of his own."""
     client = make_poke(uid=ALICE)
@@ -40,6 +43,7 @@ def test_user_makes_and_uses_a_region(place: Path, make_poke: MakePoke) -> None:
     assert not place.exists()
 
 
+@pytest.mark.root_only("becomes another user")
 @pytest.mark.parametrize(
     ("mode", "reads", "writes"),
     [
@@ -72,6 +76,7 @@ def test_region_of_another_user(
                     attempt()
 
 
+@pytest.mark.root_only("becomes another user")
 def test_reader_cannot_take_memory_away(place: Path, make_poke: MakePoke) -> None:
     """I3, N12: who may only read gets EACCES for map and unmap, and the contents stay."""
     with raw.region(place, HUGE, mapped=True) as fd:
@@ -90,6 +95,7 @@ def test_reader_cannot_take_memory_away(place: Path, make_poke: MakePoke) -> Non
             reader.call("mprotect", address, HUGE, raw.RW)
 
 
+@pytest.mark.root_only("becomes another user")
 def test_reader_cannot_open_his_descriptor_anew_for_writing(
     place: Path, make_poke: MakePoke
 ) -> None:
@@ -105,6 +111,7 @@ def test_reader_cannot_open_his_descriptor_anew_for_writing(
             reader.call("read", again, bytes(8), 8)
 
 
+@pytest.mark.root_only("becomes another user")
 def test_group_shares_a_region(place: Path) -> None:
     """N12: a supplementary group opens the region to its members."""
     group = 61099
@@ -122,6 +129,7 @@ def test_group_shares_a_region(place: Path) -> None:
         assert raw.layout(fd)["counters"]["maps"] == 2
 
 
+@pytest.mark.root_only("becomes another user")
 def test_rights_are_asked_at_open(place: Path, make_poke: MakePoke) -> None:
     """N12: a chmod does not take away what is open or attached; the next open feels it."""
     with raw.region(place, HUGE, mapped=True) as fd:
@@ -136,6 +144,7 @@ def test_rights_are_asked_at_open(place: Path, make_poke: MakePoke) -> None:
         client.unmap(descriptor, PAGE, PAGE)
 
 
+@pytest.mark.root_only("becomes another user")
 def test_nobody_removes_anothers_region(place: Path) -> None:
     """A8, N12: in the root directory, which is sticky, only the owner removes and renames."""
     with raw.region(place):
@@ -148,6 +157,7 @@ def test_nobody_removes_anothers_region(place: Path) -> None:
         as_user(ALICE, lambda: os.unlink(f"{place}-moved"))
 
 
+@pytest.mark.root_only("becomes another user")
 def test_nobody_sizes_anothers_region(place: Path) -> None:
     """N12: truncate(2) needs the right to write; the region stays unsized."""
     with raw.region(place) as fd:
@@ -157,6 +167,7 @@ def test_nobody_sizes_anothers_region(place: Path) -> None:
         assert os.fstat(fd).st_size == 0
 
 
+@pytest.mark.root_only("becomes another user")
 def test_directory_that_others_cannot_enter(place: Path, make_poke: MakePoke) -> None:
     """N12: what is in a private directory cannot be reached, whatever its own mode."""
     place.mkdir(mode=0o700)
@@ -167,6 +178,7 @@ def test_directory_that_others_cannot_enter(place: Path, make_poke: MakePoke) ->
     place.rmdir()
 
 
+@pytest.mark.root_only("becomes another user")
 def test_memory_is_never_handed_on(mounted: mount.Mount, make_poke: MakePoke) -> None:
     """N12: what one user wrote is not found by the next one who gets the memory."""
     whole = 64 * raw.MIB
@@ -186,12 +198,14 @@ def test_memory_is_never_handed_on(mounted: mount.Mount, make_poke: MakePoke) ->
     mine.unlink()
 
 
+@pytest.mark.root_only("becomes another user")
 def test_status_can_be_read_by_everybody(mounted: mount.Mount) -> None:
     """N12: it says nothing about single regions, and tools run as any user."""
     text = as_user(NOBODY, lambda: os.getxattr(mounted.path, "user.msharefs.status"))
     assert json.loads(text)["arena"]["size"] == 64 * raw.MIB
 
 
+@pytest.mark.root_only("becomes another user")
 def test_state_directory_is_closed(mounted: mount.Mount, place: Path) -> None:
     """N12: mode 0700 and root's; nobody else lists it or looks below."""
     assert mounted.state is not None
@@ -211,13 +225,22 @@ def test_state_directory_is_closed(mounted: mount.Mount, place: Path) -> None:
                 as_user(NOBODY, attempt)
 
 
-def test_segments_are_not_in_the_machines_shared_memory(place: Path) -> None:
-    """N12: a region adds no name to /dev/shm, where every user could see it."""
-    before = os.listdir("/dev/shm")
+def test_segments_cannot_be_found_in_the_machines_shared_memory(place: Path) -> None:
+    """N12: a region of root's adds no name to /dev/shm, where every user could see it; a user's
+    has one that nobody can guess, and that is his alone."""
+    before = set(os.listdir("/dev/shm"))
     with raw.region(place, HUGE, mapped=True):
-        assert os.listdir("/dev/shm") == before
+        fresh = set(os.listdir("/dev/shm")) - before
+        if mount.PRIVILEGED:
+            assert not fresh
+            return
+        (name,) = fresh
+        assert re.fullmatch(r"msharefs-[0-9a-f]{32}-\d+", name)
+        seen = os.stat(f"/dev/shm/{name}")
+        assert (stat.S_IMODE(seen.st_mode), seen.st_uid) == (0o600, os.geteuid())
 
 
+@pytest.mark.root_only("becomes another user")
 def test_daemon_cannot_be_looked_into(mounted: mount.Mount, place: Path) -> None:
     """N12: its descriptors, memory and namespaces under /proc are closed to others."""
     with raw.region(place, HUGE, mapped=True):
@@ -229,6 +252,7 @@ def test_daemon_cannot_be_looked_into(mounted: mount.Mount, place: Path) -> None
                 as_user(NOBODY, lambda path=f"/proc/{pid}/mem": os.open(path, os.O_RDONLY))  # type: ignore[misc]
 
 
+@pytest.mark.root_only("becomes another user")
 def test_client_cannot_reach_the_segment_behind_its_memory(
     place: Path, make_poke: MakePoke
 ) -> None:

@@ -25,6 +25,8 @@ __all__ = ["directory", "make"]
 
 pytestmark = pytest.mark.mount
 
+PLANES = ("passthrough", "paged")
+
 MIB = 1 << 20
 
 
@@ -94,6 +96,7 @@ def test_memory_that_is_not_there_is_an_error_at_once(make_mount: MakeMount) -> 
     SharedMemory("fits", directory=directory).unlink()
 
 
+@pytest.mark.root_only("becomes another user")
 def test_mode_group_and_owner_decide(make: Make, directory: Path) -> None:
     """A block is a file: the group of its mode may attach it, others may not, and root may give it."""
     old = os.umask(0)
@@ -128,6 +131,7 @@ def test_default_mode_is_private(make: Make, directory: Path) -> None:
     assert stat.S_IMODE((directory / "private").stat().st_mode) == 0o600
 
 
+@pytest.mark.root_only("becomes another user")
 def test_user_makes_a_block_of_his_own(directory: Path) -> None:
     """It needs no right but that to the directory, and the sticky bit keeps others from removing it."""
 

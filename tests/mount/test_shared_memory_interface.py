@@ -22,6 +22,8 @@ __all__ = ["directory", "make"]
 
 pytestmark = pytest.mark.mount
 
+PLANES = ("passthrough", "paged")
+
 PAGE = os.sysconf("SC_PAGESIZE")
 MIB = 1 << 20
 UNIT = 2 * MIB
@@ -179,6 +181,7 @@ def test_block_that_is_not_there(directory: Path) -> None:
         SharedMemory("mshare_info", readonly=True)
 
 
+@pytest.mark.root_only("becomes another user")
 def test_mode_that_shuts_its_owner_out(make: Make) -> None:
     """As with open(2), the mode is for those who come later, not for who makes the block."""
 

@@ -89,8 +89,9 @@ def legend(row: Sequence[Cell], *, unicode: bool) -> list[tuple[str, str]]:
         whole = Cell(kind, 0 if kind is Kind.HOLE else 8)
         if any(cell.kind is kind for cell in row):
             parts += [(whole.drawn(unicode=unicode), kind.style), (f" {kind.label}   ", "")]
-    if any(0 < cell.eighths < 8 for cell in row):
-        parts.append((f"{Cell(Kind.MEMORY, 3).drawn(unicode=unicode)} in part", ""))
+    for cell in row:
+        if 0 < cell.eighths < 8:
+            return [*parts, (f"{cell.drawn(unicode=unicode)} in part", "")]
     return parts
 
 

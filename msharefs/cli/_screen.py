@@ -91,7 +91,9 @@ def show(*parts: RenderableType) -> None:
 
 
 def note(sentence: str) -> None:
-    """A remark on stderr, so that what is on stdout stays a table."""
+    """A remark on stderr, so that what is on stdout stays a table. It comes after that table
+    also where both go into one pipe."""
+    sys.stdout.flush()
     console(stderr=True).print(text(sentence, "dim"), soft_wrap=True)
 
 

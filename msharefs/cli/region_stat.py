@@ -124,10 +124,9 @@ def _memory(facts: _regions.Facts, layout: Layout, huge: _regions.HugePages) -> 
 
 def _tables(layout: Layout, huge: _regions.HugePages) -> str:
     small, here = huge.table_cost(layout)
-    return (
-        f"{_format.size(here)} a process that touches all of it, "
-        f"{_format.size(small)} with 4 KiB pages"
-    )
+    # Entries of 2 MiB take eight bytes each, in tables that small pages need as well.
+    cost = f"{_format.size(here)} a process" if here else "next to nothing for a process"
+    return f"{cost} that touches all of it, {_format.size(small)} with 4 KiB pages"
 
 
 def _mapping_table(layout: Layout, limit: int | None) -> Iterator[RenderableType]:

@@ -28,6 +28,8 @@ _COLUMNS = (
     _screen.Column("OWNER"),
 )
 _MOST_OPERATIONS = 4
+_LABEL = 12
+"""How wide the names of the lines above the table are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Meter:
         return [
             _screen.line(*title),
             mount_status.memory_line(now.status),
-            _screen.line(("Requests    ", "bold"), self._requests()),
+            _screen.line(("Requests".ljust(_LABEL), "bold"), self._requests()),
         ]
 
     def _requests(self) -> str:
@@ -98,6 +100,9 @@ class Meter:
             f"{name} {rate:,.0f}/s {_format.latency(mean)}"
             for name, rate, mean in rates[:_MOST_OPERATIONS]
         ]
+        # What does not fit is left out as a whole.
+        while len(words) > 1 and len(", ".join(words)) > _screen.console().width - _LABEL:
+            words.pop()
         return ", ".join(words)
 
     def _operations(self) -> list[tuple[str, float, float]]:

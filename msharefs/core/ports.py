@@ -40,6 +40,9 @@ class Segment(Protocol):
     def read_into(self, buffer: memoryview, start: int) -> None:
         """Fill the buffer with the bytes from `start` on."""
 
+    def window(self, start: int, size: int) -> memoryview:
+        """The bytes themselves, to be read, of whole pages that have memory."""
+
     def write(self, data: memoryview, start: int) -> None:
         """Write the bytes at `start`. OSError where there is no memory for them."""
 

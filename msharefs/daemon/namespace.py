@@ -6,6 +6,8 @@ of another arena: a copy keeps a mount alive after umount, and its daemon would 
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from dataclasses import dataclass
 from msharefs import linux
 from msharefs.fuse import channel
 from msharefs.memory import arena
+
+log = logging.getLogger(__name__)
 
 FS_TYPE = f"fuse.{channel.SUBTYPE}"
 
@@ -72,12 +76,22 @@ def enter_private(arena_directory: str, state_base: str) -> int:
                 mount.path != arena_directory
             )
             if mount.kind == FS_TYPE or foreign_arena:
-                linux.umount(mount.path, linux.MNT_DETACH)
+                _take_away(mount.path)
         arena.enter(arena_directory)
     except OSError:
         leave(original)
         raise
     return original
+
+
+def _take_away(path: str) -> None:
+    """Unmount a copy, unless something that is mounted over it hides it from us."""
+    try:
+        linux.umount(path, linux.MNT_DETACH)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL):
+            raise
+        log.debug("a copy of %s stays: %s", path, error)
 
 
 def leave(original: int) -> None:

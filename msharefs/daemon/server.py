@@ -7,6 +7,7 @@ leash, on which it reports and whose end means that the supervisor is gone.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -70,6 +71,10 @@ class Inheritance:
     def path(self, name: str) -> str:
         """A file of the state directory."""
         return os.path.join(self.state, name)
+
+
+class UnmountedError(Exception):
+    """Somebody was quicker."""
 
 
 class Server:
@@ -203,7 +208,7 @@ class Server:
 
 
 async def serve(config: Config, given: Inheritance) -> bool:
-    """Choose the data plane by INIT, and serve. Raises PlaneError and JournalError."""
+    """Choose the data plane by INIT, and serve. Raises PlaneError, JournalError and UnmountedError."""
     init = read_init(given)
     offer = InitOffer.decode(memoryview(init)[IN_HEADER_SIZE:])
     offer = without(offer, config.options.without)
@@ -225,11 +230,17 @@ def _outstanding(given: Inheritance, negotiation: Negotiation) -> Outstanding:
 
 
 def read_init(given: Inheritance) -> bytes:
-    """The INIT request: from the kernel, or as the first server kept it for the others."""
+    """The INIT request: from the kernel, or as the first server kept it for the others.
+    Raises UnmountedError."""
     if given.restarts:
         with open(given.path(INIT), "rb") as file:
             return file.read()
-    init = os.read(given.device, INIT_ROOM)
+    try:
+        init = os.read(given.device, INIT_ROOM)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise UnmountedError("it was unmounted before it answered") from error
+        raise
     write_whole(given.path(INIT), init)
     return init
 
@@ -271,7 +282,7 @@ def main() -> int:
     gone, failure = False, None
     try:
         gone = trio.run(serve, config, given)
-    except* (PlaneError, JournalError) as group:
+    except* (PlaneError, JournalError, UnmountedError) as group:
         failure = str(group.exceptions[0])
     except* Exception as group:
         log.exception("the server ends")

@@ -8,6 +8,7 @@ serves. How a mount is made and taken down around it is in assembly.py.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -35,6 +36,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 SPARE_DELAY = 0.5
 """Seconds that a server serves before a spare is made: a mount may be short-lived, and just
 after a start there is other work."""
+
+READ_ROOM = (1 << 20) + (64 << 10)
+"""Bytes: a read with less is refused before it says how the connection ended."""
 
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Blocked, and waited for one by one."""
@@ -104,7 +108,8 @@ class Supervisor:
                 continue
             if code == 0 or not self._replace_server(code):
                 break
-        if self._table.find(self._mountpoint):
+        # Whoever aborts a connection will unmount what is left, but did not mean the regions.
+        if self._was_aborted() or self._table.find(self._mountpoint):
             raise MountError("the kernel ended the connection; mount again", EXIT_SYSTEM)
 
     def take_down(self) -> None:
@@ -206,6 +211,16 @@ class Supervisor:
         poll = select.poll()
         poll.register(self._device, 0)
         return any(events & select.POLLERR for _, events in poll.poll(0))
+
+    def _was_aborted(self) -> bool:
+        """Of a connection that is gone: whether by fusectl, and not by umount."""
+        if not self._connection_is_gone():
+            return False
+        try:
+            os.read(self._device, READ_ROOM)
+        except OSError as error:
+            return error.errno == errno.ECONNABORTED
+        return False
 
     def _end_server(self) -> None:
         if self._server is not None:

@@ -1,7 +1,7 @@
 """The paged plane: this daemon is the pager (no privilege; any kernel).
 
-Owns the answers to page faults and write-backs, copied once between the request and the
-segment, and the dropping of pages that a change of mappings makes stale. What is mapped
+Owns the answers to page faults and write-backs, copied at most once between the request and
+the segment, and the dropping of pages that a change of mappings makes stale. What is mapped
 is core's knowledge: a fault elsewhere is refused with EIO, and the process gets SIGBUS.
 
 While a range changes, what the kernel writes back of it is old and is thrown away. Reads
@@ -27,15 +27,20 @@ from msharefs.fuse.protocol import InitOffer, ReadIn, WriteIn
 
 LARGEST_READ = 1 << 20
 """Bytes of a READ at most: max_pages, as libfuse negotiates it."""
+WINDOW_FROM = 64 << 10
+"""Bytes. The kernel takes larger answers out of the segment itself; to map a small one would
+cost more than to copy it. Not while the region changes: a page that a worker takes away in
+this moment would be made anew by the look at it."""
 
 
 class PagedPlane:
     """Page faults come as READ, dirty pages as WRITE."""
 
     name = "paged"
-    # Read ahead as much as one READ can carry. And no strict limit: without it a writer is
-    # put to sleep once 1 % of the dirty pages that the machine allows are of this mount.
-    tuning: Mapping[str, int] = {"read_ahead_kb": LARGEST_READ // 1024, "strict_limit": 0}
+    # Read ahead what four READs carry, so that kernel and daemon copy at the same time. And no
+    # strict limit: with it a writer is put to sleep once 1 % of the dirty pages that the machine
+    # allows are of this mount.
+    tuning: Mapping[str, int] = {"read_ahead_kb": 4 * LARGEST_READ // 1024, "strict_limit": 0}
 
     def __init__(self, device: int, why: str, offer: InitOffer) -> None:
         """`device` is the /dev/fuse descriptor, not owned here."""
@@ -51,7 +56,7 @@ class PagedPlane:
         """mmap of direct-I/O files, and resending, where offered."""
         wanted = protocol.FUSE_DIRECT_IO_ALLOW_MMAP | protocol.FUSE_HAS_RESEND
         return Negotiation(
-            flags=offer.flags & protocol.FUSE_HANDLE_KILLPRIV,
+            flags=offer.flags & (protocol.FUSE_HANDLE_KILLPRIV | protocol.FUSE_ABORT_ERROR),
             flags2=offer.flags2 & wanted,
             stack_depth=0,
         )
@@ -80,6 +85,8 @@ class PagedPlane:
             if not plan.readable and any(s.start < end and start < s.end for s in plan.stale):
                 raise NothingMapped(f"{start:#x} of region {region.ino} is being unmapped")
         segment = region.touchable(start, end)
+        if request.size >= WINDOW_FROM and not self._changes.get(region.ino):
+            return segment.window(start, request.size)
         view = memoryview(self._buffer)[: request.size]
         segment.read_into(view, start)
         return view

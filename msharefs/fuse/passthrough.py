@@ -44,7 +44,7 @@ class PassthroughPlane:
             | protocol.FUSE_HAS_RESEND
         )
         return Negotiation(
-            flags=offer.flags & protocol.FUSE_HANDLE_KILLPRIV,
+            flags=offer.flags & (protocol.FUSE_HANDLE_KILLPRIV | protocol.FUSE_ABORT_ERROR),
             flags2=offer.flags2 & wanted,
             stack_depth=1,
         )

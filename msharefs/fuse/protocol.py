@@ -72,6 +72,8 @@ NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 """Requests that the kernel awaits no answer to."""
 
 FUSE_HANDLE_KILLPRIV = 1 << 19
+FUSE_ABORT_ERROR = 1 << 21
+"""A connection that was aborted reads as ECONNABORTED, one whose mount went as ENODEV."""
 FUSE_INIT_EXT = 1 << 30
 # flags2 of INIT: bits 32 and up of the flags
 FUSE_DIRECT_IO_ALLOW_MMAP = 1 << 4

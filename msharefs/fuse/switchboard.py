@@ -130,7 +130,7 @@ class Switchboard(trio.abc.Instrument):
                 await trio.lowlevel.wait_readable(self._device)
                 continue
             except OSError as error:
-                if error.errno == errno.ENODEV:
+                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
                     return
                 # ENOENT: the request was taken back; EINTR: a signal came.
                 if error.errno not in (errno.ENOENT, errno.EINTR):

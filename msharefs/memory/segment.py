@@ -7,6 +7,7 @@ and which ranges may be touched, is not known here. All offsets and sizes are by
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 
 import posix_ipc
@@ -101,6 +102,15 @@ class PosixSegment:
             if not done:
                 raise OSError(errno.EIO, "the segment is shorter than its region", self._name)
             buffer, start = buffer[done:], start + done
+
+    def window(self, start: int, size: int) -> memoryview:
+        """The bytes themselves, read-only, of whole pages that have memory: one that had
+        none would get it now. The view is unmapped when it is dropped. Raises OSError."""
+        # From the huge page's start on, so that the kernel can map it as one.
+        low = start // HUGE_PAGE_SIZE * HUGE_PAGE_SIZE
+        high = -(-(start + size) // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE
+        whole = mmap.mmap(self._fd, high - low, mmap.MAP_SHARED, mmap.PROT_READ, offset=low)
+        return memoryview(whole)[start - low :][:size]
 
     def write(self, data: memoryview, start: int) -> None:
         """Write the bytes at `start`. Raises OSError(ENOSPC)."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from tests.helpers import mount, raw
 from tests.helpers.fixtures import MakePoke
 from tests.helpers.raw import PAGE
 from tests.helpers.waiting import eventually
+from tests.survival.gap import held
 from tests.survival.kept import OPTIONS, Kept
 from tests.survival.scenes import PAGES, Scene, region, rename
 
@@ -92,6 +96,37 @@ def test_unlinked_regions_are_gone_and_their_memory_is_free(
     assert client.get(attached) == b"\1"
     client.kill()
     eventually(lambda: mount.read_status(kept.path)["arena"]["used"] == 0)
+    kept.unmount_and_check()
+
+
+@pytest.fixture
+def fusectl(tmp_path: Path) -> Iterator[Path]:
+    """FUSE's own control file system; a bare machine has it nowhere."""
+    subprocess.run(["mount", "-t", "fusectl", "none", str(tmp_path)], check=True, timeout=10)
+    yield tmp_path
+    mount.unmount(tmp_path)
+
+
+@pytest.mark.parametrize("server", ["alive", "dead"])
+def test_an_aborted_connection_keeps_the_regions(kept: Kept, fusectl: Path, server: str) -> None:
+    """The way out of a wedge, as the documents have it, and then umount -l: nobody meant the
+    regions, so the next mount of the place has them."""
+    scene = Scene(kept.path / "scene")
+    furnish(scene)
+    before = scene.snapshot()
+    pids = mount.read_status(kept.path)["pids"]
+    number = mount.mount_lines(kept.path)[-1].split()[2].partition(":")[2]
+    with held(pids["supervisor"]):
+        if server == "dead":
+            os.kill(pids["server"], signal.SIGKILL)
+        (fusectl / number / "abort").write_text("1")
+        assert mount.unmount(kept.path, lazy=True).returncode == 0
+    eventually(lambda: not mount.processes_of(kept.marker), what="processes are left")
+    kept.mount_again()
+    assert scene.snapshot() == before
+    with scene:
+        """Everything can be removed."""
+    kept.wait_until_no_memory_is_used()
     kept.unmount_and_check()
 
 

@@ -72,6 +72,7 @@ class FakeSegment:
         self.data: dict[int, bytes] = {}
         self.huge: set[int] = set()
         self.attachments = 0
+        self.windows = 0
         self._memory = memory
         self._fd = fd
 
@@ -149,6 +150,12 @@ class FakeSegment:
     def read_into(self, buffer: memoryview, start: int) -> None:
         """Fill the buffer with the bytes from `start` on."""
         buffer[:] = self.peek(start, len(buffer))
+
+    def window(self, start: int, size: int) -> memoryview:
+        """The bytes of pages that have memory: a look at others would make them."""
+        self.windows += 1
+        assert self.pages.issuperset(self._range(start, size))
+        return memoryview(self.peek(start, size))
 
     def write(self, data: memoryview, start: int) -> None:
         """Write the bytes at `start`; pages appear."""

@@ -224,6 +224,19 @@ def check_bytes_go_in_and_out(bench: Bench) -> None:
         assert segment.allocated() == 4 * PAGE
 
 
+def check_a_window_shows_the_bytes_themselves(bench: Bench) -> None:
+    """What a data plane that is the pager hands on without a copy: whole pages, to be read,
+    also after the segment is gone."""
+    segment = bench.memory.create(7)
+    segment.set_size(16 * PAGE)
+    segment.reserve(PAGE, 2 * PAGE)
+    segment.write(memoryview(b"shown"), 2 * PAGE)
+    window = segment.window(PAGE, 2 * PAGE)
+    segment.destroy()
+    assert bytes(window) == bytes(PAGE) + b"shown" + bytes(PAGE - 5)
+    assert window.readonly
+
+
 def check_a_segment_can_be_taken_up(bench: Bench) -> None:
     """By a process that comes later: the same bytes, another descriptor; it may destroy it."""
     segment = bench.memory.create(7)

@@ -124,6 +124,21 @@ def test_a_touched_page_of_noreserve_memory_is_counted(plane: PagedPlane, world:
         plane.read(region, fault(1))
 
 
+def test_a_large_read_ahead_is_not_copied(plane: PagedPlane, world: World) -> None:
+    """It is shown; also untouched memory, which it reserves first; but not while the region
+    changes, because a look could bring back a page that is being taken away."""
+    region = world.region(size=1 << 21)
+    world.map(region, 0, 16 * PAGE)
+    world.map(region, 16 * PAGE, 16 * PAGE, flags=NORESERVE)
+    segment = segment_of(region)
+    segment.poke(3 * PAGE, b"here")
+    assert bytes(plane.read(region, fault(0, 32))[3 * PAGE : 3 * PAGE + 4]) == b"here"
+    assert segment.windows == 1
+    with plane.changing(world.plan(region, CreateMapping(40 * PAGE, PAGE, 0, 3, ANONYMOUS, 0))):
+        assert bytes(plane.read(region, fault(0, 32))[3 * PAGE : 3 * PAGE + 4]) == b"here"
+    assert segment.windows == 1
+
+
 def test_read_2_is_refused(plane: PagedPlane, region: Region) -> None:
     """It has a lock owner, a fault has none."""
     with refused(errno.EINVAL):

@@ -128,6 +128,30 @@ GOALS = (
         Kind.ABSOLUTE,
         120 * MIB,
     ),
+    Goal(
+        "paged-read",
+        "paged: first touch of a page, 1 GiB in order",
+        SHM,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        4,
+    ),
+    Goal(
+        "paged-write",
+        "paged: sequential write and msync, 1 GiB",
+        "passthrough",
+        Unit.BYTES_PER_SECOND,
+        Kind.SHARE,
+        0.25,
+    ),
+    Goal(
+        "paged-pingpong",
+        "paged: a word there and back, two processes",
+        SHM,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        1.1,
+    ),
     Goal("mount", "mount until it answers", "-", Unit.SECONDS, Kind.ABSOLUTE, 1.5),
 )
 

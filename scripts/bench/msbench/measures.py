@@ -16,6 +16,7 @@ from .processes import NotMeasured, Watched
 from .site import Mounted, Site, sides
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,32 @@ def mappings(site: Site, effort: Effort) -> Figures:
         return {"mappings": _figure(samples, f"{MANY_MAPPINGS} mappings made in {filled:.1f} s")}
 
 
+def paged(site: Site, effort: Effort) -> Figures:
+    """The paged plane: first touches, writing back, and pages that two processes share."""
+    _need_memory(5 * GIB)
+    options = "size=1100M"
+    rounds = max(3, effort.rounds // 3)
+    with site.msharefs(f"{options},data=paged") as mounted:
+        region = mounted.path / "region"
+        site.probe("fill", "region", region, GIB)
+        touches: dict[str, list[float]] = {"ours": [], "theirs": []}
+        with site.shm_file(GIB) as plain:
+            for _ in range(rounds):
+                for side, path in (("ours", region), ("theirs", plain)):
+                    values = dict(site.probe("attach", path, GIB))
+                    touches[side].append(float(values["nanoseconds"]) / 1e9 / (GIB / PAGE))
+            turns = sides(site.probe("pingpong", rounds, 200_000, region, plain), 1e-9)
+        with site.msharefs(f"{options},data=passthrough") as other:
+            through = other.path / "region"
+            site.probe("fill", "region", through, GIB)
+            written = sides(site.probe("memory", "sync", rounds, GIB, region, through), 1.0)
+    return {
+        "paged-read": _figure((touches["ours"], touches["theirs"])),
+        "paged-write": _figure(written),
+        "paged-pingpong": _figure(turns),
+    }
+
+
 def mount(site: Site, effort: Effort) -> Figures:
     """From the start of the command until a stat on the mount is answered."""
     seconds, ends = [], []
@@ -165,6 +192,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
     (("create",), create),
     (("regions", "memory"), regions),
     (("mappings",), mappings),
+    (("paged-read", "paged-write", "paged-pingpong"), paged),
     (("mount",), mount),
 )
 

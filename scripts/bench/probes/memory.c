@@ -4,6 +4,7 @@
  *
  * usage: memory write  ROUNDS SIZE FILE         against anonymous huge pages
  *        memory random ROUNDS SIZE FILE OTHER   against another file
+ *        memory sync   ROUNDS SIZE FILE OTHER   written and msync'ed, against another file
  * prints: ours VALUE / theirs VALUE a line      bytes a second / nanoseconds a read
  */
 #include <fcntl.h>
@@ -50,6 +51,16 @@ static double write_all(char *at, uint64_t size, int value)
 	return (double)size * 1e9 / (double)(now_ns() - start);
 }
 
+static double write_and_sync(char *at, uint64_t size, int value)
+{
+	uint64_t start = now_ns();
+
+	memset(at, value, size);
+	if (msync(at, size, MS_SYNC) != 0)
+		die("msync", "the whole");
+	return (double)size * 1e9 / (double)(now_ns() - start);
+}
+
 static double read_at_random(const char *at, uint64_t size, uint64_t seed)
 {
 	const uint64_t *words = (const uint64_t *)at;
@@ -64,11 +75,12 @@ static double read_at_random(const char *at, uint64_t size, uint64_t seed)
 int main(int argc, char **argv)
 {
 	int random = argc == 6 && strcmp(argv[1], "random") == 0;
+	int sync = argc == 6 && strcmp(argv[1], "sync") == 0;
 	uint64_t rounds, size;
 	char *side[2];
 
-	if (!random && !(argc == 5 && strcmp(argv[1], "write") == 0)) {
-		fprintf(stderr, "usage: memory write|random ROUNDS SIZE FILE [OTHER]\n");
+	if (!random && !sync && !(argc == 5 && strcmp(argv[1], "write") == 0)) {
+		fprintf(stderr, "usage: memory write|random|sync ROUNDS SIZE FILE [OTHER]\n");
 		return 2;
 	}
 	rounds = number(argv[2]);
@@ -78,13 +90,14 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	side[0] = attach(argv[4], size);
-	side[1] = random ? attach(argv[5], size) : anonymous(size);
+	side[1] = random || sync ? attach(argv[5], size) : anonymous(size);
 	/* Every page is there and mapped before the clock runs. */
 	write_all(side[0], size, 1);
 	write_all(side[1], size, 1);
 	for (uint64_t round = 0; round < rounds; round++) {
 		for (int i = 0; i < 2; i++) {
 			double value = random ? read_at_random(side[i], size, round + 88172645463325252u)
+				       : sync ? write_and_sync(side[i], size, (int)round + 2)
 					      : write_all(side[i], size, (int)round + 2);
 			printf("%s %.4f\n", i == 0 ? "ours" : "theirs", value);
 		}

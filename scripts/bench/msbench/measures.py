@@ -155,7 +155,7 @@ def paged(site: Site, effort: Effort) -> Figures:
             for _ in range(rounds):
                 for side, path in (("ours", region), ("theirs", plain)):
                     values = dict(site.probe("attach", path, GIB))
-                    touches[side].append(float(values["nanoseconds"]) / 1e9 / (GIB / PAGE))
+                    touches[side].append(float(values["touch_ns"]) / 1e9 / (GIB / PAGE))
             turns = sides(site.probe("pingpong", rounds, 200_000, region, plain), 1e-9)
         with site.msharefs(f"{options},data=passthrough") as other:
             through = other.path / "region"

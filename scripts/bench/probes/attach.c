@@ -4,6 +4,7 @@
  *
  * usage: attach PATH SIZE
  * prints: nanoseconds NS
+ *         touch_ns NS       of these the reads alone
  *         tables_kb KB      page tables after, less those before
  *         huge_kb KB        how much of the mapping is mapped by huge pages
  *
@@ -63,7 +64,7 @@ static uint64_t huge_kb_at(const void *address)
 
 int main(int argc, char **argv)
 {
-	uint64_t size, before, after, start, end, sum = 0;
+	uint64_t size, before, after, start, attached, end, sum = 0;
 	volatile char *at;
 	int fd;
 
@@ -80,12 +81,14 @@ int main(int argc, char **argv)
 	if (fd < 0)
 		die("open", argv[1]);
 	at = map_shared(fd, size, argv[1]);
+	attached = now_ns();
 	for (uint64_t offset = 0; offset < size; offset += PAGE)
 		sum += (unsigned char)at[offset];
 	end = now_ns();
 
 	after = tables_kb();
 	printf("nanoseconds %lu\n", (unsigned long)(end - start));
+	printf("touch_ns %lu\n", (unsigned long)(end - attached));
 	printf("tables_kb %lu\n", (unsigned long)(after - before));
 	printf("huge_kb %lu\n", (unsigned long)huge_kb_at((const void *)at));
 	return sum == 1; /* keeps the reads; the memory holds no such sum */

@@ -136,7 +136,9 @@ class Server:
         again = self._given.restarts > 0
         lost = self._manager.restore(same_connection=again)
         if lost:
-            log.error("the memory of regions was taken away, all their mappings are gone: %s", lost)
+            # The server before may have died while it removed them: the kernel asks again then.
+            level = logging.INFO if again else logging.ERROR
+            log.log(level, "without their memory, and so without mappings: regions %s", lost)
         # libfuse takes an open descriptor for a mount point of this form, and owns it then.
         descriptor = os.dup(self._theirs.fileno())
         pyfuse3.init(Operations(self._manager), f"/dev/fd/{descriptor}", {"default_permissions"})

@@ -37,10 +37,11 @@ class PagedPlane:
     """Page faults come as READ, dirty pages as WRITE."""
 
     name = "paged"
-    # Read ahead what four READs carry, so that kernel and daemon copy at the same time. And no
-    # strict limit: with it a writer is put to sleep once 1 % of the dirty pages that the machine
-    # allows are of this mount.
-    tuning: Mapping[str, int] = {"read_ahead_kb": 4 * LARGEST_READ // 1024, "strict_limit": 0}
+    # Read ahead what two READs carry, so that kernel and daemon copy at the same time; more would
+    # give MAP_NORESERVE memory to more than a huge page with each touch. And no strict limit: with
+    # it a writer is put to sleep once 1 % of the dirty pages that the machine allows are of this
+    # mount.
+    tuning: Mapping[str, int] = {"read_ahead_kb": 2 * LARGEST_READ // 1024, "strict_limit": 0}
 
     def __init__(self, device: int, why: str, offer: InitOffer) -> None:
         """`device` is the /dev/fuse descriptor, not owned here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from contextlib import suppress
 
 import posix_ipc
 
@@ -106,9 +107,10 @@ class PosixSegment:
     def window(self, start: int, size: int) -> memoryview:
         """The bytes themselves, read-only, of whole pages that have memory: one that had
         none would get it now. The view is unmapped when it is dropped. Raises OSError."""
-        # From the huge page's start on, so that the kernel can map it as one.
+        # Whole huge pages where there are any, so that the kernel can map each as one.
         low = start // HUGE_PAGE_SIZE * HUGE_PAGE_SIZE
         high = -(-(start + size) // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE
+        high = min(high, os.fstat(self._fd).st_size)
         whole = mmap.mmap(self._fd, high - low, mmap.MAP_SHARED, mmap.PROT_READ, offset=low)
         return memoryview(whole)[start - low :][:size]
 
@@ -124,7 +126,9 @@ class PosixSegment:
 
     def destroy(self) -> None:
         """Unlink and close. The memory goes with the last mapping of it."""
-        posix_ipc.unlink_shared_memory(self._name)
+        # Somebody else may have removed the name.
+        with suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_shared_memory(self._name)
         os.close(self._fd)
         self._fd = -1
 

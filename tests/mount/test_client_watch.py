@@ -144,7 +144,7 @@ def test_watch_of_a_mount_that_ends(make_mount: MakeMount, tmp_path: Path) -> No
     region = Region.create(mount.path / "region", UNIT)
     watch = region.watch(interval=QUICK, timeout=20)
     next(watch)
-    mount.expect_log(".")
+    mount.expect_abort()
     abort(mount.connection, tmp_path)
     with pytest.raises(msharefs.MountGone):
         next(watch)

@@ -209,6 +209,17 @@ def test_segments_are_for_their_owner_alone(system_memory: SystemMemory) -> None
     segment.destroy()
 
 
+def test_a_segment_whose_name_somebody_removed() -> None:
+    """It can be used and destroyed all the same."""
+    name = f"/msharefs-test-{uuid.uuid4().hex}"
+    segment = PosixSegment(name)
+    segment.set_size(1 << 20)
+    os.unlink(f"/dev/shm{name}")
+    segment.reserve(0, 4096)
+    segment.destroy()
+    assert segment.fd == -1
+
+
 def test_a_reservation_beyond_the_machine_is_refused_at_once(
     system_memory: SystemMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,7 +108,10 @@ class Ending:
     def take_down(self) -> None:
         """The last step but the processes'."""
         if not self.keep:
-            self.state.end()
+            try:
+                self.state.end()
+            except OSError as error:
+                log.warning("cannot note that the mount ends: %s", error)
         self._reached("end begun")
         if self.home is not None:
             self.home.leave()

@@ -13,6 +13,7 @@ server does, and not when one is needed.
 from __future__ import annotations
 
 import json
+import select
 import socket
 import subprocess
 import sys
@@ -35,18 +36,13 @@ class ServerProcess:
     """A server, from its start to its end. Whoever makes one has to `end` it."""
 
     def __init__(self, state: str, device: int) -> None:
-        """Start it. It loads its code and then waits for `serve`."""
-        self._leash, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Start it. It loads its code and then waits for `serve`. Raises ServerError."""
+        try:
+            self._leash, self._process = _start(state, device)
+        except OSError as error:
+            raise ServerError(f"no process for a server: {error}") from error
         self._leash.settimeout(START_TIMEOUT)
         self._loaded = False
-        arguments = [state, str(device), str(theirs.fileno())]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "msharefs.daemon.server", *arguments],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[device, theirs.fileno()],
-                start_new_session=True,
-            )
 
     @property
     def pid(self) -> int:
@@ -57,10 +53,11 @@ class ServerProcess:
         """Its exit code, negative after a signal; None while it runs."""
         return self._process.poll()
 
-    def wait_until_loaded(self) -> None:
-        """Return when all its code is in memory. Raises ServerError."""
-        while not self._loaded:
+    def loaded_within(self, seconds: float) -> bool:
+        """Wait until all its code is in memory, but not longer. Raises ServerError."""
+        if not self._loaded and select.select([self._leash], [], [], seconds)[0]:
             self._listen()
+        return self._loaded
 
     def serve(self, restarts: int, gone_at: float) -> Mapping[str, int]:
         """Let it serve, and wait until it does. Returns the settings that it wishes for its
@@ -99,6 +96,23 @@ class ServerProcess:
             raise ServerError(answer["error"])
         self._loaded = self._loaded or "loaded" in answer
         return answer
+
+
+def _start(state: str, device: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Our end of the leash, and the process at the other."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    arguments = [state, str(device), str(theirs.fileno())]
+    with theirs:
+        try:
+            return ours, subprocess.Popen(
+                [sys.executable, "-P", "-m", "msharefs.daemon.server", *arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[device, theirs.fileno()],
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
 
 
 def send(leash: socket.socket, message: Mapping[str, Any]) -> None:

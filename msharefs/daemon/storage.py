@@ -39,7 +39,8 @@ def open_area(path: str, size: int) -> memoryview:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, size)
-        return memoryview(mmap.mmap(fd, size))
+        # All pages at once: a kill while the kernel copies into a new one would tear a request.
+        return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE))
     finally:
         os.close(fd)
 

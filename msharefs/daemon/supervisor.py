@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 
 from msharefs.daemon import namespace, notify
 from msharefs.daemon.crash import Reached
-from msharefs.daemon.process import EXIT_RESTART, ServerError, ServerProcess
+from msharefs.daemon.process import EXIT_RESTART, START_TIMEOUT, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
 from msharefs.fuse import channel
 
@@ -37,6 +37,8 @@ SPARE_DELAY = 0.5
 """Seconds that a server serves before a spare is made: a mount may be short-lived, and just
 after a start there is other work."""
 
+LOOK = 0.1
+"""Seconds between looks at what else happens while new code is loaded."""
 READ_ROOM = (1 << 20) + (64 << 10)
 """Bytes: a read with less is refused before it says how the connection ended."""
 
@@ -99,7 +101,7 @@ class Supervisor:
         while True:
             received = self._next_signal()
             if received is None:
-                self._make_spare()
+                self._try_to_make_spare()
             elif received in _UNMOUNT:
                 self._unmount()
             elif received == signal.SIGHUP:
@@ -144,10 +146,17 @@ class Supervisor:
     def _launch(self) -> ServerProcess:
         return ServerProcess(self._state.path, self._device)
 
-    def _make_spare(self) -> None:
-        """One from the code now installed. If it dies, the next server starts without."""
+    def _try_to_make_spare(self) -> None:
+        """From the code now installed. Without one, or if it dies, the next server starts late."""
+        self._spare_due = False
+        try:
+            self._have_spare(self._launch())
+        except ServerError as error:
+            log.warning("no spare server: %s", error)
+
+    def _have_spare(self, spare: ServerProcess) -> None:
         self._end_spare()
-        self._spare = self._launch()
+        self._spare = spare
         self._spare_due = False
         self._reached("spare made")
 
@@ -161,19 +170,36 @@ class Supervisor:
     def _upgrade(self) -> None:
         """Have the server replaced by one from the code that is installed now. It goes on
         serving until that code is loaded, and stays if it cannot be."""
+        if self._server is None or self._server.poll() is not None:
+            return
         notify.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self._make_spare()
         try:
-            if self._spare is not None:
-                self._spare.wait_until_loaded()
+            newer = self._load()
         except ServerError as error:
             log.error("the code now installed does not load, the old server goes on: %s", error)
-            self._end_spare()
             notify.tell("READY=1", f"STATUS=serving {self._mountpoint}, not upgraded")
             return
-        if self._server is not None:
-            self._server.ask_to_stop()
+        self._have_spare(newer)
+        self._server.ask_to_stop()
         self._reached("server asked to stop")
+
+    def _load(self) -> ServerProcess:
+        """A server whose code is in memory. Raises ServerError, also if something that cannot
+        wait happens meanwhile."""
+        newer = self._launch()
+        deadline = time.monotonic() + START_TIMEOUT
+        try:
+            while not newer.loaded_within(LOOK):
+                if time.monotonic() > deadline:
+                    raise ServerError("it takes too long")
+                if self._server is None or self._server.poll() is not None:
+                    raise ServerError("the server died meanwhile")
+                if signal.sigpending() & _UNMOUNT:
+                    raise ServerError("told to unmount meanwhile")
+        except ServerError:
+            newer.end()
+            raise
+        return newer
 
     def _replace_server(self, code: int) -> bool:
         """Start servers until one serves, or nothing is left to be served. Requests wait in
@@ -200,6 +226,7 @@ class Supervisor:
                 self.start_server()
             except ServerError as error:
                 log.error("the server cannot start, the mount waits: %s", error)
+                notify.tell(f"STATUS=no server for {self._mountpoint}: {error}")
                 self._end_server()
             else:
                 notify.tell("READY=1", f"STATUS=serving {self._mountpoint} again")

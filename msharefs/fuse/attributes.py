@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
 from msharefs.core import reports
-from msharefs.core.errors import NoAttribute, RangeTooSmall
+from msharefs.core.errors import NoAttribute, NotPermitted, NotSupported, RangeTooSmall
 from msharefs.core.inode import ROOT_INO, Inode
 from msharefs.core.manager import AttributeChange, RegionManager
 from msharefs.core.region import Region
@@ -53,6 +53,7 @@ class AttributeHandlers:
             Opcode.GETATTR: self.getattr,
             Opcode.SETATTR: self.setattr,
             Opcode.GETXATTR: self.getxattr,
+            Opcode.SETXATTR: self.setxattr,
         }
 
     def getattr(self, header: Header, body: memoryview) -> bytes:
@@ -76,6 +77,10 @@ class AttributeHandlers:
             raise RangeTooSmall(f"{name!r} has {len(value)} bytes")
         return value
 
+    def setxattr(self, header: Header, body: memoryview) -> bytes:
+        """SETXATTR. Answered here because it may be long (see outstanding.py)."""
+        refuse_attribute_change(protocol.decode_setxattr(body))
+
     def _value(self, ino: int, name: bytes) -> bytes:
         found = self._manager.getattr(ino)
         if isinstance(found, Region):
@@ -85,6 +90,13 @@ class AttributeHandlers:
         elif ino == ROOT_INO and name == STATUS_ATTRIBUTE:
             return json.dumps(self._status()).encode()
         raise NoAttribute(f"inode {ino} has no attribute {name!r}")
+
+
+def refuse_attribute_change(name: bytes) -> NoReturn:
+    """What the mount tells cannot be told to it, and it stores no other."""
+    if name.startswith(b"user.msharefs."):
+        raise NotPermitted(f"{name!r} can only be read")
+    raise NotSupported(f"attribute {name!r}")
 
 
 def attributes(inode: Inode) -> Attributes:

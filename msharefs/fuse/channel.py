@@ -62,16 +62,19 @@ def unmount(mountpoint: str, namespace: int | None, *, lazy: bool = False) -> No
 
     Raises ChannelError, in particular where the mount is in use.
     """
-    done = subprocess.run(
-        [HELPER, "-u", *(["-z"] if lazy else []), "--", mountpoint],
-        env={**os.environ, "LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        preexec_fn=_entering(namespace),
-        timeout=HELPER_TIMEOUT,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [HELPER, "-u", *(["-z"] if lazy else []), "--", mountpoint],
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            preexec_fn=_entering(namespace),
+            timeout=HELPER_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ChannelError(f"{HELPER} does not come back") from error
     if done.returncode:
         raise ChannelError(_reason(done.stderr) or f"{HELPER} ended with {done.returncode}")
 

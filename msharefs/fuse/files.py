@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from msharefs.core.errors import InvalidArgument, Unanswered
+from msharefs.core.errors import InvalidArgument, NotPermitted, Unanswered
 from msharefs.core.inode import Caller, Inode
 from msharefs.core.manager import RegionManager
 from msharefs.core.region import Region
@@ -34,6 +34,7 @@ class FileHandlers:
             Opcode.LOOKUP: self.lookup,
             Opcode.CREATE: self.create,
             Opcode.UNLINK: self.unlink,
+            Opcode.SYMLINK: self.symlink,
             Opcode.OPEN: self.open,
             Opcode.RELEASE: self.release,
             Opcode.FLUSH: self.flush,
@@ -61,6 +62,10 @@ class FileHandlers:
         """UNLINK."""
         self._manager.unlink(header.nodeid, protocol.decode_name(body))
         return b""
+
+    def symlink(self, header: Header, body: memoryview) -> bytes:
+        """SYMLINK. Answered here because it may be long (see outstanding.py)."""
+        raise NotPermitted("symbolic links are not offered")
 
     def open(self, header: Header, body: memoryview) -> bytes:
         """OPEN of a region or mshare_info."""

@@ -16,12 +16,12 @@ import pyfuse3
 
 from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
 from msharefs.core import reports
-from msharefs.core.errors import NotPermitted, NotSupported, RefusedError
+from msharefs.core.errors import RefusedError
 from msharefs.core.inode import DOT_COOKIES, ROOT_INO, Caller, Directory, Inode
 from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import NAME_MAX
 from msharefs.core.region import Region
-from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime
+from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime, refuse_attribute_change
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +71,6 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """MKDIR."""
         return _entry(self._manager.mkdir(parent_inode, name, mode, _caller(ctx)))
-
-    @answered
-    async def symlink(
-        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        """SYMLINK."""
-        raise NotPermitted("symbolic links are not offered")
 
     @answered
     async def link(
@@ -174,16 +167,9 @@ class Operations(pyfuse3.Operations):
         return [STATUS_ATTRIBUTE] if inode == ROOT_INO else []
 
     @answered
-    async def setxattr(
-        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
-    ) -> None:
-        """SETXATTR: what the mount tells cannot be told to it, and it stores no other."""
-        _refuse_attribute_change(name)
-
-    @answered
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """REMOVEXATTR."""
-        _refuse_attribute_change(name)
+        refuse_attribute_change(name)
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:
@@ -206,9 +192,3 @@ def _entry(inode: Inode) -> pyfuse3.EntryAttributes:
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns
     return entry
-
-
-def _refuse_attribute_change(name: bytes) -> None:
-    if name.startswith(b"user.msharefs."):
-        raise NotPermitted(f"{name!r} can only be read")
-    raise NotSupported(f"attribute {name!r}")

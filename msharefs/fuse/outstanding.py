@@ -17,7 +17,8 @@ from msharefs.fuse import protocol
 BUFFER_SIZE = (1 << 20) + (64 << 10)
 """A request holds max_write bytes (1 MiB, libfuse's choice) and its headers at most."""
 SLOT_SIZE = 4096
-"""Bytes. All that is not answered before the next is read is small: names and structures."""
+"""Bytes. What is not answered before the next is read is small: at most two names and
+structures. Whatever may be larger is answered by handlers that do not wait."""
 SLOTS = 1024
 AREA_SIZE = BUFFER_SIZE + SLOTS * SLOT_SIZE
 _UNIQUE = slice(8, 16)
@@ -117,8 +118,12 @@ class KeptInFile:
         return reply[:8] + _unmarked(reply) + reply[16:]
 
     def answered(self, reply: bytes) -> None:
-        """Its slot is free."""
-        slot = self._used.pop(bytes(reply[_UNIQUE]), None)
+        """It is forgotten, in the buffer and in its slot: a WRITE that came again would write
+        what may be out of date by then."""
+        unique = reply[_UNIQUE]
+        if self.buffer[_UNIQUE] == unique:
+            self.before_read()
+        slot = self._used.pop(unique, None)
         if slot is not None:
             self._clear(slot)
 

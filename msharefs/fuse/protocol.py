@@ -330,6 +330,12 @@ def decode_getxattr(body: memoryview) -> tuple[int, bytes]:
     return room, decode_name(body[_GETXATTR.size :])
 
 
+def decode_setxattr(body: memoryview) -> bytes:
+    """The name in a SETXATTR: behind struct fuse_setxattr_in, which is short as long as
+    FUSE_SETXATTR_EXT is not negotiated, and before the value."""
+    return bytes(body[_GETXATTR.size :]).partition(b"\0")[0]
+
+
 def encode_xattr_size(size: int) -> bytes:
     """struct fuse_getxattr_out: the length of a value."""
     return _GETXATTR.pack(size, 0)

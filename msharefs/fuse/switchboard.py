@@ -85,7 +85,8 @@ class Switchboard(trio.abc.Instrument):
                 on_ready()
                 if again:
                     for message in self._outstanding.recover():
-                        await self._route(memoryview(message), nursery)
+                        # A copy that may be changed, as what is read from the kernel may be.
+                        await self._route(memoryview(bytearray(message)), nursery)
                 with self._scope:
                     await self._serve(nursery)
                 while self._forwarded:

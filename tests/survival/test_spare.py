@@ -3,15 +3,19 @@ for which it is made from the code that is installed now."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from msharefs.daemon.process import ServerError, ServerProcess
 from tests.helpers import mount, raw
 from tests.helpers.background import Background
 from tests.helpers.fixtures import MakeMount
@@ -30,11 +34,23 @@ def children(supervisor: int) -> set[int]:
     }
 
 
-def spare_of(mounted: mount.Mount) -> int:
-    """Wait for it. It is ready for its work or will be."""
-    server = mounted.server_pid
-    (spare,) = eventually(lambda: children(mounted.pid) - {server}, what="a spare")
+def loaded_spare(supervisor: int) -> int:
+    """Wait until a spare has loaded its code, which its name tells."""
+
+    def find() -> list[int]:
+        return [
+            child
+            for child in children(supervisor)
+            if Path(f"/proc/{child}/comm").read_text() == "msharefs-spare\n"
+        ]
+
+    (spare,) = eventually(find, what="a spare")
     return spare
+
+
+def spare_of(mounted: mount.Mount) -> int:
+    """Wait for it."""
+    return loaded_spare(mounted.pid)
 
 
 def wait_until_dead(pid: int) -> None:
@@ -125,7 +141,7 @@ def test_an_upgrade_brings_the_code_now_installed(installed: Installed) -> None:
     """Not that of the spare, which is older."""
     assert installed.version() == "1.0"
     supervisor = installed.supervisor_pid()
-    eventually(lambda: len(children(supervisor)) == 2, what="a spare")
+    loaded_spare(supervisor)
     installed.set_version("1.1")
     os.kill(supervisor, signal.SIGHUP)
     eventually(lambda: installed.version() == "1.1", what="the new version")
@@ -135,6 +151,7 @@ def test_an_upgrade_brings_the_code_now_installed(installed: Installed) -> None:
 def test_an_upgrade_to_code_that_does_not_load(installed: Installed) -> None:
     """The old server goes on, the log says why, and the next upgrade succeeds."""
     before = mount.read_status(installed.path)["pids"]
+    loaded_spare(before["supervisor"])
     server = installed.package / "daemon" / "server.py"
     good = server.read_text()
     server.write_text("import nothing_of_that_name\n")
@@ -147,8 +164,36 @@ def test_an_upgrade_to_code_that_does_not_load(installed: Installed) -> None:
         what="a line in the log",
     )
     assert mount.read_status(installed.path)["pids"] == before
+    # The spare is that of the old code still.
+    os.kill(before["server"], signal.SIGKILL)
+    assert installed.version() == "1.0"
     server.write_text(good)
     installed.set_version("1.1")
     os.kill(before["supervisor"], signal.SIGHUP)
     eventually(lambda: installed.version() == "1.1", what="the new version")
     installed.unmount_and_check()
+
+
+def test_a_server_that_dies_during_an_upgrade(installed: Installed) -> None:
+    """The new code hangs while it is loaded; nobody has to wait for it."""
+    pids = mount.read_status(installed.path)["pids"]
+    loaded_spare(pids["supervisor"])
+    server = installed.package / "daemon" / "server.py"
+    server.write_text("import time\ntime.sleep(100)\n")
+    os.kill(pids["supervisor"], signal.SIGHUP)
+    eventually(lambda: len(children(pids["supervisor"])) == 3, what="the new code is loaded")
+    os.kill(pids["server"], signal.SIGKILL)
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(installed.version).result(timeout=10) == "1.0"
+    installed.unmount_and_check()
+
+
+def test_no_process_for_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine cannot start one, or Python was uninstalled: an error like any other, with
+    every descriptor closed."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ServerError, match="no process for a server"):
+        ServerProcess(str(tmp_path), 0)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

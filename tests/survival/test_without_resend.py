@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
+from collections.abc import Callable
+
 import pytest
 
 from tests.helpers import mount, raw
@@ -9,7 +14,7 @@ from tests.helpers.fixtures import MakePoke
 from tests.helpers.raw import MIB, PAGE
 from tests.survival import gap
 from tests.survival.once import done_exactly_once, new_scene, quiet
-from tests.survival.scenes import OPERATIONS, Operation, region
+from tests.survival.scenes import OPERATIONS, Operation, Scene, region
 
 __all__ = ["quiet"]
 
@@ -38,6 +43,39 @@ CASES = [
     for step in STEPS
     if each.name in KINDS and step in each.steps
 ]
+
+
+def listing(scene: Scene) -> object:
+    """Of a directory that is open: READDIR, which changes the request on its way."""
+    os.lseek(scene.fd, 0, os.SEEK_SET)
+    return os.listdir(scene.fd)
+
+
+def name_that_is_not_there(scene: Scene) -> object:
+    """LOOKUP, of another name each time, because the kernel remembers."""
+    return (scene / f"nothing{time.monotonic_ns()}").exists()
+
+
+def size_of_the_mount(scene: Scene) -> object:
+    """STATFS."""
+    return os.statvfs(scene.path).f_blocks
+
+
+def long_link(scene: Scene) -> object:
+    """SYMLINK with more than a slot holds, which is refused."""
+    with raw.refused(errno.EPERM):
+        os.symlink("x" * 4090, scene / "new")
+    return None
+
+
+def large_attribute(scene: Scene) -> object:
+    """SETXATTR, the largest request that writes no data."""
+    with raw.refused(errno.EOPNOTSUPP):
+        os.setxattr(scene / "region", "user.other", bytes(60000))
+    return None
+
+
+READING = (listing, name_that_is_not_there, size_of_the_mount, long_link, large_attribute)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +118,17 @@ def test_what_is_written_back_arrives(quiet: mount.Mount, make_poke: MakePoke, s
         assert quiet.state is not None
         segment = quiet.state / "shm" / str((scene / "region").stat().st_ino)
         assert segment.read_bytes()[:MIB] == b"\x09" * MIB
+
+
+@pytest.mark.parametrize("step", ["request_read", "before_reply"])
+@pytest.mark.parametrize("ask", READING, ids=lambda ask: ask.__name__)
+def test_what_changes_nothing_is_answered(
+    quiet: mount.Mount, ask: Callable[[Scene], object], step: str
+) -> None:
+    """Also what pyfuse3 answers, and what is too large to be kept beside others."""
+    with new_scene(quiet) as scene:
+        region(scene, "region")
+        scene.keep(os.open(scene.path, os.O_RDONLY | os.O_DIRECTORY))
+        expected = ask(scene)
+        scene.warm()
+        assert gap.through_a_crash(quiet, step, lambda: ask(scene)) == expected

@@ -270,10 +270,28 @@ def test_room_for_an_attribute(world: World, handlers: AttributeHandlers) -> Non
         ask(handlers, region.ino, name, len(value) - 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (b"user.msharefs.layout", errno.EPERM),
+        (b"user.msharefs.anything", errno.EPERM),
+        (b"user.other", errno.EOPNOTSUPP),
+        (b"security.selinux", errno.EOPNOTSUPP),
+    ],
+)
+def test_attributes_cannot_be_set(handlers: AttributeHandlers, name: bytes, code: int) -> None:
+    """EPERM for what the mount tells, EOPNOTSUPP for what it would have to store."""
+    value = b"user.msharefs.layout\0"
+    body = struct.pack("=II", len(value), 0) + name + b"\0" + value
+    with refused(code):
+        handlers.setxattr(header(Opcode.SETXATTR, ROOT_INO), memoryview(body))
+
+
 def test_each_opcode_has_its_handler(handlers: AttributeHandlers) -> None:
     """And no other is taken from pyfuse3."""
     assert {opcode: handler.__name__ for opcode, handler in handlers.handlers().items()} == {
         Opcode.GETATTR: "getattr",
         Opcode.SETATTR: "setattr",
         Opcode.GETXATTR: "getxattr",
+        Opcode.SETXATTR: "setxattr",
     }

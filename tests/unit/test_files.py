@@ -149,6 +149,13 @@ def test_release_and_unlink_reach_the_manager(world: World, files: FileHandlers)
     assert (region.opens, region.nlink) == (0, 0)
 
 
+def test_there_are_no_symbolic_links(files: FileHandlers) -> None:
+    """EPERM, however long the target is."""
+    for target in (b"x", b"x" * 4095):
+        with refused(errno.EPERM):
+            files.symlink(header(Opcode.SYMLINK, ROOT_INO), memoryview(b"a\0" + target + b"\0"))
+
+
 def test_flush_is_asked_once(files: FileHandlers) -> None:
     """ENOSYS, and the kernel never sends it again."""
     with refused(errno.ENOSYS):
@@ -205,6 +212,7 @@ def test_each_opcode_has_its_handler(files: FileHandlers) -> None:
         Opcode.LOOKUP: "lookup",
         Opcode.CREATE: "create",
         Opcode.UNLINK: "unlink",
+        Opcode.SYMLINK: "symlink",
         Opcode.OPEN: "open",
         Opcode.RELEASE: "release",
         Opcode.FLUSH: "flush",

@@ -32,11 +32,16 @@ def read(kept: KeptInFile, request: bytes) -> memoryview:
 
 
 def test_what_was_just_read_is_there(area: memoryview) -> None:
-    """Until the next read, which follows its answer."""
+    """Until its answer, or the next read."""
     kept = KeptInFile(area, again=False)
     read(kept, message(Opcode.OPEN, unique=6))
     assert left(area) == [6]
     kept.before_read()
+    assert left(area) == []
+    read(kept, message(Opcode.WRITE, unique=8))
+    kept.answered(reply(6))
+    assert left(area) == [8]
+    kept.answered(reply(8))
     assert left(area) == []
 
 

@@ -27,6 +27,8 @@ LEFTOVERS = 70
 ENDING_SECONDS = 10.0
 """What helpers of the command that it did not wait for, get to end."""
 
+CONTROL = Path("/sys/fs/fuse/connections")
+
 FRESH = {"/tmp": "1777", "/dev/shm": "1777"}
 """Directories that begin empty, as on a machine of his own."""
 
@@ -136,7 +138,9 @@ def open_fuse() -> None:
     os.mknod(device, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
     device.chmod(0o666)
     mount("--bind", device, "/dev/fuse")
-    mount("-t", "fusectl", "none", "/sys/fs/fuse/connections")
+    # systemd has it there already.
+    if not CONTROL.is_mount():
+        mount("-t", "fusectl", "none", CONTROL)
 
 
 def give_name() -> None:

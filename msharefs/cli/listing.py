@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
     from msharefs._layout import Layout
 
-_COLUMNS = (
+FACTS = (
     _screen.Column("REGION", flexible=True, style="cyan"),
     _screen.Column("SIZE", right=True),
     _screen.Column("MAPPED", right=True),
     _screen.Column("MEMORY", right=True),
     _screen.Column("HUGE", right=True),
     _screen.Column("USED BY", right=True),
-    _screen.Column("OWNER"),
-    _screen.Column("MODE"),
 )
+"""The columns of every table of regions; `row` begins with their cells."""
+OWNER = _screen.Column("OWNER")
+_COLUMNS = (*FACTS, OWNER, _screen.Column("MODE"))
 
 
 @dataclass(slots=True)

@@ -17,16 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-_COLUMNS = (
-    _screen.Column("REGION", flexible=True, style="cyan"),
-    _screen.Column("SIZE", right=True),
-    _screen.Column("MAPPED", right=True),
-    _screen.Column("MEMORY", right=True),
-    _screen.Column("HUGE", right=True),
-    _screen.Column("USED BY", right=True),
-    _screen.Column("CHANGES/S", right=True),
-    _screen.Column("OWNER"),
-)
+_COLUMNS = (*listing.FACTS, _screen.Column("CHANGES/S", right=True), listing.OWNER)
 _MOST_OPERATIONS = 4
 _LABEL = 12
 """How wide the names of the lines above the table are."""
@@ -129,7 +120,8 @@ class Meter:
         rows: list[list[str | Text]] = []
         for facts in ordered:
             cells = listing.row(now.listing, facts)
-            rows.append([*cells[:6], self._change_rate(facts, old, now), cells[6]])
+            shared = len(listing.FACTS)
+            rows.append([*cells[:shared], self._change_rate(facts, old, now), cells[shared]])
         remarks = listing.remarks([now.listing])
         return [
             _screen.table(_COLUMNS, rows),

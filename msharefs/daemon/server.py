@@ -36,6 +36,7 @@ from msharefs.daemon.process import EXIT_RESTART, receive, send
 from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, REQUESTS, Config, write_whole
 from msharefs.daemon.storage import open_area, open_handles, open_journal
 from msharefs.fuse.attributes import AttributeHandlers
+from msharefs.fuse.channel import REQUEST_ROOM
 from msharefs.fuse.choice import choose_plane, without
 from msharefs.fuse.control import Control
 from msharefs.fuse.dataplane import DataPlane, Negotiation, PlaneError
@@ -51,8 +52,6 @@ from msharefs.fuse.switchboard import Switchboard
 log = logging.getLogger("msharefs.daemon.server")
 
 EXIT_FAILED = 1
-INIT_ROOM = 1 << 20
-"""Bytes; the kernel wants room for its largest request even where it sends a small one."""
 SETTLE_INTERVAL = 5.0
 """Seconds between looks at memory that could not be had back at once."""
 
@@ -238,7 +237,7 @@ def read_init(given: Inheritance) -> bytes:
         with open(given.path(INIT), "rb") as file:
             return file.read()
     try:
-        init = os.read(given.device, INIT_ROOM)
+        init = os.read(given.device, REQUEST_ROOM)
     except OSError as error:
         if error.errno == errno.ENODEV:
             raise UnmountedError("it was unmounted before it answered") from error

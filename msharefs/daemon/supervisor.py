@@ -39,8 +39,6 @@ after a start there is other work."""
 
 LOOK = 0.1
 """Seconds between looks at what else happens while new code is loaded."""
-READ_ROOM = (1 << 20) + (64 << 10)
-"""Bytes: a read with less is refused before it says how the connection ended."""
 
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Blocked, and waited for one by one."""
@@ -106,7 +104,8 @@ class Supervisor:
                 self._unmount()
             elif received == signal.SIGHUP:
                 self._upgrade()
-            if self._server is None or (code := self._server.poll()) is None:
+            code = self._exit_code()
+            if code is None:
                 continue
             if code == 0 or not self._replace_server(code):
                 break
@@ -170,7 +169,7 @@ class Supervisor:
     def _upgrade(self) -> None:
         """Have the server replaced by one from the code that is installed now. It goes on
         serving until that code is loaded, and stays if it cannot be."""
-        if self._server is None or self._server.poll() is not None:
+        if self._server is None or self._exit_code() is not None:
             return
         notify.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
@@ -192,7 +191,7 @@ class Supervisor:
             while not newer.loaded_within(LOOK):
                 if time.monotonic() > deadline:
                     raise ServerError("it takes too long")
-                if self._server is None or self._server.poll() is not None:
+                if self._exit_code() is not None:
                     raise ServerError("the server died meanwhile")
                 if signal.sigpending() & _UNMOUNT:
                     raise ServerError("told to unmount meanwhile")
@@ -233,6 +232,10 @@ class Supervisor:
                 return True
         return False
 
+    def _exit_code(self) -> int | None:
+        """Of the server; None while it runs."""
+        return None if self._server is None else self._server.poll()
+
     def _connection_is_gone(self) -> bool:
         """Whether the kernel has ended the connection, as after umount."""
         poll = select.poll()
@@ -244,7 +247,7 @@ class Supervisor:
         if not self._connection_is_gone():
             return False
         try:
-            os.read(self._device, READ_ROOM)
+            os.read(self._device, channel.REQUEST_ROOM)
         except OSError as error:
             return error.errno == errno.ECONNABORTED
         return False

@@ -17,6 +17,9 @@ from msharefs import linux
 
 HELPER = "fusermount3"
 SUBTYPE = "msharefs"
+REQUEST_ROOM = (1 << 20) + (64 << 10)
+"""Bytes: max_write (1 MiB, libfuse's choice) and headers. /dev/fuse refuses a read that has
+not room for the largest request, even where it would give a small one or an error."""
 HELPER_TIMEOUT = 30.0
 """Seconds. fusermount3 does nothing that could take longer."""
 

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from msharefs.fuse import protocol
+from msharefs.fuse.channel import REQUEST_ROOM
 
-BUFFER_SIZE = (1 << 20) + (64 << 10)
-"""A request holds max_write bytes (1 MiB, libfuse's choice) and its headers at most."""
 SLOT_SIZE = 4096
 """Bytes. What is not answered before the next is read is small: at most two names and
 structures. Whatever may be larger is answered by handlers that do not wait."""
 SLOTS = 1024
-AREA_SIZE = BUFFER_SIZE + SLOTS * SLOT_SIZE
+AREA_SIZE = REQUEST_ROOM + SLOTS * SLOT_SIZE
 _UNIQUE = slice(8, 16)
 _LENGTH = slice(0, 4)
 _NOTHING = bytes(4)
@@ -55,7 +54,7 @@ class ResentByKernel:
 
     def __init__(self, device: int) -> None:
         """`device` is the /dev/fuse descriptor, not owned here."""
-        self.buffer = bytearray(BUFFER_SIZE)
+        self.buffer = bytearray(REQUEST_ROOM)
         self._device = device
 
     def before_read(self) -> None:
@@ -84,8 +83,8 @@ class KeptInFile:
     def __init__(self, area: memoryview, *, again: bool) -> None:
         """`area` is AREA_SIZE bytes, mapped shared. Unless `again`, what is in it belonged to
         another connection and is forgotten."""
-        self.buffer = area[:BUFFER_SIZE]
-        starts = range(BUFFER_SIZE, AREA_SIZE, SLOT_SIZE)
+        self.buffer = area[:REQUEST_ROOM]
+        starts = range(REQUEST_ROOM, AREA_SIZE, SLOT_SIZE)
         self._slots = [area[start : start + SLOT_SIZE] for start in starts]
         self._used: dict[bytes, memoryview] = {}
         self._free: list[memoryview] = []

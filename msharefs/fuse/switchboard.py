@@ -23,9 +23,10 @@ import trio
 
 from msharefs.core.errors import RefusedError
 from msharefs.fuse import protocol
+from msharefs.fuse.channel import REQUEST_ROOM
 from msharefs.fuse.dataplane import Negotiation
 from msharefs.fuse.metrics import Metrics
-from msharefs.fuse.outstanding import BUFFER_SIZE, Outstanding
+from msharefs.fuse.outstanding import Outstanding
 from msharefs.fuse.payload import Handler, Payload
 from msharefs.fuse.protocol import Header, Opcode
 from msharefs.fuse.replay import Replay
@@ -67,7 +68,7 @@ class Switchboard(trio.abc.Instrument):
         self._reached = reached
         self._scope = trio.CancelScope()
         self._look_again = LOOK_AGAIN if len(os.sched_getaffinity(0)) > 1 else 0.0
-        self._reply = bytearray(BUFFER_SIZE)
+        self._reply = bytearray(REQUEST_ROOM)
         self._forwarded: dict[int, tuple[int, float]] = {}
         os.set_blocking(device, False)
         pair.setblocking(False)
@@ -102,7 +103,7 @@ class Switchboard(trio.abc.Instrument):
     async def _greet(self, init: bytes, *, again: bool) -> None:
         self._pair.send(init)
         await trio.lowlevel.wait_readable(self._pair)
-        reply = self._pair.recv(BUFFER_SIZE)
+        reply = self._pair.recv(REQUEST_ROOM)
         if again:
             return
         self._write(

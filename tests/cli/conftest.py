@@ -1,4 +1,4 @@
-"""Fixtures of the tests of mshare; those of the mount stand in tests/helpers/fixtures.py."""
+"""Fixtures of the tests of mshare, which run under the guard."""
 
 from __future__ import annotations
 
@@ -7,32 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.fixtures import (
-    client,
-    guarded,
-    make_mount,
-    make_poke,
-    mounted,
-    place,
-    poke_program,
-    pytest_runtest_makereport,
-    requires_fuse,
-    watchdog,
-)
+from tests.helpers.guard import guarded
 
-__all__ = [
-    "client",
-    "guarded",
-    "make_mount",
-    "make_poke",
-    "mounted",
-    "place",
-    "poke_program",
-    "pytest_runtest_makereport",
-    "region",
-    "requires_fuse",
-    "watchdog",
-]
+__all__ = ["guarded"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the pages: those of every mount test, and a machine for commands."""
+"""A machine for the commands of the pages, whose tests run under the guard."""
 
 from __future__ import annotations
 
@@ -7,25 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.docs.machine import Machine
-from tests.helpers.fixtures import (
-    guarded,
-    make_mount,
-    pytest_collection_modifyitems,
-    pytest_configure,
-    pytest_runtest_makereport,
-    requires_fuse,
-    watchdog,
-)
+from tests.helpers.guard import guarded
 
-__all__ = [
-    "guarded",
-    "make_mount",
-    "pytest_collection_modifyitems",
-    "pytest_configure",
-    "pytest_runtest_makereport",
-    "requires_fuse",
-    "watchdog",
-]
+__all__ = ["guarded"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Fixtures for every test that touches a real mount; the conftest files re-export them.
+"""Fixtures for every test that touches a real mount: a pytest plugin (tests/conftest.py).
 
 A module shares one mount (`mounted`); a test that needs its own asks `make_mount`. The
 daemon's log is part of every test's verdict, and a skip is a failure where CI=true or
@@ -18,13 +18,12 @@ import pytest
 from tests.helpers import mount, poke
 from tests.helpers.watchdog import Watchdog
 
-TEST_SECONDS = 60.0
-
 MakeMount = Callable[..., mount.Mount]
 MakePoke = Callable[..., poke.Poke]
 
 _numbers = itertools.count()
-_mounts: list[mount.Mount] = []
+running: list[mount.Mount] = []
+"""The mounts of the test run that are served now."""
 
 
 def strict() -> bool:
@@ -41,14 +40,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} must run here, but: {reason}"
     return report  # type: ignore[return-value]
-
-
-ROOT_ONLY = "root_only(reason): what an ordinary user cannot do; deselected where he runs the tests"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """The marker is ours, so we announce it."""
-    config.addinivalue_line("markers", ROOT_ONLY)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -82,29 +73,18 @@ def watchdog() -> Iterator[Watchdog]:
     guard.close()
 
 
-@pytest.fixture(autouse=True)
-def guarded(watchdog: Watchdog, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test has a time limit, and every line of the daemon's log in it counts."""
-    slow = request.node.get_closest_marker("slow")
-    watchdog.tell(f"arm {TEST_SECONDS * (5 if slow else 1)}")
-    yield
-    watchdog.tell("disarm")
-    for each in _mounts:
-        each.check_log()
-
-
 def _start(watchdog: Watchdog, options: str, source: str) -> mount.Mount:
     fresh = mount.Mount(options, source=source)
     watchdog.tell(f"add {fresh.connection} {fresh.path}")
     watchdog.tell("arm 30")
     fresh.wait_until_it_answers()
     watchdog.tell("disarm")
-    _mounts.append(fresh)
+    running.append(fresh)
     return fresh
 
 
 def _stop(watchdog: Watchdog, old: mount.Mount) -> None:
-    _mounts.remove(old)
+    running.remove(old)
     watchdog.tell("arm 30")
     try:
         if old.process.poll() is None or mount.mount_lines(old.path):

@@ -116,10 +116,10 @@ def processes_of(marker: str) -> list[int]:
 def mount_lines(path: Path | str) -> list[str]:
     """The lines of our mountinfo whose mount point is `path`."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if _unescaped(line.split()[4]) == str(path)]
+    return [line for line in lines if unescaped(line.split()[4]) == str(path)]
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
     """proc(5): blanks and backslashes stand as \\ooo."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
@@ -146,7 +146,7 @@ def states_of(base: Path) -> list[Path]:
 def remove_by_force(base: Path, marker: str) -> None:
     """The fallback for a mount point below `base`: whatever is still there goes."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        point = Path(_unescaped(line.split()[4]))
+        point = Path(unescaped(line.split()[4]))
         if point.is_relative_to(base):
             unmount(point, lazy=True)
     for pid in processes_of(marker):
@@ -177,7 +177,7 @@ def state_directory_of(pid: int) -> Path | None:
     arena = devices.get("/dev/shm")
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
-        point = Path(_unescaped(fields[4]))
+        point = Path(unescaped(fields[4]))
         if fields[2] == arena and point.is_relative_to(state_base()):
             return state_base() / point.relative_to(state_base()).parts[0]
     return None

@@ -9,7 +9,6 @@ left over by the command is told before that. Knows nothing of tests.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tests.helpers.mount import unescaped
 from tests.helpers.users import become
 
 NAME = "ordinary"
@@ -86,7 +86,7 @@ def let_go() -> None:
     points = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
+        point = unescaped(fields[4])
         kind = fields[fields.index("-") + 1]
         if kind == "fuse.msharefs" or point.startswith("/run/msharefs/"):
             points.append(point)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of mshare run: a mount, the program, and runs of it."""
+"""Fixtures of the tests of mshare run, which run under the guard: the program, and runs of it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,11 @@ from typing import Protocol
 import pytest
 
 from msharefs.preload import library
-from tests.helpers.fixtures import (
-    guarded,
-    make_mount,
-    mounted,
-    place,
-    pytest_runtest_makereport,
-    requires_fuse,
-    watchdog,
-)
+from tests.helpers.guard import guarded
 from tests.helpers.poke import compiled
 from tests.run.programs import SOURCE, Run
 
-__all__ = [
-    "guarded",
-    "make_mount",
-    "mounted",
-    "place",
-    "pytest_runtest_makereport",
-    "requires_fuse",
-    "watchdog",
-]
+__all__ = ["guarded"]
 
 
 class Start(Protocol):

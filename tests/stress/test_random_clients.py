@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
-import pickle
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import PAGE, opened
 from tests.helpers.users import in_child
 from tests.helpers.waiting import eventually
+from tests.stress.client_process import answer_of, start_client
 from tests.stress.random_client import CLIENTS, SHARED_NAMES, SHARED_PAGES, RandomClient, Report
 
 SECONDS = float(os.environ.get("MSHAREFS_STRESS_SECONDS", "60"))
@@ -27,37 +27,12 @@ CAPACITY = 24 * raw.MIB
 SIZE_OF_SHARED = CLIENTS * SHARED_PAGES * PAGE
 
 
-def start_client(root: Path, number: int, seed: int, deadline: float) -> tuple[int, int]:
-    """A forked client; its process id and the pipe on which it reports."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writer)
-        return pid, reader
-    try:
-        os.close(reader)
-        answer: object
-        try:
-            answer = RandomClient(root, number, seed).run(deadline)
-        except BaseException as error:  # noqa: BLE001 - the parent reports it
-            answer = repr(error)
-        with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(answer, pipe)
-    finally:
-        os._exit(0)
-
-
 def reports_of(clients: list[tuple[int, int]]) -> list[Report]:
     """What all clients say, once they have ended. AssertionError if one has failed."""
-    answers: list[Any] = []
-    for pid, reader in clients:
-        with os.fdopen(reader, "rb") as pipe:
-            text = pipe.read()
-        status = os.waitpid(pid, 0)[1]
-        answers.append(pickle.loads(text) if text else f"client {pid} ended with {status:#x}")
+    answers = [answer_of(pid, reader) for pid, reader in clients]
     failures = [answer for answer in answers if not isinstance(answer, Report)]
     assert not failures, "\n".join(map(str, failures))
-    return answers
+    return [answer for answer in answers if isinstance(answer, Report)]
 
 
 def check_home(home: Path, report: Report) -> int:
@@ -150,7 +125,11 @@ def test_random_operations_of_many_clients(make_mount: MakeMount) -> None:
     with opened(root / "shared" / "region", os.O_CREAT | os.O_RDWR) as fd:
         os.ftruncate(fd, SIZE_OF_SHARED)
     deadline = time.monotonic() + SECONDS
-    clients = [start_client(root, number, seed, deadline) for number in range(CLIENTS)]
+
+    def client(number: int) -> Report:
+        return RandomClient(root, number, seed).run(deadline)
+
+    clients = [start_client(partial(client, number)) for number in range(CLIENTS)]
     reports = reports_of(clients)
 
     # Without any work the comparison would prove nothing.

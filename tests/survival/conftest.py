@@ -1,29 +1,7 @@
-"""Fixtures of the survival tests; all of them stand in tests/helpers/fixtures.py."""
+"""The survival tests run under the guard; their other fixtures are everybody's."""
 
 from __future__ import annotations
 
-from tests.helpers.fixtures import (
-    client,
-    guarded,
-    make_mount,
-    make_poke,
-    mounted,
-    place,
-    poke_program,
-    pytest_runtest_makereport,
-    requires_fuse,
-    watchdog,
-)
+from tests.helpers.guard import guarded
 
-__all__ = [
-    "client",
-    "guarded",
-    "make_mount",
-    "make_poke",
-    "mounted",
-    "place",
-    "poke_program",
-    "pytest_runtest_makereport",
-    "requires_fuse",
-    "watchdog",
-]
+__all__ = ["guarded"]

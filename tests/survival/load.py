@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import pickle
 import random
 import signal
 import statistics
@@ -17,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.helpers import raw
@@ -25,6 +25,7 @@ from tests.helpers.raw import PAGE, opened
 from tests.helpers.users import in_child
 from tests.helpers.waiting import eventually
 from tests.stress import random_client
+from tests.stress.client_process import answer_of, start_client
 from tests.stress.random_client import SHARED_PAGES, RandomClient, Report
 
 CLIENTS = 16
@@ -101,11 +102,12 @@ def started_clients(
     are killed if the block fails."""
     clients: list[tuple[int, int]] = []
     with mmap.mmap(-1, mmap.PAGESIZE) as stopped:
+
+        def client(number: int) -> Report:
+            return RandomClient(root, number, seed).run_while(lambda: not stopped[0])
+
         try:
-            clients.extend(
-                _start_client(root, number, seed, lambda: not stopped[0])
-                for number in range(CLIENTS)
-            )
+            clients.extend(start_client(partial(client, number)) for number in range(CLIENTS))
             yield clients, lambda: stopped.write_byte(1)
         except BaseException:
             for pid, _ in clients:
@@ -113,35 +115,11 @@ def started_clients(
             raise
 
 
-def _start_client(
-    root: Path, number: int, seed: int, going_on: Callable[[], bool]
-) -> tuple[int, int]:
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writer)
-        return pid, reader
-    try:
-        os.close(reader)
-        answer: object
-        try:
-            answer = RandomClient(root, number, seed).run_while(going_on)
-        except BaseException as error:  # noqa: BLE001 - the parent reports it
-            answer = repr(error)
-        with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(answer, pipe)
-    finally:
-        os._exit(0)
-
-
 def _reports(clients: list[tuple[int, int]], figures: Figures) -> list[Report]:
     """What the clients say at their end; what is no report is an error."""
     reports = []
     for number, (pid, reader) in enumerate(clients):
-        with os.fdopen(reader, "rb") as pipe:
-            text = pipe.read()
-        status = os.waitpid(pid, 0)[1]
-        answer = pickle.loads(text) if text else f"client {number} ended with {status:#x}"
+        answer = answer_of(pid, reader)
         if not isinstance(answer, Report):
             figures.client_errors.append(str(answer))
             continue

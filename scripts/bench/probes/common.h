@@ -3,12 +3,14 @@
 #define BENCH_PROBES_COMMON_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #define PAGE 4096UL
 #define HUGE_PAGE (2UL << 20)
@@ -48,6 +50,18 @@ static inline char *map_shared(int fd, uint64_t size, const char *path)
 
 	if (at == MAP_FAILED)
 		die("mmap", path);
+	return at;
+}
+
+static inline char *attach(const char *path, uint64_t size)
+{
+	int fd = open(path, O_RDWR);
+	char *at;
+
+	if (fd < 0)
+		die("open", path);
+	at = map_shared(fd, size, path);
+	close(fd);
 	return at;
 }
 

@@ -7,26 +7,11 @@
  *        memory sync   ROUNDS SIZE FILE OTHER   written and msync'ed, against another file
  * prints: ours VALUE / theirs VALUE a line      bytes a second / nanoseconds a read
  */
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "common.h"
 
 #define READS 2000000UL
 
 static volatile uint64_t sink;
-
-static char *attach(const char *path, uint64_t size)
-{
-	int fd = open(path, O_RDWR);
-	char *at;
-
-	if (fd < 0)
-		die("open", path);
-	at = map_shared(fd, size, path);
-	close(fd);
-	return at;
-}
 
 static char *anonymous(uint64_t size)
 {

@@ -4,25 +4,12 @@
  * usage: pingpong ROUNDS COUNT FILE OTHER
  * prints: ours NS / theirs NS a line           nanoseconds for there and back
  */
-#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common.h"
-
-static atomic_ulong *attach(const char *path)
-{
-	int fd = open(path, O_RDWR);
-	void *at;
-
-	if (fd < 0)
-		die("open", path);
-	at = map_shared(fd, PAGE, path);
-	close(fd);
-	return at;
-}
 
 /* The word counts up; each side waits for its turn, odd or even. */
 static void play(atomic_ulong *word, uint64_t count, uint64_t first)
@@ -66,8 +53,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: pingpong ROUNDS COUNT FILE OTHER\n");
 		return 2;
 	}
-	side[0] = attach(argv[3]);
-	side[1] = attach(argv[4]);
+	side[0] = (atomic_ulong *)attach(argv[3], PAGE);
+	side[1] = (atomic_ulong *)attach(argv[4], PAGE);
 	for (uint64_t round = 0; round < number(argv[1]); round++)
 		for (int i = 0; i < 2; i++)
 			printf("%s %.1f\n", i == 0 ? "ours" : "theirs", game(side[i], number(argv[2])));

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from msharefs._attachment import Attachment
-    from msharefs._errors import (
+    from msharefs.client.attachment import Attachment
+    from msharefs.client.errors import (
         AccessDenied,
         InvalidArgument,
         MappingExists,
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
         SizeAlreadySet,
         SizeNotSet,
     )
-    from msharefs._layout import Creator, Layout, Mapping
-    from msharefs._mountpoint import alignment, default_directory
-    from msharefs.client import Region
+    from msharefs.client.layout import Creator, Layout, Mapping
+    from msharefs.client.mount import alignment, default_directory
+    from msharefs.client.region import Region
 
 __all__ = [
     "AccessDenied",
@@ -56,21 +56,21 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Attachment": "_attachment",
-    "Creator": "_layout",
-    "Layout": "_layout",
-    "Mapping": "_layout",
-    "Region": "client",
-    "alignment": "_mountpoint",
-    "default_directory": "_mountpoint",
+    "Attachment": "attachment",
+    "Creator": "layout",
+    "Layout": "layout",
+    "Mapping": "layout",
+    "Region": "region",
+    "alignment": "mount",
+    "default_directory": "mount",
 }
 
 
 def __getattr__(name: str) -> object:
-    """A public name, from its module; the exceptions are all in one."""
+    """A public name, from its module in client/; the exceptions are all in one."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, '_errors')}"), name)
+    value = getattr(import_module(f"{__name__}.client.{_MODULES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
 

@@ -14,16 +14,16 @@ import secrets
 import struct
 from typing import TYPE_CHECKING, Self
 
-from msharefs._arguments import byte_count
-from msharefs._errors import InvalidArgument, MshareError, RegionExists, translated
-from msharefs._mountpoint import alignment, default_directory
-from msharefs.client import Region
+from msharefs.client.arguments import byte_count
+from msharefs.client.errors import InvalidArgument, MshareError, RegionExists, translated
+from msharefs.client.mount import alignment, default_directory
+from msharefs.client.region import Region
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from msharefs._attachment import Attachment
-    from msharefs._layout import Layout
+    from msharefs.client.attachment import Attachment
+    from msharefs.client.layout import Layout
 
 __all__ = ["SharedMemory"]
 

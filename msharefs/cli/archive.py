@@ -21,13 +21,14 @@ from typing import Any
 import click
 
 from msharefs import MshareError, Region
-from msharefs._attachment import Attachment
-from msharefs._layout import Layout, Mapping
 from msharefs.abi import MAX_FILE_SIZE, PAGE_SIZE
-from msharefs.cli import _format, _memory, _mounts, _screen
-from msharefs.cli._dumpfile import Reader, Writer
-from msharefs.cli._errors import CommandError
-from msharefs.cli._params import FILE, MODE, REGION
+from msharefs.cli import formatting, terminal
+from msharefs.cli.errors import CommandError
+from msharefs.cli.params import FILE, MODE, REGION
+from msharefs.client.attachment import Attachment
+from msharefs.client.layout import Layout, Mapping
+from msharefs.inspect import copier, mounts
+from msharefs.inspect.dumpfile import Reader, Writer
 
 _STANDARD = "-"
 
@@ -44,16 +45,18 @@ def dump(path: str, file: str) -> None:
     with Region.open(path, writable=False) as region, _output(file) as fd:
         before = region.layout()
         if not before.size:
-            raise CommandError(f"{_format.name(path)} has no size yet, so there is nothing to save")
+            raise CommandError(
+                f"{formatting.name(path)} has no size yet, so there is nothing to save"
+            )
         writer = Writer(fd, _header(region, before))
-        mount = _mounts.mount_of(path)
-        trust = _memory.nothing_is_swapped() and _plane(mount) == "passthrough"
+        mount = mounts.mount_of(path)
+        trust = copier.nothing_is_swapped() and _plane(mount) == "passthrough"
         with (
-            closing(_memory.Copier(region.fileno(), trust_residency=trust)) as copier,
-            _screen.progress("saving", before.mapped) as advance,
+            closing(copier.Copier(region.fileno(), trust_residency=trust)) as source,
+            terminal.progress("saving", before.mapped) as advance,
         ):
             try:
-                _save(writer, copier, before.mappings, advance)
+                _save(writer, source, before.mappings, advance)
             except OSError as error:
                 # What the kernel says of copying from where nothing is mapped any more.
                 if error.errno == errno.EFAULT:
@@ -78,14 +81,14 @@ def load(file: str, path: str, *, mode: int | None) -> None:
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     with _input(file) as (fd, total):
-        reader = Reader(fd, "standard input" if file == _STANDARD else _format.name(file))
+        reader = Reader(fd, "standard input" if file == _STANDARD else formatting.name(file))
         saved = _Saved.of(reader)
         # Under a name of its own until it is whole.
         hidden = os.path.join(os.path.dirname(path), f".mshare-load-{secrets.token_hex(8)}")
         try:
             with Region.create(hidden, saved.size) as region:
                 try:
-                    with _screen.progress("loading", total) as advance:
+                    with terminal.progress("loading", total) as advance:
                         _restore(region, reader, saved, advance)
                     # In the paged data plane this is where the pages reach the daemon.
                     os.fsync(region.fileno())
@@ -159,7 +162,7 @@ def _header(region: Region, layout: Layout) -> dict[str, Any]:
 
 def _save(
     writer: Writer,
-    copier: _memory.Copier,
+    copier: copier.Copier,
     mappings: tuple[Mapping, ...],
     advance: Callable[[int], None],
 ) -> None:
@@ -303,9 +306,9 @@ def _input(file: str) -> Iterator[tuple[int, int | None]]:
         os.close(fd)
 
 
-def _plane(mount: _mounts.Mount) -> str:
-    return str(_mounts.status_or_nothing(mount).get("data_plane", {}).get("name"))
+def _plane(mount: mounts.Mount) -> str:
+    return str(mounts.status_or_nothing(mount).get("data_plane", {}).get("name"))
 
 
 def _changed(path: str) -> CommandError:
-    return CommandError(f"the layout of {_format.name(path)} changed while it was saved")
+    return CommandError(f"the layout of {formatting.name(path)} changed while it was saved")

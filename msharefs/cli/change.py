@@ -15,9 +15,10 @@ from dataclasses import replace
 import click
 
 from msharefs import MshareError, Region, abi
-from msharefs.cli import _format, _mounts, _screen
-from msharefs.cli._errors import EXIT_REFUSED, CommandError, sentence
-from msharefs.cli._params import FILE, MODE, PROT, REGION, SIZE
+from msharefs.cli import formatting, terminal
+from msharefs.cli.errors import EXIT_REFUSED, CommandError, sentence
+from msharefs.cli.params import FILE, MODE, PROT, REGION, SIZE
+from msharefs.inspect import mounts
 
 _PROT_BITS = {"r": abi.PROT_READ, "w": abi.PROT_WRITE, "x": abi.PROT_EXEC, "-": 0}
 
@@ -38,7 +39,7 @@ def create(path: str, size: int, *, mapped: bool, mode: int, huge: bool) -> None
         if not mapped and not huge:
             return
         try:
-            with _screen.working(f"mapping {_format.size(size)}"):
+            with terminal.working(f"mapping {formatting.size(size)}"):
                 region.map(0, size, huge=huge)
         except BaseException:
             region.unlink()
@@ -76,7 +77,7 @@ def map_(  # noqa: PLR0913 - click passes each option by itself
         raise click.UsageError("--file-offset needs --file")
     if file is not None and huge:
         raise click.UsageError("--file and --huge do not go together")
-    with Region.open(path) as region, _screen.working(f"mapping {_format.size(size)}"):
+    with Region.open(path) as region, terminal.working(f"mapping {formatting.size(size)}"):
         if file is None:
             region.map(
                 offset, size, prot=prot, huge=huge, reserve=not no_reserve, replace=not no_replace
@@ -98,7 +99,7 @@ def unmap(path: str, offset: int, size: int) -> None:
 
     It is gone at once from every process, and its memory is free.
     """
-    with Region.open(path) as region, _screen.working(f"unmapping {_format.size(size)}"):
+    with Region.open(path) as region, terminal.working(f"unmapping {formatting.size(size)}"):
         region.unmap(offset, size)
 
 
@@ -106,7 +107,7 @@ def unmap(path: str, offset: int, size: int) -> None:
 @click.argument("path", type=REGION)
 def sync(path: str) -> None:
     """Write what processes changed in mapped files back to those files (fsync of the region)."""
-    with Region.open(path, writable=False) as region, _screen.working("writing back"):
+    with Region.open(path, writable=False) as region, terminal.working("writing back"):
         try:
             os.fsync(region.fileno())
         except OSError as error:
@@ -133,9 +134,9 @@ def rm(paths: tuple[str, ...]) -> int:
 
 def _remove(path: str) -> None:
     """Unlink a region, and nothing that is something else."""
-    mount = _mounts.mount_of(path)
-    if not stat_module.S_ISREG(os.lstat(path).st_mode) or _mounts.is_info(mount, path):
-        raise CommandError(f"{_format.name(path)} is not a region")
+    mount = mounts.mount_of(path)
+    if not stat_module.S_ISREG(os.lstat(path).st_mode) or mounts.is_info(mount, path):
+        raise CommandError(f"{formatting.name(path)} is not a region")
     os.unlink(path)
 
 
@@ -154,7 +155,7 @@ def _map_file(region: Region, file: str, request: abi.CreateMapping) -> None:
 
 def _file_refusal(region: Region, file: str, request: abi.CreateMapping, error: OSError) -> str:
     """Why a file was not mapped, as far as it can be told from here."""
-    what = f"cannot map {_format.name(file)} into {_format.name(os.fsdecode(region.path))}"
+    what = f"cannot map {formatting.name(file)} into {formatting.name(os.fsdecode(region.path))}"
     number = error.errno or errno.EIO
     if number == errno.EOPNOTSUPP:
         return f"{what}: this mount cannot map files"
@@ -182,5 +183,5 @@ def _range_problem(region: Region, request: abi.CreateMapping) -> str:
         if value % abi.PAGE_SIZE:
             return f"the {name} is no multiple of {abi.PAGE_SIZE}"
     if request.region_offset + request.size > size:
-        return f"the region ends at {_format.exact_size(size)}"
+        return f"the region ends at {formatting.exact_size(size)}"
     return ""

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from msharefs.cli import _format, _host_memory, _host_mounting, _mounts, _screen
-from msharefs.cli._errors import EXIT_OK, EXIT_REFUSED
-from msharefs.cli._host import Finding, Host
-from msharefs.cli._params import json_option
+from msharefs.cli import formatting, terminal
+from msharefs.cli.errors import EXIT_OK, EXIT_REFUSED
+from msharefs.cli.params import json_option
+from msharefs.inspect import host_memory, host_mounting, mounts
+from msharefs.inspect.host import Finding, Host
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,18 +35,18 @@ def doctor(*, as_json: bool) -> int:
     Run it as the user who will mount.
     """
     host = Host()
-    checks = (*_host_mounting.CHECKS, *_host_memory.CHECKS)
+    checks = (*host_mounting.CHECKS, *host_memory.CHECKS)
     found = [finding for check in checks for finding in check(host)]
     found += _mount_findings()
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:
-        _screen.show(*_drawing(found))
+        terminal.show(*_drawing(found))
     return EXIT_REFUSED if any(each.level == "FAIL" for each in found) else EXIT_OK
 
 
 def _mount_findings() -> Iterator[Finding]:
-    for mount in _mounts.mounts():
+    for mount in mounts.mounts():
         number = answer_of(mount.path)
         if number is None:
             connection = os.minor(mount.device)
@@ -107,20 +108,20 @@ def _drawing(found: list[Finding]) -> Iterator[RenderableType]:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for each in found:
-        words = _screen.text(each.sentence)
+        words = terminal.text(each.sentence)
         if each.advice:
             words.append(f"\n{each.advice}", style="cyan")
         table.add_row(
-            _screen.text(each.level, _STYLES[each.level]), _screen.text(each.about), words
+            terminal.text(each.level, _STYLES[each.level]), terminal.text(each.about), words
         )
     yield table
     bad = sum(each.level == "FAIL" for each in found)
     hints = sum(each.level == "warn" for each in found)
     if bad:
-        verdict = f"{_format.count(bad, 'thing')} must be mended"
+        verdict = f"{formatting.count(bad, 'thing')} must be mended"
     elif hints:
-        verdict = f"mounts work; {_format.count(hints, 'thing')} could be better"
+        verdict = f"mounts work; {formatting.count(hints, 'thing')} could be better"
     else:
         verdict = "all is well"
     yield ""
-    yield _screen.text(verdict, "bold")
+    yield terminal.text(verdict, "bold")

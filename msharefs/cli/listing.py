@@ -10,37 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from msharefs.cli import _format, _mounts, _proc, _regions, _screen
-from msharefs.cli._params import DIRECTORY, json_option
+from msharefs.cli import formatting, terminal
+from msharefs.cli.params import DIRECTORY, json_option
+from msharefs.inspect import mounts, processes, regions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from msharefs._layout import Layout
+    from msharefs.client.layout import Layout
 
 FACTS = (
-    _screen.Column("REGION", flexible=True, style="cyan"),
-    _screen.Column("SIZE", right=True),
-    _screen.Column("MAPPED", right=True),
-    _screen.Column("MEMORY", right=True),
-    _screen.Column("HUGE", right=True),
-    _screen.Column("USED BY", right=True),
+    terminal.Column("REGION", flexible=True, style="cyan"),
+    terminal.Column("SIZE", right=True),
+    terminal.Column("MAPPED", right=True),
+    terminal.Column("MEMORY", right=True),
+    terminal.Column("HUGE", right=True),
+    terminal.Column("USED BY", right=True),
 )
 """The columns of every table of regions; `row` begins with their cells."""
-OWNER = _screen.Column("OWNER")
-_COLUMNS = (*FACTS, OWNER, _screen.Column("MODE"))
+OWNER = terminal.Column("OWNER")
+_COLUMNS = (*FACTS, OWNER, terminal.Column("MODE"))
 
 
 @dataclass(slots=True)
 class Listing:
     """The regions below one directory of one mount."""
 
-    mount: _mounts.Mount
+    mount: mounts.Mount
     top: str
-    huge: _regions.HugePages
-    scan: _proc.Scan
-    regions: list[_regions.Facts] = field(default_factory=list)
+    huge: regions.HugePages
+    scan: processes.Scan
+    found: list[regions.Facts] = field(default_factory=list)
     unreadable: list[OSError] = field(default_factory=list)
 
     @property
@@ -48,14 +49,14 @@ class Listing:
         """Inodes that are attached and have no name any more, with the pids that hold them."""
         if self.top != self.mount.path or self.unreadable:
             return {}
-        named = {facts.file.st_ino for facts in self.regions}
+        named = {facts.file.st_ino for facts in self.found}
         return {
             inode: pids
             for inode, pids in self.scan.attached.items()
             if inode is not None and inode not in named
         }
 
-    def attached(self, facts: _regions.Facts) -> list[int]:
+    def attached(self, facts: regions.Facts) -> list[int]:
         """Who has a region attached, as far as it could be seen."""
         return self.scan.attached.get(facts.file.st_ino, [])
 
@@ -80,20 +81,20 @@ def ls(directory: str | None, *, as_json: bool, watch: float | None) -> None:
     if as_json and watch is None:
         print(json.dumps(document(_look_at_all(directory)), indent=2))
     elif as_json:
-        _screen.repeat_lines(lambda: json.dumps(document(_look_at_all(directory))), watch or 0)
+        terminal.repeat_lines(lambda: json.dumps(document(_look_at_all(directory))), watch or 0)
     elif watch is not None:
-        _screen.repeat(lambda: _frame(_look_at_all(directory)), watch)
+        terminal.repeat(lambda: _frame(_look_at_all(directory)), watch)
     else:
         listings = _look_at_all(directory)
-        _screen.show(_drawing(listings))
+        terminal.show(_drawing(listings))
         for remark in remarks(listings):
-            _screen.note(remark)
+            terminal.note(remark)
 
 
 def _look_at_all(directory: str | None) -> list[Listing]:
     """The directory that was asked about, or each mount."""
     listings: list[Listing] = []
-    for mount, top in _mounts.chosen(directory):
+    for mount, top in mounts.chosen(directory):
         try:
             listings.append(look(mount, top))
         except OSError as error:
@@ -101,22 +102,22 @@ def _look_at_all(directory: str | None) -> list[Listing]:
                 raise
             # One mount whose daemon has died must not hide the others.
             error.filename = mount.path
-            nothing = _regions.HugePages(by_default=False, on_request=False)
-            listings.append(Listing(mount, top, nothing, _proc.Scan(), unreadable=[error]))
+            nothing = regions.HugePages(by_default=False, on_request=False)
+            listings.append(Listing(mount, top, nothing, processes.Scan(), unreadable=[error]))
     return listings
 
 
-def look(mount: _mounts.Mount, top: str) -> Listing:
+def look(mount: mounts.Mount, top: str) -> Listing:
     """Everything there is to tell of the regions below `top`."""
     listing = Listing(
         mount,
         top,
-        _regions.HugePages.of(_mounts.status_or_nothing(mount)),
-        _proc.scan(mount.device),
+        regions.HugePages.of(mounts.status_or_nothing(mount)),
+        processes.scan(mount.device),
     )
-    for found in _mounts.regions(mount, top, listing.unreadable.append):
+    for path in mounts.regions(mount, top, listing.unreadable.append):
         try:
-            listing.regions.append(_regions.facts_of(found))
+            listing.found.append(regions.facts_of(path))
         except FileNotFoundError:
             continue
     return listing
@@ -128,7 +129,7 @@ def document(listings: Sequence[Listing]) -> dict[str, Any]:
         "regions": [
             region_document(listing.mount, facts, listing.huge) | {"pids": listing.attached(facts)}
             for listing in listings
-            for facts in listing.regions
+            for facts in listing.found
         ],
         "removed": [
             {"mount": listing.mount.path, "inode": inode, "pids": pids}
@@ -142,7 +143,7 @@ def document(listings: Sequence[Listing]) -> dict[str, Any]:
 
 
 def region_document(
-    mount: _mounts.Mount, facts: _regions.Facts, huge: _regions.HugePages
+    mount: mounts.Mount, facts: regions.Facts, huge: regions.HugePages
 ) -> dict[str, Any]:
     """One region as JSON; what may not be read is null."""
     layout = facts.layout
@@ -171,42 +172,42 @@ def remarks(listings: Sequence[Listing]) -> list[str]:
     found: list[str] = []
     for listing in listings:
         found += [
-            f"{_format.name(error.filename)} could not be read: {error.strerror}"
+            f"{formatting.name(error.filename)} could not be read: {error.strerror}"
             for error in listing.unreadable
         ]
         removed = listing.removed
         if removed:
             pids = sorted({pid for pids in removed.values() for pid in pids})
             found.append(
-                f"{_format.count(len(removed), 'region')} without a name "
+                f"{formatting.count(len(removed), 'region')} without a name "
                 f"{'is' if len(removed) == 1 else 'are'} still attached by {_some(pids)}"
             )
     blind = blind_spot(listings[0].scan)
     return [*found, blind] if blind else found
 
 
-def blind_spot(scan: _proc.Scan) -> str:
+def blind_spot(scan: processes.Scan) -> str:
     """What could not be seen for want of rights; nothing if that is nothing."""
     if scan.hidden:
         return "/proc hides the processes of other users here, so only yours are counted"
     if scan.unseen:
-        others = _format.count(scan.unseen, "process", "processes")
+        others = formatting.count(scan.unseen, "process", "processes")
         hint = "" if os.geteuid() == 0 else "; root sees more"
         return f"{others} could not be looked into for want of rights{hint}"
     return ""
 
 
-def row(listing: Listing, facts: _regions.Facts) -> list[str | Text]:
+def row(listing: Listing, facts: regions.Facts) -> list[str | Text]:
     """A region's line of the table."""
     layout = facts.layout
     users = len(listing.attached(facts))
-    mapped = "?" if layout is None else _format.size(layout.mapped)
+    mapped = "?" if layout is None else formatting.size(layout.mapped)
     huge = "?" if layout is None else _huge_share(listing.huge, layout.mapped, layout)
     return [
         facts.shown,
-        _format.size(facts.size) if facts.size else "not set",
+        formatting.size(facts.size) if facts.size else "not set",
         mapped,
-        _format.size(facts.memory),
+        formatting.size(facts.memory),
         huge,
         f"{users:,}",
         facts.owner,
@@ -214,8 +215,8 @@ def row(listing: Listing, facts: _regions.Facts) -> list[str | Text]:
     ]
 
 
-def _huge_share(huge: _regions.HugePages, mapped: int, layout: Layout) -> str:
-    return _format.percent(huge.bytes_of(layout), mapped) if mapped else "-"
+def _huge_share(huge: regions.HugePages, mapped: int, layout: Layout) -> str:
+    return formatting.percent(huge.bytes_of(layout), mapped) if mapped else "-"
 
 
 def _drawing(listings: Sequence[Listing]) -> RenderableType:
@@ -224,20 +225,20 @@ def _drawing(listings: Sequence[Listing]) -> RenderableType:
     parts: list[RenderableType] = []
     for listing in listings:
         if len(listings) > 1:
-            parts += [*([""] if parts else []), _screen.text(f"{listing.mount.shown}:", "bold")]
-        if listing.regions:
-            parts.append(
-                _screen.table(_COLUMNS, (row(listing, facts) for facts in listing.regions))
-            )
+            parts += [*([""] if parts else []), terminal.text(f"{listing.mount.shown}:", "bold")]
+        if listing.found:
+            parts.append(terminal.table(_COLUMNS, (row(listing, facts) for facts in listing.found)))
         else:
-            parts.append(_screen.text("no regions", "dim"))
+            parts.append(terminal.text("no regions", "dim"))
     return Group(*parts)
 
 
 def _frame(listings: Sequence[Listing]) -> RenderableType:
     from rich.console import Group  # noqa: PLC0415 - only to draw
 
-    return Group(_drawing(listings), *(_screen.text(remark, "dim") for remark in remarks(listings)))
+    return Group(
+        _drawing(listings), *(terminal.text(remark, "dim") for remark in remarks(listings))
+    )
 
 
 def _some(pids: Sequence[int], most: int = 5) -> str:

@@ -13,7 +13,7 @@ import sys
 import click
 
 from msharefs import __version__
-from msharefs.cli import _errors
+from msharefs.cli import errors
 
 PROGRAM = "mshare"
 
@@ -77,7 +77,7 @@ def main() -> int:
     # As other filters do: `mshare ls | head -1` ends in silence.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # Ended from outside, a command still takes away what it has half made.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_errors.EXIT_TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(errors.EXIT_TERMINATED))
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter of a name gets an escape for it.
         if hasattr(stream, "reconfigure"):
@@ -87,14 +87,14 @@ def main() -> int:
     except click.ClickException as error:
         return _complain(_usage_sentence(error), error.exit_code)
     except click.Abort:
-        return _errors.EXIT_INTERRUPTED
-    except _errors.CommandError as error:
+        return errors.EXIT_INTERRUPTED
+    except errors.CommandError as error:
         return _complain(str(error), error.code)
     except OSError as error:
-        return _complain(_errors.sentence(error), _errors.EXIT_REFUSED)
+        return _complain(errors.sentence(error), errors.EXIT_REFUSED)
     except KeyboardInterrupt:
-        return _errors.EXIT_INTERRUPTED
-    return outcome if isinstance(outcome, int) else _errors.EXIT_OK
+        return errors.EXIT_INTERRUPTED
+    return outcome if isinstance(outcome, int) else errors.EXIT_OK
 
 
 def _complain(sentence: str, code: int) -> int:

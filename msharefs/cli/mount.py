@@ -14,8 +14,8 @@ import sys
 from typing import NoReturn
 
 from msharefs import __version__
-from msharefs.daemon.assembly import Request, check_host, supervise
 from msharefs.daemon.options import UsageError, parse_options, total_memory
+from msharefs.daemon.startup import Request, check_host, supervise
 from msharefs.daemon.supervisor import EXIT_SYSTEM, EXIT_USAGE, MountError
 
 PROGRAM = "msharefs-mount"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from msharefs.cli import _format, _mounts, _screen
-from msharefs.cli._errors import CommandError
-from msharefs.cli._params import DIRECTORY, json_option
+from msharefs.cli import formatting, terminal
+from msharefs.cli.errors import CommandError
+from msharefs.cli.params import DIRECTORY, json_option
+from msharefs.inspect import mounts
 from msharefs.prometheus import exposition
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ _GAUGE_WIDTH = 32
 _MOST_OPERATIONS = 8
 """A terminal gets no more lines of them, so that all of it fits."""
 _COLUMNS = (
-    _screen.Column("OPERATION", style="cyan"),
-    _screen.Column("COUNT", right=True),
-    _screen.Column("ERRORS", right=True),
-    _screen.Column("MEAN TIME", right=True),
-    _screen.Column("99% WITHIN", right=True),
-    _screen.Column("IN ALL", right=True),
+    terminal.Column("OPERATION", style="cyan"),
+    terminal.Column("COUNT", right=True),
+    terminal.Column("ERRORS", right=True),
+    terminal.Column("MEAN TIME", right=True),
+    terminal.Column("99% WITHIN", right=True),
+    terminal.Column("IN ALL", right=True),
 )
 
 
@@ -42,32 +43,32 @@ def status(directory: str | None, *, as_json: bool, prometheus: bool) -> None:
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus do not go together")
     mount = only_mount(directory)
-    document = _mounts.status(mount)
+    document = mounts.status(mount)
     if as_json:
         print(json.dumps(document, indent=2))
     elif prometheus:
         print(exposition(document), end="")
     else:
-        most = _MOST_OPERATIONS if _screen.is_live() else None
-        _screen.show(*drawing(mount, document), "", operations(document, most))
+        most = _MOST_OPERATIONS if terminal.is_live() else None
+        terminal.show(*drawing(mount, document), "", operations(document, most))
 
 
-def only_mount(directory: str | None) -> _mounts.Mount:
+def only_mount(directory: str | None) -> mounts.Mount:
     """The mount that is meant. CommandError if that is not clear."""
-    chosen = _mounts.chosen(directory)
+    chosen = mounts.chosen(directory)
     if len(chosen) > 1:
         places = ", ".join(mount.shown for mount, _ in chosen)
         raise CommandError(f"several are mounted, so say which: {places}")
     return chosen[0][0]
 
 
-def drawing(mount: _mounts.Mount, document: dict[str, Any]) -> Iterator[RenderableType]:
+def drawing(mount: mounts.Mount, document: dict[str, Any]) -> Iterator[RenderableType]:
     """Everything but the operations."""
     plane, pids = document.get("data_plane", {}), document.get("pids", {})
-    yield _screen.line(
+    yield terminal.line(
         (mount.shown, "bold cyan"),
         f"  msharefs {document.get('version', '?')}, "
-        f"up {_format.duration(document.get('uptime', 0))}",
+        f"up {formatting.duration(document.get('uptime', 0))}",
     )
     yield _line("Data plane", (plane.get("name", "?"), "bold"), f", {plane.get('why', '')}")
     yield memory_line(document)
@@ -76,12 +77,12 @@ def drawing(mount: _mounts.Mount, document: dict[str, Any]) -> Iterator[Renderab
     yield _line("Holds", regions_line(document))
     words = [
         ", ".join(f"{name} {pid}" for name, pid in pids.items()),
-        _format.count(document.get("restarts", 0), "restart"),
+        formatting.count(document.get("restarts", 0), "restart"),
     ]
     if "resent_requests" in document:
-        words.append(f"{_format.count(document['resent_requests'], 'request')} sent again")
+        words.append(f"{formatting.count(document['resent_requests'], 'request')} sent again")
     if document.get("last_gap_seconds"):
-        words.append(f"last gap {_format.latency(document['last_gap_seconds'])}")
+        words.append(f"last gap {formatting.latency(document['last_gap_seconds'])}")
     yield _line("Daemon", "; ".join(words))
 
 
@@ -91,18 +92,18 @@ def memory_line(document: dict[str, Any]) -> Text:
     used, whole = arena.get("used", 0), arena.get("size", 0)
     return _line(
         "Memory",
-        _screen.gauge(used, whole, _GAUGE_WIDTH, "red" if used * 10 > whole * 9 else "green"),
-        f" {_format.size(used)} of {_format.size(whole)}, "
-        f"{_format.size(arena.get('reserved', 0))} reserved",
+        terminal.gauge(used, whole, _GAUGE_WIDTH, "red" if used * 10 > whole * 9 else "green"),
+        f" {formatting.size(used)} of {formatting.size(whole)}, "
+        f"{formatting.size(arena.get('reserved', 0))} reserved",
     )
 
 
 def regions_line(document: dict[str, Any]) -> str:
     """Regions, mappings and open handles in numbers."""
     return (
-        f"{_format.count(document.get('regions', 0), 'region')} "
-        f"with {_format.count(document.get('mappings', 0), 'mapping')}, "
-        f"open {_format.count(document.get('open_handles', 0), 'time')}"
+        f"{formatting.count(document.get('regions', 0), 'region')} "
+        f"with {formatting.count(document.get('mappings', 0), 'mapping')}, "
+        f"open {formatting.count(document.get('open_handles', 0), 'time')}"
     )
 
 
@@ -114,7 +115,7 @@ def operations(document: dict[str, Any], most: int | None = None) -> RenderableT
     rows = [_row(name, [counter]) for name, counter in ordered[: len(ordered) - len(rest)]]
     if rest:
         rows.append(_row(f"{len(rest)} others", [counter for _, counter in rest]))
-    return _screen.table(_COLUMNS, rows)
+    return terminal.table(_COLUMNS, rows)
 
 
 def _row(name: str, counters: Sequence[dict[str, Any]]) -> list[str | Text]:
@@ -124,9 +125,9 @@ def _row(name: str, counters: Sequence[dict[str, Any]]) -> list[str | Text]:
         name,
         f"{count:,}",
         f"{sum(counter['errors'] for counter in counters):,}",
-        _format.latency(seconds / count) if count else "-",
+        formatting.latency(seconds / count) if count else "-",
         _bound_of(0.99, counters, count),
-        _format.latency(seconds),
+        formatting.latency(seconds),
     ]
 
 
@@ -138,9 +139,9 @@ def _bound_of(share: float, counters: Sequence[dict[str, Any]], count: int) -> s
             within[float(bound)] = within.get(float(bound), 0) + number
     for bound, number in sorted(within.items()):
         if number >= share * count:
-            return _format.latency(bound)
-    return f"> {_format.latency(max(within))}" if within else "-"
+            return formatting.latency(bound)
+    return f"> {formatting.latency(max(within))}" if within else "-"
 
 
 def _line(name: str, *parts: str | tuple[str, str] | Text) -> Text:
-    return _screen.line((f"{name:<12}", "bold"), *parts)
+    return terminal.line((f"{name:<12}", "bold"), *parts)

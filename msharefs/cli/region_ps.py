@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from msharefs.cli import _format, _proc, _regions, _screen, listing
-from msharefs.cli._params import REGION, json_option
+from msharefs.cli import formatting, listing, terminal
+from msharefs.cli.params import REGION, json_option
+from msharefs.inspect import processes, regions
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 _COLUMNS = (
-    _screen.Column("PID", right=True),
-    _screen.Column("USER"),
-    _screen.Column("COMMAND", flexible=True, style="cyan"),
-    _screen.Column("ADDRESS", right=True),
-    _screen.Column("OFFSET", right=True),
-    _screen.Column("SIZE", right=True),
-    _screen.Column("PROT"),
-    _screen.Column("TOUCHED", right=True),
-    _screen.Column("SAVED", right=True),
+    terminal.Column("PID", right=True),
+    terminal.Column("USER"),
+    terminal.Column("COMMAND", flexible=True, style="cyan"),
+    terminal.Column("ADDRESS", right=True),
+    terminal.Column("OFFSET", right=True),
+    terminal.Column("SIZE", right=True),
+    terminal.Column("PROT"),
+    terminal.Column("TOUCHED", right=True),
+    terminal.Column("SAVED", right=True),
 )
 
 
@@ -37,23 +38,25 @@ def ps(path: str, *, as_json: bool) -> None:
     TOUCHED is how much of the window the process has in its page tables, SAVED the memory that
     page tables for 4 KiB pages would take on top of those that it has.
     """
-    mount, facts = _regions.look_at(path)
+    mount, facts = regions.look_at(path)
     inode = facts.file.st_ino
-    scan = _proc.scan(mount.device)
-    found = list(_proc.processes(mount.device, inode, scan.attached.get(inode, [])))
+    scan = processes.scan(mount.device)
+    found = list(processes.processes(mount.device, inode, scan.attached.get(inode, [])))
     if as_json:
         print(json.dumps(document(found, scan), indent=2))
         return
     if found:
-        _screen.show(_screen.table(_COLUMNS, _rows(found)), "", _screen.text(_total(found), "bold"))
+        terminal.show(
+            terminal.table(_COLUMNS, _rows(found)), "", terminal.text(_total(found), "bold")
+        )
     else:
-        _screen.show(_screen.text(f"no process is seen that has {facts.shown} attached", "dim"))
+        terminal.show(terminal.text(f"no process is seen that has {facts.shown} attached", "dim"))
     blind = listing.blind_spot(scan)
     if blind:
-        _screen.note(blind)
+        terminal.note(blind)
 
 
-def document(found: Sequence[_proc.Process], scan: _proc.Scan) -> dict[str, Any]:
+def document(found: Sequence[processes.Process], scan: processes.Scan) -> dict[str, Any]:
     """What --json prints."""
     return {
         "processes": [
@@ -82,18 +85,18 @@ def document(found: Sequence[_proc.Process], scan: _proc.Scan) -> dict[str, Any]
     }
 
 
-def _rows(found: Sequence[_proc.Process]) -> list[list[str | Text]]:
+def _rows(found: Sequence[processes.Process]) -> list[list[str | Text]]:
     return [
         [
             str(process.pid),
-            _format.name(process.user),
-            _format.name(_short(process.command)),
+            formatting.name(process.user),
+            formatting.name(_short(process.command)),
             f"{window.address:x}",
-            _format.exact_size(window.offset),
-            _format.exact_size(window.size),
-            _format.prot(window.prot[:3]),
-            _format.size(window.touched),
-            _format.size(window.saved),
+            formatting.exact_size(window.offset),
+            formatting.exact_size(window.size),
+            formatting.prot(window.prot[:3]),
+            formatting.size(window.touched),
+            formatting.size(window.saved),
         ]
         for process in found
         for window in process.windows
@@ -106,11 +109,11 @@ def _short(command: str) -> str:
     return os.path.basename(program) + blank + rest
 
 
-def _total(found: Sequence[_proc.Process]) -> str:
+def _total(found: Sequence[processes.Process]) -> str:
     windows = [window for process in found for window in process.windows]
     return (
-        f"{_format.count(len(found), 'process', 'processes')}, "
-        f"{_format.count(len(windows), 'window')}, "
-        f"{_format.size(sum(window.touched for window in windows))} touched, "
-        f"{_format.size(sum(window.saved for window in windows))} of page tables saved"
+        f"{formatting.count(len(found), 'process', 'processes')}, "
+        f"{formatting.count(len(windows), 'window')}, "
+        f"{formatting.size(sum(window.touched for window in windows))} touched, "
+        f"{formatting.size(sum(window.saved for window in windows))} of page tables saved"
     )

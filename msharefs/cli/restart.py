@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from msharefs.cli import _mounts
-from msharefs.cli._errors import CommandError
-from msharefs.cli._params import DIRECTORY
+from msharefs.cli.errors import CommandError
 from msharefs.cli.mount_status import only_mount
+from msharefs.cli.params import DIRECTORY
+from msharefs.inspect import mounts
 
 _TIMEOUT = 60.0
 """Seconds in which another server has to answer."""
@@ -28,7 +28,7 @@ def restart(directory: str) -> None:
     meanwhile. Needs the rights to send a signal to the mount's supervisor.
     """
     mount = only_mount(directory)
-    old = _mounts.status(mount)
+    old = mounts.status(mount)
     supervisor = int(old["pids"]["supervisor"])
     try:
         os.kill(supervisor, signal.SIGHUP)
@@ -45,11 +45,11 @@ def restart(directory: str) -> None:
     )
 
 
-def _wait_for_another(mount: _mounts.Mount, old_server: int) -> dict[str, Any]:
+def _wait_for_another(mount: mounts.Mount, old_server: int) -> dict[str, Any]:
     """The status that a new server gives. CommandError if none comes."""
     deadline = time.monotonic() + _TIMEOUT
     while time.monotonic() < deadline:
-        status = _mounts.status(mount)
+        status = mounts.status(mount)
         if status["pids"]["server"] != old_server:
             return status
         time.sleep(_LOOK)

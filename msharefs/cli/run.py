@@ -14,15 +14,10 @@ from pathlib import Path
 
 import click
 
-from msharefs import (
-    Region,
-    RegionExists,
-    RegionTooLarge,
-    alignment,
-)
-from msharefs.cli import _format
-from msharefs.cli._errors import sentence
-from msharefs.cli._params import MODE, REGION, SIZE
+from msharefs import Region, RegionExists, RegionTooLarge, alignment
+from msharefs.cli import formatting
+from msharefs.cli.errors import sentence
+from msharefs.cli.params import MODE, REGION, SIZE
 from msharefs.preload.guard import Guard
 from msharefs.preload.keeper import Keeper
 from msharefs.preload.library import LibraryError, find_library
@@ -138,14 +133,14 @@ def _run(wishes: Wishes, command: tuple[str, ...]) -> int:
         }
         code = _run_command(supervisor, command, environment)
         if wishes.verbose:
-            _say(f"at most {_format.size(keeper.peak)} lived in {_format.name(wishes.path)}")
+            _say(f"at most {formatting.size(keeper.peak)} lived in {formatting.name(wishes.path)}")
         return code
 
 
 def _run_command(
     supervisor: Supervisor, command: tuple[str, ...], environment: dict[str, str]
 ) -> int:
-    shown = _format.name(command[0])
+    shown = formatting.name(command[0])
     try:
         supervisor.start(command, environment)
     except FileNotFoundError:
@@ -222,7 +217,7 @@ def _create(path: str, wishes: Wishes) -> Region:
 def _existing(path: str) -> Iterator[Region]:
     with Region.open(path) as region:
         if region.size == 0:
-            raise RunError(f"{_format.name(path)} has no size yet")
+            raise RunError(f"{formatting.name(path)} has no size yet")
         _claim(region)
         yield region
 
@@ -230,7 +225,9 @@ def _existing(path: str) -> Iterator[Region]:
 def _claim(region: Region) -> None:
     """Two runs at once would give back each other's ranges."""
     if not try_lock(region.fileno(), RUN_LOCK):
-        raise RunError(f"{_format.name(os.fsdecode(region.path))} is in use by another mshare run")
+        raise RunError(
+            f"{formatting.name(os.fsdecode(region.path))} is in use by another mshare run"
+        )
 
 
 def _room_for_registry(region: Region) -> int:

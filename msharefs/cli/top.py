@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from msharefs.cli import _format, _mounts, _regions, _screen, listing, mount_status
-from msharefs.cli._params import DIRECTORY, json_option
+from msharefs.cli import formatting, listing, mount_status, terminal
+from msharefs.cli.params import DIRECTORY, json_option
+from msharefs.inspect import mounts, regions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-_COLUMNS = (*listing.FACTS, _screen.Column("CHANGES/S", right=True), listing.OWNER)
+_COLUMNS = (*listing.FACTS, terminal.Column("CHANGES/S", right=True), listing.OWNER)
 _MOST_OPERATIONS = 4
 _LABEL = 12
 """How wide the names of the lines above the table are."""
@@ -47,7 +47,7 @@ class Meter:
         self._before = self._now
         self._now = Sample(
             time.monotonic(),
-            _mounts.status_or_nothing(self._mount),
+            mounts.status_or_nothing(self._mount),
             listing.look(self._mount, self._top),
         )
         return self._now
@@ -72,13 +72,13 @@ class Meter:
     def _head(self, now: Sample) -> list[RenderableType]:
         title: list[str | tuple[str, str]] = [(self._mount.shown, "bold cyan")]
         if not now.status:
-            return [_screen.line(*title, "  its status may not be read by you")]
-        title.append(f"  up {_format.duration(now.status.get('uptime', 0))}")
+            return [terminal.line(*title, "  its status may not be read by you")]
+        title.append(f"  up {formatting.duration(now.status.get('uptime', 0))}")
         title.append(f", {mount_status.regions_line(now.status)}")
         return [
-            _screen.line(*title),
+            terminal.line(*title),
             mount_status.memory_line(now.status),
-            _screen.line(("Requests".ljust(_LABEL), "bold"), self._requests()),
+            terminal.line(("Requests".ljust(_LABEL), "bold"), self._requests()),
         ]
 
     def _requests(self) -> str:
@@ -88,11 +88,11 @@ class Meter:
             return "none" if self._before else "..."
         words = [f"{sum(rate for _, rate, _ in rates):,.0f}/s"]
         words += [
-            f"{name} {rate:,.0f}/s {_format.latency(mean)}"
+            f"{name} {rate:,.0f}/s {formatting.latency(mean)}"
             for name, rate, mean in rates[:_MOST_OPERATIONS]
         ]
         # What does not fit is left out as a whole.
-        while len(words) > 1 and len(", ".join(words)) > _screen.console().width - _LABEL:
+        while len(words) > 1 and len(", ".join(words)) > terminal.console().width - _LABEL:
             words.pop()
         return ", ".join(words)
 
@@ -113,9 +113,9 @@ class Meter:
         return sorted(rates, key=lambda each: -each[1])
 
     def _table(self, now: Sample) -> list[RenderableType]:
-        ordered = sorted(now.listing.regions, key=lambda facts: (-facts.memory, facts.name))
+        ordered = sorted(now.listing.found, key=lambda facts: (-facts.memory, facts.name))
         if not ordered:
-            return [_screen.text("no regions", "dim")]
+            return [terminal.text("no regions", "dim")]
         old = self._changes_before()
         rows: list[list[str | Text]] = []
         for facts in ordered:
@@ -124,18 +124,17 @@ class Meter:
             rows.append([*cells[:shared], self._change_rate(facts, old, now), cells[shared]])
         remarks = listing.remarks([now.listing])
         return [
-            _screen.table(_COLUMNS, rows),
-            *(_screen.text(remark, "dim") for remark in remarks),
+            terminal.table(_COLUMNS, rows),
+            *(terminal.text(remark, "dim") for remark in remarks),
         ]
 
     def _changes_before(self) -> dict[int, int]:
         """How often each region had been mapped and unmapped at the sample before."""
         if self._before is None:
             return {}
-        regions: Sequence[_regions.Facts] = self._before.listing.regions
-        return {facts.file.st_ino: _changes(facts) for facts in regions}
+        return {facts.file.st_ino: _changes(facts) for facts in self._before.listing.found}
 
-    def _change_rate(self, facts: _regions.Facts, old: dict[int, int], now: Sample) -> str:
+    def _change_rate(self, facts: regions.Facts, old: dict[int, int], now: Sample) -> str:
         before = old.get(facts.file.st_ino)
         if before is None or self._before is None or facts.layout is None:
             return "-"
@@ -163,10 +162,10 @@ def top(directory: str | None, *, as_json: bool, interval: float, count: int | N
     """
     meter = Meter(directory)
     if as_json:
-        _screen.repeat_lines(lambda: json.dumps(meter.document()), interval, count)
+        terminal.repeat_lines(lambda: json.dumps(meter.document()), interval, count)
     else:
-        _screen.repeat(meter.frame, interval, count)
+        terminal.repeat(meter.frame, interval, count)
 
 
-def _changes(facts: _regions.Facts) -> int:
+def _changes(facts: regions.Facts) -> int:
     return 0 if facts.layout is None else facts.layout.maps + facts.layout.unmaps

@@ -1,7 +1,7 @@
 """The seam at which tests end a process of a mount, as kill -9 would (x-msharefs.crash=).
 
 Knows steps by their names alone: those of a request are named where requests are served,
-those of a mount's life in supervisor.py and assembly.py.
+those of a mount's life in supervisor.py and startup.py.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ import os
 from contextlib import closing
 from dataclasses import dataclass
 
-from msharefs import linux
-from msharefs.fuse import channel
-from msharefs.memory import arena
+from msharefs.fuse import mounting
+from msharefs.linux import syscalls
+from msharefs.memory import private
 
 log = logging.getLogger(__name__)
 
-FS_TYPE = f"fuse.{channel.SUBTYPE}"
+FS_TYPE = f"fuse.{mounting.SUBTYPE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ def enter_private(arena_directory: str, state_base: str) -> int:
     """
     original = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        linux.unshare(linux.CLONE_NEWNS)
-        linux.mount("none", "/", None, linux.MS_REC | linux.MS_SLAVE)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
         with closing(MountTable()) as table:
             copies = table.read()
         for mount in reversed(copies):
@@ -77,7 +77,7 @@ def enter_private(arena_directory: str, state_base: str) -> int:
             )
             if mount.kind == FS_TYPE or foreign_arena:
                 _take_away(mount.path)
-        arena.enter(arena_directory)
+        private.enter(arena_directory)
     except OSError:
         leave(original)
         raise
@@ -87,7 +87,7 @@ def enter_private(arena_directory: str, state_base: str) -> int:
 def _take_away(path: str) -> None:
     """Unmount a copy, unless something that is mounted over it hides it from us."""
     try:
-        linux.umount(path, linux.MNT_DETACH)
+        syscalls.umount(path, syscalls.MNT_DETACH)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EINVAL):
             raise
@@ -96,7 +96,7 @@ def _take_away(path: str) -> None:
 
 def leave(original: int) -> None:
     """Go back to the namespace that enter_private returned, and close it."""
-    linux.setns(original, linux.CLONE_NEWNS)
+    syscalls.setns(original, syscalls.CLONE_NEWNS)
     os.close(original)
 
 

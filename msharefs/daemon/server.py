@@ -28,24 +28,25 @@ from msharefs.core.manager import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from msharefs.daemon import logs
+from msharefs.daemon.backing import open_arena, privileged
 from msharefs.daemon.crash import CrashPoint
-from msharefs.daemon.endpoint import publish
-from msharefs.daemon.home import open_arena, privileged
+from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
-from msharefs.daemon.process import EXIT_RESTART, receive, send
+from msharefs.daemon.server_process import EXIT_RESTART, receive, send
 from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, REQUESTS, Config, write_whole
 from msharefs.daemon.storage import open_area, open_handles, open_journal
 from msharefs.fuse.attributes import AttributeHandlers
-from msharefs.fuse.channel import REQUEST_ROOM
-from msharefs.fuse.choice import choose_plane, without
 from msharefs.fuse.control import Control
-from msharefs.fuse.dataplane import DataPlane, Negotiation, PlaneError
 from msharefs.fuse.files import FileHandlers
+from msharefs.fuse.kernel import FUSE_HAS_RESEND
+from msharefs.fuse.messages import IN_HEADER_SIZE, InitOffer
 from msharefs.fuse.metrics import Metrics
-from msharefs.fuse.notices import KernelNotices
+from msharefs.fuse.mounting import REQUEST_ROOM
+from msharefs.fuse.notifications import KernelNotices
 from msharefs.fuse.operations import Operations
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile, Outstanding, ResentByKernel
-from msharefs.fuse.protocol import FUSE_HAS_RESEND, IN_HEADER_SIZE, InitOffer
+from msharefs.fuse.planes.choice import choose_plane, without
+from msharefs.fuse.planes.plane import DataPlane, Negotiation, PlaneError
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
 

@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from msharefs import linux
 from msharefs.daemon.options import MountOptions
+from msharefs.linux import syscalls
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class InUseError(Exception):
 @dataclass(frozen=True, slots=True)
 class Config:
     """All that a server needs to know of its mount. `arena` is how an arena's home says
-    where the segments are (home.py)."""
+    where the segments are (backing.py)."""
 
     source: str
     mountpoint: str
@@ -227,7 +227,7 @@ def _unmount_all(directory: str) -> None:
     """A tmpfs may be there more than once after a crash in between."""
     while True:
         try:
-            linux.umount(directory, linux.MNT_DETACH)
+            syscalls.umount(directory, syscalls.MNT_DETACH)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return  # not a mount point

@@ -3,7 +3,7 @@
 Owns when a server is started, replaced and stopped, and the spare: a second server that
 has loaded its code and waits, so that a replacement answers at once. It has a single
 thread, imports neither trio nor pyfuse3, and never touches the mount that its server
-serves. How a mount is made and taken down around it is in assembly.py.
+serves. How a mount is made and taken down around it is in startup.py.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 
-from msharefs.daemon import namespace, notify
+from msharefs.daemon import namespace, systemd
 from msharefs.daemon.crash import Reached
-from msharefs.daemon.process import EXIT_RESTART, START_TIMEOUT, ServerError, ServerProcess
+from msharefs.daemon.server_process import EXIT_RESTART, START_TIMEOUT, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
-from msharefs.fuse import channel
+from msharefs.fuse import mounting
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Supervisor:
     def hold(self) -> None:
         """Until the mount is gone: SIGTERM and SIGINT unmount it, unless in use; SIGHUP and
         the death of a server bring a new one. Raises MountError if the mount is lost."""
-        notify.tell("READY=1", f"STATUS=serving {self._mountpoint}")
+        systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         while True:
             received = self._next_signal()
             if received is None:
@@ -116,7 +116,7 @@ class Supervisor:
     def take_down(self) -> None:
         """End the servers and the mount, whatever state they are in."""
         self._reached("taking down")
-        notify.tell("STOPPING=1")
+        systemd.tell("STOPPING=1")
         self._end_spare()
         self._end_server()
         self._reached("servers ended")
@@ -124,8 +124,8 @@ class Supervisor:
         os.close(self._device)
         self._reached("connection ended")
         try:
-            channel.unmount(self._mountpoint, self._namespace, lazy=True)
-        except channel.ChannelError as error:
+            mounting.unmount(self._mountpoint, self._namespace, lazy=True)
+        except mounting.ChannelError as error:
             # The usual case: somebody unmounted it, and so everything ends.
             log.debug("nothing to unmount: %s", error)
 
@@ -138,8 +138,8 @@ class Supervisor:
 
     def _unmount(self) -> None:
         try:
-            channel.unmount(self._mountpoint, self._namespace)
-        except channel.ChannelError as error:
+            mounting.unmount(self._mountpoint, self._namespace)
+        except mounting.ChannelError as error:
             log.error("cannot unmount %s: %s", self._mountpoint, error)
 
     def _launch(self) -> ServerProcess:
@@ -171,12 +171,12 @@ class Supervisor:
         serving until that code is loaded, and stays if it cannot be."""
         if self._server is None or self._exit_code() is not None:
             return
-        notify.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        systemd.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             newer = self._load()
         except ServerError as error:
             log.error("the code now installed does not load, the old server goes on: %s", error)
-            notify.tell("READY=1", f"STATUS=serving {self._mountpoint}, not upgraded")
+            systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}, not upgraded")
             return
         self._have_spare(newer)
         self._server.ask_to_stop()
@@ -225,10 +225,10 @@ class Supervisor:
                 self.start_server()
             except ServerError as error:
                 log.error("the server cannot start, the mount waits: %s", error)
-                notify.tell(f"STATUS=no server for {self._mountpoint}: {error}")
+                systemd.tell(f"STATUS=no server for {self._mountpoint}: {error}")
                 self._end_server()
             else:
-                notify.tell("READY=1", f"STATUS=serving {self._mountpoint} again")
+                systemd.tell("READY=1", f"STATUS=serving {self._mountpoint} again")
                 return True
         return False
 
@@ -247,7 +247,7 @@ class Supervisor:
         if not self._connection_is_gone():
             return False
         try:
-            os.read(self._device, channel.REQUEST_ROOM)
+            os.read(self._device, mounting.REQUEST_ROOM)
         except OSError as error:
             return error.errno == errno.ECONNABORTED
         return False

@@ -18,8 +18,8 @@ from msharefs.core.errors import NoAttribute, NotPermitted, NotSupported, RangeT
 from msharefs.core.inode import ROOT_INO, Inode
 from msharefs.core.manager import AttributeChange, RegionManager
 from msharefs.core.region import Region
-from msharefs.fuse import protocol
-from msharefs.fuse.protocol import (
+from msharefs.fuse import messages
+from msharefs.fuse.kernel import (
     FATTR_ATIME,
     FATTR_ATIME_NOW,
     FATTR_GID,
@@ -28,11 +28,9 @@ from msharefs.fuse.protocol import (
     FATTR_MTIME_NOW,
     FATTR_SIZE,
     FATTR_UID,
-    Attributes,
-    Header,
     Opcode,
-    SetattrIn,
 )
+from msharefs.fuse.messages import Attributes, Header, SetattrIn
 
 FOR_EVER = 10**9
 """Seconds. Every change goes through this mount, so the kernel may cache without limit."""
@@ -63,23 +61,23 @@ class AttributeHandlers:
 
     def setattr(self, header: Header, body: memoryview) -> bytes:
         """SETATTR: chmod, chown, utimes, truncate."""
-        change = _change(protocol.decode_setattr(body))
+        change = _change(messages.decode_setattr(body))
         inode = self._manager.setattr(header.nodeid, change)
         return attr_answer(inode)
 
     def getxattr(self, header: Header, body: memoryview) -> bytes:
         """GETXATTR: the layout of a region, the status of the mount."""
-        room, name = protocol.decode_getxattr(body)
+        room, name = messages.decode_getxattr(body)
         value = self._value(header.nodeid, name)
         if room == 0:
-            return protocol.encode_xattr_size(len(value))
+            return messages.encode_xattr_size(len(value))
         if len(value) > room:
             raise RangeTooSmall(f"{name!r} has {len(value)} bytes")
         return value
 
     def setxattr(self, header: Header, body: memoryview) -> bytes:
         """SETXATTR. Answered here because it may be long (see outstanding.py)."""
-        refuse_attribute_change(protocol.decode_setxattr(body))
+        refuse_attribute_change(messages.decode_setxattr(body))
 
     def _value(self, ino: int, name: bytes) -> bytes:
         found = self._manager.getattr(ino)
@@ -118,12 +116,12 @@ def attributes(inode: Inode) -> Attributes:
 
 def attr_answer(inode: Inode) -> bytes:
     """The answer to a request that shows an inode's attributes."""
-    return protocol.encode_attr(attributes(inode), attribute_lifetime(inode))
+    return messages.encode_attr(attributes(inode), attribute_lifetime(inode))
 
 
 def entry_answer(inode: Inode) -> bytes:
     """The answer to a request that finds or makes a name."""
-    return protocol.encode_entry(attributes(inode), FOR_EVER, attribute_lifetime(inode))
+    return messages.encode_entry(attributes(inode), FOR_EVER, attribute_lifetime(inode))
 
 
 def attribute_lifetime(inode: Inode) -> int:

@@ -14,13 +14,15 @@ from functools import partial
 
 import trio
 
-from msharefs import abi, linux
+from msharefs import abi
 from msharefs.core.errors import NotAnIoctl, OutOfMemory
 from msharefs.core.manager import ACQUIRE_TRIES, RegionManager
 from msharefs.core.plan import Plan
-from msharefs.fuse import protocol
-from msharefs.fuse.dataplane import DataPlane
-from msharefs.fuse.protocol import Header, Opcode
+from msharefs.fuse import kernel, messages
+from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.messages import Header
+from msharefs.fuse.planes.plane import DataPlane
+from msharefs.linux import syscalls
 
 BURIAL_LOOK = 0.005
 """Seconds between looks at whether the memory of regions that are gone is free."""
@@ -47,15 +49,15 @@ class Control:
 
     def fallocate(self, header: Header, body: memoryview) -> bytes:
         """FALLOCATE sets the size."""
-        request = protocol.decode_fallocate(body)
+        request = messages.decode_fallocate(body)
         self._manager.fallocate(header.nodeid, request.mode, request.offset, request.length)
         return b""
 
     def ioctl(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
         """IOCTL: CREATE_MAPPING and UNMAP; any other number is ENOTTY in any state."""
-        head, payload = protocol.decode_ioctl(body)
+        head, payload = messages.decode_ioctl(body)
         # The kernel sends as many bytes as the number encodes, none for a number without.
-        if head.flags & protocol.FUSE_IOCTL_DIR or head.command not in _COMMANDS:
+        if head.flags & kernel.FUSE_IOCTL_DIR or head.command not in _COMMANDS:
             raise NotAnIoctl(f"ioctl {head.command:#x}")
         self._manager.ioctl_region(header.nodeid)
         waiting = self._waiting.get(header.nodeid)
@@ -74,9 +76,9 @@ class Control:
             self._waiting[header.nodeid] = deque()
             return self._change_slowly(header.nodeid, plan)
         self._manager.perform(plan)
-        return protocol.encode_ioctl()
+        return messages.encode_ioctl()
 
-    def _plan(self, header: Header, head: protocol.IoctlIn, payload: bytes) -> Plan:
+    def _plan(self, header: Header, head: messages.IoctlIn, payload: bytes) -> Plan:
         writable = head.handle in _WRITABLE
         if head.command == abi.UNMAP:
             unmap = abi.Unmap.unpack(payload)
@@ -85,17 +87,17 @@ class Control:
             header.nodeid,
             abi.CreateMapping.unpack(payload),
             writable=writable,
-            has_descriptor=partial(linux.has_descriptor, header.pid),
+            has_descriptor=partial(syscalls.has_descriptor, header.pid),
         )
 
     async def _change_in_turn(
-        self, turn: trio.Event, header: Header, head: protocol.IoctlIn, payload: bytes
+        self, turn: trio.Event, header: Header, head: messages.IoctlIn, payload: bytes
     ) -> bytes:
         await turn.wait()
         return await self._change_after_burials(header, head, payload)
 
     async def _change_after_burials(
-        self, header: Header, head: protocol.IoctlIn, payload: bytes
+        self, header: Header, head: messages.IoctlIn, payload: bytes
     ) -> bytes:
         """It is this region's turn; if memory is short, that of dying regions may come yet."""
         try:
@@ -105,7 +107,7 @@ class Control:
             raise
         return await self._change_slowly(header.nodeid, plan)
 
-    async def _plan_patiently(self, header: Header, head: protocol.IoctlIn, payload: bytes) -> Plan:
+    async def _plan_patiently(self, header: Header, head: messages.IoctlIn, payload: bytes) -> Plan:
         while True:
             # Others were served since this request was read.
             self._begin(header.unique, header.opcode)
@@ -121,7 +123,7 @@ class Control:
             await self._work_in_thread(plan)
         finally:
             self._next_turn(ino)
-        return protocol.encode_ioctl()
+        return messages.encode_ioctl()
 
     async def _work_in_thread(self, plan: Plan) -> None:
         await self._acquire_in_thread(plan)

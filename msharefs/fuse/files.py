@@ -14,11 +14,12 @@ from msharefs.core.errors import InvalidArgument, NotPermitted, Unanswered
 from msharefs.core.inode import Caller, Inode
 from msharefs.core.manager import RegionManager
 from msharefs.core.region import Region
-from msharefs.fuse import protocol
+from msharefs.fuse import kernel, messages
 from msharefs.fuse.attributes import FOR_EVER, entry_answer
-from msharefs.fuse.dataplane import DataPlane
+from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.messages import Header
 from msharefs.fuse.payload import Payload
-from msharefs.fuse.protocol import Header, Opcode
+from msharefs.fuse.planes.plane import DataPlane
 
 
 class FileHandlers:
@@ -46,21 +47,21 @@ class FileHandlers:
 
     def lookup(self, header: Header, body: memoryview) -> bytes:
         """LOOKUP; a name that is not there is remembered, too."""
-        inode = self._manager.lookup(header.nodeid, protocol.decode_name(body))
+        inode = self._manager.lookup(header.nodeid, messages.decode_name(body))
         if inode is None:
-            return protocol.encode_entry(None, FOR_EVER, 0)
+            return messages.encode_entry(None, FOR_EVER, 0)
         return entry_answer(inode)
 
     def create(self, header: Header, body: memoryview) -> bytes:
         """CREATE: a new region, opened."""
-        flags, mode, name = protocol.decode_create(body)
+        flags, mode, name = messages.decode_create(body)
         caller = Caller(header.pid, header.uid, header.gid)
         region = self._manager.create(header.nodeid, name, mode, caller)
         return entry_answer(region) + open_answer(region, flags, self._plane)
 
     def unlink(self, header: Header, body: memoryview) -> bytes:
         """UNLINK."""
-        self._manager.unlink(header.nodeid, protocol.decode_name(body))
+        self._manager.unlink(header.nodeid, messages.decode_name(body))
         return b""
 
     def symlink(self, header: Header, body: memoryview) -> bytes:
@@ -69,7 +70,7 @@ class FileHandlers:
 
     def open(self, header: Header, body: memoryview) -> bytes:
         """OPEN of a region or mshare_info."""
-        flags = protocol.decode_open(body)
+        flags = messages.decode_open(body)
         inode = self._manager.open(header.nodeid, flags)
         return open_answer(inode, flags, self._plane)
 
@@ -84,7 +85,7 @@ class FileHandlers:
 
     def read(self, header: Header, body: memoryview) -> Payload:
         """READ: the text of mshare_info; of a region what the data plane gives."""
-        request = protocol.decode_read(body)
+        request = messages.decode_read(body)
         inode = self._manager.getattr(header.nodeid)
         if isinstance(inode, Region):
             return self._plane.read(inode, request)
@@ -92,12 +93,12 @@ class FileHandlers:
 
     def write(self, header: Header, body: memoryview) -> bytes:
         """WRITE to a region: what the data plane takes."""
-        request, data = protocol.decode_write(body)
+        request, data = messages.decode_write(body)
         inode = self._manager.getattr(header.nodeid)
         if not isinstance(inode, Region):
             raise InvalidArgument(f"inode {header.nodeid} is not for writing")
         self._plane.write(inode, request, data)
-        return protocol.encode_write(request.size)
+        return messages.encode_write(request.size)
 
     def refuse(self, header: Header, body: memoryview) -> bytes:
         """copy_file_range(2) from or to a region."""
@@ -108,5 +109,5 @@ def open_answer(inode: Inode, flags: int, plane: DataPlane) -> bytes:
     """The answer that gives a handle for an open(2) with these flags."""
     handle = flags & os.O_ACCMODE
     if isinstance(inode, Region):
-        return protocol.encode_open(handle, *plane.open_flags(inode.ino))
-    return protocol.encode_open(handle, protocol.FOPEN_KEEP_CACHE)
+        return messages.encode_open(handle, *plane.open_flags(inode.ino))
+    return messages.encode_open(handle, kernel.FOPEN_KEEP_CACHE)

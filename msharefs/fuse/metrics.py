@@ -9,7 +9,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import Any
 
-from msharefs.fuse.protocol import Opcode
+from msharefs.fuse.kernel import Opcode
 
 BOUNDS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1, 1.0)
 """Upper bounds of the latency histogram in seconds; what takes longer is in the count."""

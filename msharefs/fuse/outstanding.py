@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from msharefs.fuse import protocol
-from msharefs.fuse.channel import REQUEST_ROOM
+from msharefs.fuse import kernel, messages
+from msharefs.fuse.mounting import REQUEST_ROOM
 
 SLOT_SIZE = 4096
 """Bytes. What is not answered before the next is read is small: at most two names and
@@ -72,7 +72,7 @@ class ResentByKernel:
 
     def recover(self) -> Sequence[bytes]:
         """Ask for it."""
-        os.write(self._device, protocol.encode_resend())
+        os.write(self._device, messages.encode_resend())
         return ()
 
 
@@ -131,8 +131,8 @@ class KeptInFile:
         left = {unique: _marked(slot) for unique, slot in self._used.items()}
         if self.buffer[_LENGTH] != _NOTHING:
             left[bytes(self.buffer[_UNIQUE])] = _marked(self.buffer)
-        messages = sorted(left.values(), key=lambda message: protocol.decode_header(message).unique)
-        awaited = (m for m in messages if protocol.decode_header(m).opcode not in protocol.NO_REPLY)
+        found = sorted(left.values(), key=lambda message: messages.decode_header(message).unique)
+        awaited = (m for m in found if messages.decode_header(m).opcode not in kernel.NO_REPLY)
         return tuple(awaited)
 
     def _clear(self, slot: memoryview) -> None:
@@ -142,11 +142,11 @@ class KeptInFile:
 
 def _marked(place: memoryview) -> bytes:
     """The request at the start of some memory, as the kernel would send it again."""
-    header = protocol.decode_header(place)
-    unique = header.unique | protocol.FUSE_UNIQUE_RESEND
+    header = messages.decode_header(place)
+    unique = header.unique | kernel.FUSE_UNIQUE_RESEND
     return bytes(place[:8]) + unique.to_bytes(8, sys.byteorder) + bytes(place[16 : header.length])
 
 
 def _unmarked(message: bytes | memoryview) -> bytes:
-    unique = int.from_bytes(message[_UNIQUE], sys.byteorder) & ~protocol.FUSE_UNIQUE_RESEND
+    unique = int.from_bytes(message[_UNIQUE], sys.byteorder) & ~kernel.FUSE_UNIQUE_RESEND
     return unique.to_bytes(8, sys.byteorder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from msharefs.fuse.protocol import Header
+from msharefs.fuse.messages import Header
 
 Payload = bytes | memoryview
 Handler = Callable[[Header, memoryview], Payload | Awaitable[Payload]]

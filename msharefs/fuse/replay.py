@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from msharefs.core.durable import DurableManager
 from msharefs.core.journal import Request
-from msharefs.fuse import protocol
+from msharefs.fuse import kernel, messages
 from msharefs.fuse.attributes import attr_answer, entry_answer
-from msharefs.fuse.dataplane import DataPlane
 from msharefs.fuse.files import open_answer
-from msharefs.fuse.protocol import Header, Opcode
+from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.messages import Header
+from msharefs.fuse.planes.plane import DataPlane
 
 _ENTRY = frozenset({Opcode.MKNOD, Opcode.MKDIR, Opcode.LINK})
 
@@ -27,21 +28,21 @@ class Replay:
 
     def begin(self, unique: int, opcode: int) -> None:
         """The next changes are made for this request."""
-        self._manager.request = Request(unique & ~protocol.FUSE_UNIQUE_RESEND, opcode)
+        self._manager.request = Request(unique & ~kernel.FUSE_UNIQUE_RESEND, opcode)
 
     def answer(self, header: Header, body: memoryview) -> bytes | None:
         """The payload for a request that was applied before, or None."""
-        if not header.unique & protocol.FUSE_UNIQUE_RESEND:
+        if not header.unique & kernel.FUSE_UNIQUE_RESEND:
             return None
         self.resent += 1
-        unique = header.unique & ~protocol.FUSE_UNIQUE_RESEND
+        unique = header.unique & ~kernel.FUSE_UNIQUE_RESEND
         if header.opcode in (Opcode.OPEN, Opcode.RELEASE):
             if not self._manager.handle_was_counted(unique):
                 return None
             if header.opcode == Opcode.RELEASE:
                 return b""
             inode = self._manager.getattr(header.nodeid)
-            return open_answer(inode, protocol.decode_open(body), self._plane)
+            return open_answer(inode, messages.decode_open(body), self._plane)
         applied = self._manager.applied(unique)
         if applied is None or applied.opcode != header.opcode:
             return None
@@ -49,13 +50,13 @@ class Replay:
 
     def _applied(self, header: Header, body: memoryview, result: int) -> bytes:
         if header.opcode == Opcode.IOCTL:
-            return protocol.encode_ioctl()
+            return messages.encode_ioctl()
         if header.opcode == Opcode.SETATTR:
             return attr_answer(self._manager.getattr(result))
         if header.opcode in _ENTRY:
             return entry_answer(self._manager.getattr(result))
         if header.opcode == Opcode.CREATE:
-            flags, _mode, _name = protocol.decode_create(body)
+            flags, _mode, _name = messages.decode_create(body)
             region = self._manager.getattr(result)
             return entry_answer(region) + open_answer(region, flags, self._plane)
         # UNLINK, RMDIR, RENAME, FALLOCATE: success says it all.

@@ -22,13 +22,14 @@ from typing import Any
 import trio
 
 from msharefs.core.errors import RefusedError
-from msharefs.fuse import protocol
-from msharefs.fuse.channel import REQUEST_ROOM
-from msharefs.fuse.dataplane import Negotiation
+from msharefs.fuse import kernel, messages
+from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.messages import Header
 from msharefs.fuse.metrics import Metrics
+from msharefs.fuse.mounting import REQUEST_ROOM
 from msharefs.fuse.outstanding import Outstanding
 from msharefs.fuse.payload import Handler, Payload
-from msharefs.fuse.protocol import Header, Opcode
+from msharefs.fuse.planes.plane import Negotiation
 from msharefs.fuse.replay import Replay
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class Switchboard(trio.abc.Instrument):
         if again:
             return
         self._write(
-            protocol.complete_init(
+            messages.complete_init(
                 reply,
                 flags=self._negotiation.flags,
                 flags2=self._negotiation.flags2,
@@ -146,9 +147,9 @@ class Switchboard(trio.abc.Instrument):
                 await trio.lowlevel.checkpoint()
 
     async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
-        header = protocol.decode_header(message)
+        header = messages.decode_header(message)
         self._reached("request read")
-        body = message[protocol.IN_HEADER_SIZE :]
+        body = message[messages.IN_HEADER_SIZE :]
         handler = self._handlers.get(header.opcode)
         known = self._replay.answer(header, body)
         if known is not None:
@@ -176,7 +177,7 @@ class Switchboard(trio.abc.Instrument):
     ) -> None:
         started = perf_counter()
         try:
-            answer = handler(header, message[protocol.IN_HEADER_SIZE :])
+            answer = handler(header, message[messages.IN_HEADER_SIZE :])
         except Exception as error:  # noqa: BLE001 - answered and logged in _finish
             self._finish(header, error, started)
             return
@@ -199,9 +200,9 @@ class Switchboard(trio.abc.Instrument):
     def _finish(self, header: Header, outcome: Payload | Exception, started: float) -> None:
         """Write the reply; an exception that is no refusal is our fault, and EIO."""
         if isinstance(outcome, Exception):
-            self._write(protocol.encode_error(header.unique, explain(outcome, header)))
+            self._write(messages.encode_error(header.unique, explain(outcome, header)))
         else:
-            self._write(protocol.encode_success(header.unique, len(outcome)), outcome)
+            self._write(messages.encode_success(header.unique, len(outcome)), outcome)
         self._metrics.record(
             header.opcode,
             failed=isinstance(outcome, Exception),
@@ -212,8 +213,8 @@ class Switchboard(trio.abc.Instrument):
 
     async def _forward(self, header: Header, message: memoryview) -> None:
         if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
-            protocol.limit_listing(message, LISTING_SIZE)
-        if header.opcode not in protocol.NO_REPLY:
+            messages.limit_listing(message, LISTING_SIZE)
+        if header.opcode not in kernel.NO_REPLY:
             self._outstanding.keep(message)
             self._forwarded[header.unique] = (header.opcode, perf_counter())
             self._announce_forwarded()
@@ -245,7 +246,7 @@ class Switchboard(trio.abc.Instrument):
                 log.exception("cannot complete a reply")
 
     def _complete(self, reply: bytes) -> None:
-        _length, error, unique = protocol.decode_out_header(reply)
+        _length, error, unique = messages.decode_out_header(reply)
         opcode, started = self._forwarded.pop(unique)
         self._write(reply)
         self._metrics.record(opcode, failed=bool(error), seconds=perf_counter() - started)
@@ -265,9 +266,9 @@ class Switchboard(trio.abc.Instrument):
         self._reached("after reply")
 
     def _write_failure(self, reply: bytes) -> None:
-        _length, _error, unique = protocol.decode_out_header(reply)
+        _length, _error, unique = messages.decode_out_header(reply)
         try:
-            os.write(self._device, protocol.encode_error(unique, errno.EIO))
+            os.write(self._device, messages.encode_error(unique, errno.EIO))
         except OSError as error:
             log.error("nor the error instead: %s", error)
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import posix_ipc
 
-from msharefs import linux
+from msharefs.linux import syscalls
 
 HUGE_PAGE_SIZE = 2 << 20
 COLLAPSE_TRIES = 3
@@ -68,17 +68,17 @@ class PosixSegment:
         first = min(-(-start // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE, end)
         last = max(end // HUGE_PAGE_SIZE * HUGE_PAGE_SIZE, first)
         if first > start:
-            linux.populate_small(self._fd, start, first - start)
+            syscalls.populate_small(self._fd, start, first - start)
         if last > first:
             os.posix_fallocate(self._fd, first, last - first)
         if end > last:
-            linux.populate_small(self._fd, last, end - last)
+            syscalls.populate_small(self._fd, last, end - last)
 
     def make_huge(self, start: int, size: int) -> None:
         """Put a reserved range into 2 MiB pages. Raises OSError(ENOMEM) where that fails."""
         for attempt in range(1, COLLAPSE_TRIES + 1):
             try:
-                linux.collapse(self._fd, start, size, HUGE_PAGE_SIZE)
+                syscalls.collapse(self._fd, start, size, HUGE_PAGE_SIZE)
             except OSError as error:
                 # EAGAIN and EBUSY pass: a page was locked or on a per-processor list.
                 if attempt == COLLAPSE_TRIES:
@@ -88,7 +88,7 @@ class PosixSegment:
 
     def punch(self, start: int, size: int) -> None:
         """Take the range's memory away, from every process at once."""
-        linux.punch_hole(self._fd, start, size)
+        syscalls.punch_hole(self._fd, start, size)
 
     def zero(self, start: int, size: int) -> None:
         """Overwrite a reserved range with zeros; its pages stay, so it cannot fail for memory."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from msharefs.client import Region
+from msharefs.client.region import Region
 from msharefs.preload.holders import Holders, Span, find_holders, overlaps, windows_of
 from msharefs.preload.registry import LEFT, Registry, vanished
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SOURCES = HERE / "lib"
 HEADER = HERE.parent / "include" / "msharefs.h"
 NAME = "libmsharefs-run-"
 VARIABLE = "MSHAREFS_LIBRARY"
@@ -52,7 +53,7 @@ def find_library() -> Path:
 def file_name() -> str:
     """The name of the library that these sources make on this kind of machine."""
     content = hashlib.sha256(" ".join((*FLAGS, *LIBRARIES, platform.machine())).encode())
-    for path in (*sorted(HERE.glob("*.[ch]")), HEADER):
+    for path in (*sorted(SOURCES.glob("*.[ch]")), HEADER):
         content.update(path.name.encode() + b"\0" + path.read_bytes())
     return f"{NAME}{content.hexdigest()[:16]}.so"
 
@@ -69,7 +70,7 @@ def cache_directory() -> Path:
 
 def build(target: Path) -> None:
     """Compile the library to `target`. Raises LibraryError."""
-    sources = [str(path) for path in sorted(HERE.glob("*.c"))]
+    sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
     try:
         if not target.parent.exists():
             target.parent.mkdir(parents=True, exist_ok=True)

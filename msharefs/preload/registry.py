@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from msharefs.client import Region
+from msharefs.client.region import Region
 from msharefs.preload.holders import Span, open_elsewhere
 
 SIZE = 65536

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from msharefs._errors import MshareError
+from msharefs.client.errors import MshareError
 from msharefs.preload.keeper import Keeper
 from msharefs.preload.registry import RegistryBusyError
 

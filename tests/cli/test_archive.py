@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from msharefs import Mapping, Region
-from msharefs._attachment import Attachment
+from msharefs.client.attachment import Attachment
 from tests.cli.tool import command, drawn, environment, mshare, mshare_as, on_terminal
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import Mount

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msharefs.cli._dumpfile import MAGIC, DamagedError, Reader, Writer
-from msharefs.cli._errors import EXIT_DAMAGED
+from msharefs.cli.errors import EXIT_DAMAGED
+from msharefs.inspect.dumpfile import MAGIC, DamagedError, Reader, Writer
 
 Blocks = list[tuple[int, bytes]]
 HEADER = {"size": 1 << 30, "layout": []}

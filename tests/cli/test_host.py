@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.cli import _host_memory, _host_mounting
-from msharefs.cli._host import Finding, Host
+from msharefs.inspect import host_memory, host_mounting
+from msharefs.inspect.host import Finding, Host
 
 THP = "sys/kernel/mm/transparent_hugepage"
 
@@ -47,7 +47,7 @@ def put(root: Path, name: str, text: str) -> None:
 def look(root: Path, *, release: str = "6.18.0", euid: int = 0) -> dict[str, Finding]:
     """What the doctor finds there, by what it is about, but for the slow check."""
     host = Host(str(root), release, euid)
-    checks = {*_host_mounting.CHECKS, *_host_memory.CHECKS} - {_host_mounting.check_libraries}
+    checks = {*host_mounting.CHECKS, *host_memory.CHECKS} - {host_mounting.check_libraries}
     return {finding.about: finding for check in checks for finding in check(host)}
 
 
@@ -163,10 +163,10 @@ def test_a_helper_without_its_bit_fails_for_users(
 
 def test_broken_libraries_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The reason is the last line of the interpreter; here they are whole."""
-    (fine,) = _host_mounting.check_libraries(Host())
+    (fine,) = host_mounting.check_libraries(Host())
     assert fine.level == "ok"
     put(tmp_path, "broken/pyfuse3.py", "raise ImportError('libfuse3.so.3 is missing')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
-    (finding,) = _host_mounting.check_libraries(Host())
+    (finding,) = host_mounting.check_libraries(Host())
     assert finding.level == "FAIL"
     assert "(ImportError: libfuse3.so.3 is missing)" in finding.sentence

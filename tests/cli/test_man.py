@@ -7,7 +7,7 @@ import re
 import click
 import pytest
 
-from msharefs.cli import _errors
+from msharefs.cli import errors
 from msharefs.cli.main import COMMANDS, cli
 from tests.helpers.mount import ROOT
 
@@ -43,7 +43,7 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
         for line in re.findall(r"^[0-9, ]+$", listed, re.MULTILINE)
         for number in line.split(",")
     }
-    there = {value for name, value in vars(_errors).items() if name.startswith("EXIT_")}
+    there = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
     assert told == there
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 import msharefs
-from msharefs import Attachment, Region, _protection
-from msharefs._protection import Run
+from msharefs import Attachment, Region
+from msharefs.client import protection
+from msharefs.client.protection import Run
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.users import ChildKilledError, in_child
 
@@ -184,8 +185,8 @@ def test_too_many_areas(region: Region, place: Path) -> None:
             address = ctypes.addressof(ctypes.c_char.from_buffer(filler))
             pages = [Run(page * PAGE, PAGE, (1, 3)[page % 2]) for page in range(limit + 2)]
             with pytest.raises(OSError, match="allocate"):
-                _protection.apply(address, pages)
-            _protection.apply(address, [Run(PAGE, 3 * PAGE, 3)])
+                protection.apply(address, pages)
+            protection.apply(address, [Run(PAGE, 3 * PAGE, 3)])
             with pytest.raises(msharefs.OutOfMemory, match="cannot protect"):
                 region.attach(enforce=True)
         return str(place) in Path("/proc/self/maps").read_text()

@@ -38,6 +38,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sources = tmp_path / "preload"
     shutil.copytree(library.HERE, sources, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     monkeypatch.setattr(library, "HERE", sources)
+    monkeypatch.setattr(library, "SOURCES", sources / "lib")
     monkeypatch.setattr(library, "cache_directory", lambda: tmp_path / "cache")
     monkeypatch.delenv(library.VARIABLE)
     return tmp_path / "cache"
@@ -46,7 +47,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("optimize", ["-O0", "-O3"])
 def test_sources_compile_without_a_warning(tmp_path: Path, optimize: str) -> None:
     """Every warning an error, without optimization and with much of it."""
-    sources = [str(path) for path in sorted(library.HERE.glob("*.c"))]
+    sources = [str(path) for path in sorted(library.SOURCES.glob("*.c"))]
     include = f"-I{library.HEADER.parent}"
     done = subprocess.run(
         ["gcc", *library.FLAGS, optimize, "-Werror", include, *sources, "-o", tmp_path / "x.so"],
@@ -89,7 +90,7 @@ def test_library_is_built_once(own_cache: Path) -> None:
     stamp = first.stat().st_mtime_ns
     assert library.find_library() == first
     assert first.stat().st_mtime_ns == stamp
-    with (library.HERE / "say.c").open("a") as source:
+    with (library.SOURCES / "say.c").open("a") as source:
         source.write("/* another */\n")
     assert library.file_name() != first.name
 
@@ -130,7 +131,7 @@ def test_missing_compiler_is_said(own_cache: Path, monkeypatch: pytest.MonkeyPat
 
 def test_sources_that_do_not_compile_are_said(own_cache: Path) -> None:
     """One line of the compiler's, with the place."""
-    with (library.HERE / "say.c").open("a") as source:
+    with (library.SOURCES / "say.c").open("a") as source:
         source.write("#error broken\n")
     with pytest.raises(library.LibraryError, match=r"say\.c.*broken"):
         library.find_library()

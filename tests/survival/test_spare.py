@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.daemon.process import ServerError, ServerProcess
+from msharefs.daemon.server_process import ServerError, ServerProcess
 from tests.helpers import mount, raw
 from tests.helpers.background import Background
 from tests.helpers.fixtures import MakeMount

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import pytest
 
-from msharefs import linux
-from msharefs.memory import arena
-from msharefs.memory.arena import Arena, ArenaOptions
+from msharefs.linux import syscalls
+from msharefs.memory import private
+from msharefs.memory.private import Arena, ArenaOptions
 from tests.unit.memory_checks import (
     HUGE,
     HUGE_CHECKS,
@@ -37,10 +37,10 @@ def check_what_was_mounted(bench: Bench) -> None:
     """A tmpfs of root alone, without devices and set-user-ID, and the options asked for."""
     with open("/proc/self/mountinfo", encoding="ascii") as lines:
         words = [line.split() for line in lines]
-    (own,) = (line for line in words if line[4] == arena.SHM and "msharefs" in line)
+    (own,) = (line for line in words if line[4] == private.SHM and "msharefs" in line)
     assert {"nosuid", "nodev"} <= set(own[5].split(","))
-    assert os.stat(arena.SHM).st_mode & 0o7777 == 0o700
-    assert os.listdir(arena.SHM) == [arena.BALLAST_NAME]
+    assert os.stat(private.SHM).st_mode & 0o7777 == 0o700
+    assert os.listdir(private.SHM) == [private.BALLAST_NAME]
     assert (bench.memory.capacity, bench.memory.huge) == (CAPACITY, "never")
 
 
@@ -74,7 +74,7 @@ def run(
         bench.memory.set_limit(CAPACITY)
         try:
             check(bench)
-            assert os.listdir(arena.SHM) == [arena.BALLAST_NAME], "something is left"
+            assert os.listdir(private.SHM) == [private.BALLAST_NAME], "something is left"
         except (AssertionError, OSError, pytest.fail.Exception):
             results[check.__name__] = traceback.format_exc()
         else:
@@ -84,8 +84,8 @@ def run(
 def in_arena(directory: str, huge: str) -> Bench:
     """Mount one and enter it."""
     options = ArenaOptions(CAPACITY, huge)
-    arena.mount_arena(directory, options)
-    arena.enter(directory)
+    private.mount_arena(directory, options)
+    private.enter(directory)
     return Bench(Arena(options), KernelClient())
 
 
@@ -93,16 +93,16 @@ def main() -> int:
     """Print the results."""
     directory = sys.argv[1]
     try:
-        linux.unshare(linux.CLONE_NEWNS)
-        linux.mount("none", "/", None, linux.MS_REC | linux.MS_SLAVE)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
     except OSError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the parent reads it
         return EXIT_NOT_ALLOWED
     results: dict[str, str | None] = {}
     bench = in_arena(directory, "never")
     run([check_what_was_mounted, *SEGMENT_CHECKS, *MEMORY_CHECKS, *HUGE_CHECKS], bench, results)
-    linux.umount(arena.SHM)
-    linux.umount(directory)
+    syscalls.umount(private.SHM)
+    syscalls.umount(directory)
     run([check_an_aligned_range_becomes_huge_at_once], in_arena(directory, "always"), results)
     json.dump(results, sys.stdout)
     return 0

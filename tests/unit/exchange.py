@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import trio
 import trio.testing
 
-from msharefs.fuse.dataplane import Negotiation
+from msharefs.fuse.messages import Header
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.outstanding import KeptInFile, ResentByKernel
 from msharefs.fuse.payload import Handler
-from msharefs.fuse.protocol import Header
+from msharefs.fuse.planes.plane import Negotiation
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
 from tests.unit.planes import init_message, init_reply

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from msharefs.core.plan import Plan
 from msharefs.core.ports import Segment
 from msharefs.core.region import Region
-from msharefs.fuse.dataplane import Negotiation
-from msharefs.fuse.protocol import Header, InitOffer, ReadIn, WriteIn
+from msharefs.fuse.messages import Header, InitOffer, ReadIn, WriteIn
+from msharefs.fuse.planes.plane import Negotiation
 from tests.unit.worlds import ALICE
 
 IN_HEADER_SIZE = 40

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from msharefs.core.inode import INFO_INO, ROOT_INO
-from msharefs.fuse import protocol
+from msharefs.fuse import kernel
 from msharefs.fuse.attributes import AttributeHandlers
-from msharefs.fuse.protocol import Opcode
+from msharefs.fuse.kernel import Opcode
 from tests.unit.planes import header
 from tests.unit.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 
@@ -99,9 +99,9 @@ def test_getattr_of_nothing(handlers: AttributeHandlers) -> None:
 @pytest.mark.parametrize(
     ("valid", "fields", "changed"),
     [
-        (protocol.FATTR_MODE, {"mode": 0o100755}, {"mode": 0o100755}),
-        (protocol.FATTR_UID, {"uid": 5}, {"uid": 5}),
-        (protocol.FATTR_GID, {"gid": 6}, {"gid": 6}),
+        (kernel.FATTR_MODE, {"mode": 0o100755}, {"mode": 0o100755}),
+        (kernel.FATTR_UID, {"uid": 5}, {"uid": 5}),
+        (kernel.FATTR_GID, {"gid": 6}, {"gid": 6}),
         (0, {}, {}),
         # Bits that are not for us: FH, LOCKOWNER, CTIME, KILL_SUIDGID.
         (1 << 6 | 1 << 9 | 1 << 10 | 1 << 11, {}, {}),
@@ -126,7 +126,7 @@ def test_setattr_takes_the_fields_that_count(
 def test_setattr_of_the_size(world: World, handlers: AttributeHandlers) -> None:
     """ftruncate(2); a second time EINVAL."""
     region = world.region(b"a", size=0)
-    body = setattr_body(protocol.FATTR_SIZE, size=2 * ALIGN)
+    body = setattr_body(kernel.FATTR_SIZE, size=2 * ALIGN)
     assert decoded(handlers.setattr(header(Opcode.SETATTR, region.ino), body))["size"] == 2 * ALIGN
     with refused(errno.EINVAL):
         handlers.setattr(header(Opcode.SETATTR, region.ino), body)
@@ -136,14 +136,14 @@ def test_setattr_of_a_size_beyond_all_bounds(world: World, handlers: AttributeHa
     """EFBIG for 2^63 bytes, which is a multiple of everything."""
     region = world.region(b"a", size=0)
     with refused(errno.EFBIG):
-        body = setattr_body(protocol.FATTR_SIZE, size=1 << 63)
+        body = setattr_body(kernel.FATTR_SIZE, size=1 << 63)
         handlers.setattr(header(Opcode.SETATTR, region.ino), body)
 
 
 def test_times_are_set(world: World, handlers: AttributeHandlers) -> None:
     """To nanoseconds, before 1970 too."""
     region = world.region(b"a")
-    valid = protocol.FATTR_ATIME | protocol.FATTR_MTIME
+    valid = kernel.FATTR_ATIME | kernel.FATTR_MTIME
     body = setattr_body(valid, atime=5, atime_ns=6, mtime=-2, mtime_ns=500_000_000)
     times = decoded(handlers.setattr(header(Opcode.SETATTR, region.ino), body))["times"]
     assert times[:2] == [5 * NS + 6, -1_500_000_000]
@@ -153,10 +153,7 @@ def test_times_are_set_to_now(world: World, handlers: AttributeHandlers) -> None
     """utimensat(2) with UTIME_NOW, whatever stands in the fields."""
     region = world.region(b"a")
     valid = (
-        protocol.FATTR_ATIME
-        | protocol.FATTR_ATIME_NOW
-        | protocol.FATTR_MTIME
-        | protocol.FATTR_MTIME_NOW
+        kernel.FATTR_ATIME | kernel.FATTR_ATIME_NOW | kernel.FATTR_MTIME | kernel.FATTR_MTIME_NOW
     )
     before = time.time_ns()
     payload = handlers.setattr(header(Opcode.SETATTR, region.ino), setattr_body(valid))
@@ -170,7 +167,7 @@ def test_times_beyond_64_bits_of_nanoseconds(
 ) -> None:
     """The nearest that can be kept, as other file systems do."""
     region = world.region(b"a")
-    valid = protocol.FATTR_ATIME | protocol.FATTR_MTIME
+    valid = kernel.FATTR_ATIME | kernel.FATTR_MTIME
     body = setattr_body(valid, atime=seconds, atime_ns=1, mtime=seconds, mtime_ns=999_999_999)
     times = decoded(handlers.setattr(header(Opcode.SETATTR, region.ino), body))["times"]
     nearest = LATEST if seconds > 0 else -LATEST - 1
@@ -181,7 +178,7 @@ def test_times_beyond_64_bits_of_nanoseconds(
 def test_mshare_info_takes_no_change(handlers: AttributeHandlers) -> None:
     """EPERM."""
     with refused(errno.EPERM):
-        body = setattr_body(protocol.FATTR_MODE, mode=0o777)
+        body = setattr_body(kernel.FATTR_MODE, mode=0o777)
         handlers.setattr(header(Opcode.SETATTR, INFO_INO), body)
 
 

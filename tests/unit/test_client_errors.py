@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 import msharefs
-from msharefs._errors import from_os_error, translated
+from msharefs.client.errors import from_os_error, translated
 
 FAMILY = [
     (errno.EINVAL, msharefs.InvalidArgument, ValueError),

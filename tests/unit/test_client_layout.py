@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msharefs import Creator, Layout, Mapping, MshareError
-from msharefs._layout import mappings_within, read_layout
+from msharefs.client.layout import mappings_within, read_layout
 
 NAME = "user.msharefs.layout"
 PAGE = 4096

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msharefs import Mapping
-from msharefs._protection import Run, runs
+from msharefs.client.protection import Run, runs
 
 PAGE = mmap.PAGESIZE
 NONE, READ, WRITE, EXEC = 0, 1, 2, 4

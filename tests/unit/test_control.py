@@ -23,7 +23,7 @@ from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.region import Region
 from msharefs.fuse.control import SLOW_WORK, Control
-from msharefs.fuse.protocol import Opcode
+from msharefs.fuse.kernel import Opcode
 from tests.unit.planes import FakePlane, header
 from tests.unit.worlds import (
     ANONYMOUS,

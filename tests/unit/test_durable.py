@@ -23,7 +23,7 @@ from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.manager import AttributeChange, Limits
 from msharefs.core.namespace import RENAME_EXCHANGE
-from msharefs.fuse.protocol import Opcode
+from msharefs.fuse.kernel import Opcode
 from tests.unit.durables import Host, Killed
 from tests.unit.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE, World, refused
 

@@ -10,7 +10,7 @@ import pytest
 
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.fuse.files import FileHandlers
-from msharefs.fuse.protocol import Opcode
+from msharefs.fuse.kernel import Opcode
 from tests.unit.planes import FakePlane, header
 from tests.unit.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 

@@ -51,12 +51,12 @@ def test_every_contract_is_kept(copy: Path) -> None:
     [
         ("core/ledger.py", "import trio"),
         ("core/layout.py", "import msharefs.memory.segment"),
-        ("core/checks.py", "import msharefs.fuse.protocol"),
+        ("core/checks.py", "import msharefs.fuse.messages"),
         ("memory/segment.py", "import msharefs.core.layout"),
-        ("fuse/control.py", "import msharefs.memory.arena"),
-        ("fuse/protocol.py", "import msharefs.core.errors"),
+        ("fuse/control.py", "import msharefs.memory.private"),
+        ("fuse/messages.py", "import msharefs.core.errors"),
         ("abi.py", "import msharefs.core.errors"),
-        ("client.py", "import msharefs.core.layout"),
+        ("client/region.py", "import msharefs.core.layout"),
     ],
 )
 def test_a_broken_contract_is_reported(copy: Path, module: str, line: str) -> None:

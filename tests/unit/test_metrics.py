@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.metrics import BOUNDS, Metrics
-from msharefs.fuse.protocol import Opcode
 
 
 def test_counts_errors_and_seconds_add_up() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.messages import decode_header
 from msharefs.fuse.outstanding import AREA_SIZE, SLOT_SIZE, SLOTS, KeptInFile
-from msharefs.fuse.protocol import Opcode, decode_header
 from tests.unit.planes import message, reply
 
 RESENT = 1 << 63

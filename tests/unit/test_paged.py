@@ -12,9 +12,9 @@ import pytest
 from msharefs.abi import CreateMapping, Unmap
 from msharefs.core.errors import RefusedError
 from msharefs.core.region import Region
-from msharefs.fuse import protocol
-from msharefs.fuse.paged import PagedPlane
-from msharefs.fuse.protocol import InitOffer, ReadIn, WriteIn
+from msharefs.fuse import kernel
+from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+from msharefs.fuse.planes.paged import PagedPlane
 from tests.unit.worlds import ANONYMOUS, PAGE, World, attempt, make_world, refused, segment_of
 
 READ_LOCKOWNER = 2
@@ -264,7 +264,7 @@ def test_what_is_negotiated(plane: PagedPlane) -> None:
     """mmap of direct-I/O files, resending, KILLPRIV: where offered; nothing is stacked."""
     negotiation = plane.negotiate(offer(ALLOW_MMAP | RESEND | PASSTHROUGH))
     assert (negotiation.flags2, negotiation.stack_depth) == (ALLOW_MMAP | RESEND, 0)
-    assert negotiation.flags == protocol.FUSE_HANDLE_KILLPRIV
+    assert negotiation.flags == kernel.FUSE_HANDLE_KILLPRIV
     assert plane.negotiate(offer(0)).flags2 == 0
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from msharefs.abi import CreateMapping
 from msharefs.core.region import Region
-from msharefs.fuse import protocol
-from msharefs.fuse.choice import choose_plane, without
-from msharefs.fuse.dataplane import PlaneError
-from msharefs.fuse.passthrough import PassthroughPlane
-from msharefs.fuse.protocol import InitOffer, ReadIn, WriteIn
+from msharefs.fuse import kernel
+from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+from msharefs.fuse.planes.choice import choose_plane, without
+from msharefs.fuse.planes.passthrough import PassthroughPlane
+from msharefs.fuse.planes.plane import PlaneError
 from tests.unit.fakes import FakeMemory, FakeSegment, failure
 from tests.unit.worlds import ALICE, PAGE, make_world, refused
 
@@ -36,13 +36,13 @@ class Device:
         assert fd == DEVICE
         if self.code:
             raise failure(self.code, "ioctl")
-        if command == protocol.FUSE_DEV_IOC_BACKING_OPEN:
+        if command == kernel.FUSE_DEV_IOC_BACKING_OPEN:
             backing_fd, flags, padding = struct.unpack("<iIQ", argument)
             assert (flags, padding) == (0, 0)
             self._next += 1
             self.backing[self._next] = backing_fd
             return self._next
-        assert command == protocol.FUSE_DEV_IOC_BACKING_CLOSE
+        assert command == kernel.FUSE_DEV_IOC_BACKING_CLOSE
         del self.backing[struct.unpack("<I", argument)[0]]
         return 0
 

@@ -20,7 +20,8 @@ from msharefs.core.manager import Limits
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
 from msharefs.fuse.files import FileHandlers
-from msharefs.fuse.protocol import Header, Opcode
+from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.messages import Header
 from msharefs.fuse.replay import Replay
 from tests.unit.durables import Host
 from tests.unit.planes import FakePlane, header

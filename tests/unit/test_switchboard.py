@@ -18,9 +18,10 @@ import trio.testing
 
 from msharefs.core.errors import NotAnIoctl, OutOfMemory
 from msharefs.fuse import switchboard as switchboard_module
+from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.messages import Header
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile
 from msharefs.fuse.payload import Handler
-from msharefs.fuse.protocol import Header, Opcode
 from tests.unit.exchange import SECONDS, exchange, serving
 from tests.unit.fakes import failure
 from tests.unit.planes import init_message, init_reply, message, reply

@@ -1,0 +1,262 @@
+"""A region's bytes in this process: one mmap and the views on it.
+
+Owns `Attachment`. It works on any descriptor that can be mapped: it knows
+nothing of mounts or paths. Which window and which rights make sense, and how to
+look at the layout, is the caller's business (client.py).
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import sys
+import threading
+from collections.abc import Iterable
+from operator import index
+from typing import TYPE_CHECKING, Any, Self
+
+from msharefs.client.errors import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from msharefs.client.layout import Mapping
+    from msharefs.client.protection import Run
+
+    Look = Callable[[], Iterable[Mapping]]
+    """Gives what is mapped in the window now, in order."""
+
+
+class Attachment:
+    """A window of a region, mapped into this process; made by `Region.attach`.
+
+    `buf` is its memory itself: what is written there is seen at once by every process that
+    has attached the same bytes. An access to an offset at which nothing is mapped in the region
+    ends the process with SIGBUS.
+
+    With `enforce` (see `Region.attach`) every byte is protected as its mapping says, and what the
+    layout forbids gives SIGSEGV. The protections are those of the layout at the time of `attach`
+    or of the last `refresh`, whoever changes it, this process too. Until then a change shows so:
+    what was unmapped gives SIGBUS; what was mapped in a hole still gives SIGSEGV; what was mapped
+    anew with another protection keeps the old one.
+
+    Closing the region leaves its attachments as they are. An attachment that is not closed
+    goes when it and the last view of it are gone. A forked child has it too, on the same memory;
+    each process closes its own.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_applied",
+        "_buf",
+        "_lock",
+        "_look",
+        "_map",
+        "_offset",
+        "_own_references",
+        "_size",
+        "_writable",
+    )
+
+    def __init__(
+        self, fd: int, offset: int, size: int, *, writable: bool, look: Look | None = None
+    ) -> None:
+        """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on.
+
+        With `look`, which gives the mappings that lie in the window now, those are enforced.
+        """
+        self._offset = offset
+        self._size = size
+        self._map = _map_shared(fd, offset, size, writable=writable)
+        self._own_references = sys.getrefcount(self._map)
+        self._buf = memoryview(self._map)
+        self._address: int | None = None
+        self._writable = writable
+        self._look = look
+        self._applied: tuple[Run, ...] = ()
+        self._lock = threading.Lock()
+        try:
+            self.refresh()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def offset(self) -> int:
+        """Where in the region the window begins, in bytes."""
+        return self._offset
+
+    @property
+    def size(self) -> int:
+        """The length of the window in bytes."""
+        return self._size
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has taken the window away."""
+        return self._map.closed
+
+    @property
+    def buf(self) -> memoryview:
+        """The bytes of the window: a flat view without a copy, writable if the attachment is."""
+        self._require_open()
+        return self._buf
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the window was attached for reading only."""
+        return self.buf.readonly
+
+    @property
+    def address(self) -> int:
+        """Where the window begins in this process's memory, as for a C library."""
+        self._require_open()
+        if self._address is None:
+            self._address = _address_of(self._map)
+        return self._address
+
+    @property
+    def enforced(self) -> bool:
+        """Whether every byte is protected as its mapping says."""
+        return self._look is not None
+
+    def refresh(self) -> bool:
+        """Protect every byte as the layout says now; True if that changed something.
+
+        Only an attachment with `enforce` has anything to do, and its region must still be open
+        (else ValueError). Views stay valid, but what is no longer mapped must not be used. Raises
+        OutOfMemory (ENOMEM) if the process has too many areas (vm.max_map_count), AccessDenied
+        (EACCES) for prot "x" on a mount with noexec; some protections are then the old ones.
+        """
+        self._require_open()
+        if self._look is None:
+            return False
+        from msharefs.client import protection  # noqa: PLC0415 - few need it, and it loads ctypes
+
+        # Who looked first must not have the last word.
+        with self._lock:
+            mappings = self._look()
+            wanted = protection.runs(mappings, self._offset, self._size, writable=self._writable)
+            if wanted == self._applied:
+                return False
+            # Unknown, should it stop half way.
+            self._applied = ()
+            with translated("cannot protect the window"):
+                protection.apply(self.address, wanted)
+            self._applied = wanted
+        return True
+
+    def as_array(
+        self, dtype: npt.DTypeLike, shape: int | tuple[int, ...], *, offset: int = 0
+    ) -> np.ndarray[Any, Any]:
+        """A NumPy array on the window's memory, without a copy; read-only if the attachment is.
+
+        `offset` is the place of its first element, in bytes from the start of the window. The
+        attachment cannot be closed while the array, or a view of it, exists. Raises ImportError
+        without NumPy, ValueError if the array does not fit or has Python objects for elements.
+        """
+        try:
+            import numpy as np  # noqa: PLC0415 - optional, and slow to import
+        except ImportError as error:
+            raise ImportError("as_array() needs NumPy: pip install 'msharefs[numpy]'") from error
+        element = np.dtype(dtype)
+        if element.hasobject:
+            raise ValueError("an array of Python objects holds pointers of one process only")
+        lengths = tuple(map(index, shape if isinstance(shape, Iterable) else (shape,)))
+        count = math.prod(lengths)
+        inside = min(offset, *lengths, 0) >= 0 and offset + count * element.itemsize <= self._size
+        if not inside:
+            raise ValueError(
+                f"no room for {element} in shape {shape} at offset {offset} "
+                f"of a window of {self._size} bytes"
+            )
+        # Not ndarray(buffer=...): it keeps the address without holding the memory.
+        flat = np.frombuffer(self.buf, element, count, offset)
+        return flat.reshape(lengths)
+
+    def close(self) -> None:
+        """Take the window out of this process; closing twice does nothing.
+
+        `buf` is released with it: using it later raises ValueError. While an array or a slice of
+        it exists, BufferError is raised and the window stays: those views remain valid, and
+        `attachment.buf` is a fresh view if the one that was kept has been released.
+        """
+        if self._map.closed:
+            return
+        try:
+            # First the view of our own: this fails if something stands directly on it.
+            self._buf.release()
+            # The map knows of slices and arrays, but not of numpy.ndarray(buffer=buf), which holds
+            # the map and no view of it: to unmap under that would crash the process.
+            if sys.getrefcount(self._map) > self._own_references:
+                raise BufferError
+            self._map.close()
+        except BufferError:
+            self._buf = memoryview(self._map)
+            raise BufferError(
+                "the attachment is still used by an array or a slice of its buf; delete or "
+                "release those first (del array, view.release())"
+            ) from None
+
+    def __enter__(self) -> Self:
+        self._require_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except BufferError:
+            # The frames of an exception on its way keep their views alive. It is the news, not
+            # they: the window goes as soon as the last of them does.
+            if error is None:
+                raise
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<{type(self).__name__} closed>"
+        rights = "read-only" if self.readonly else "writable"
+        return f"<{type(self).__name__} of {self._size} bytes at {self._offset}, {rights}>"
+
+    def _require_open(self) -> None:
+        if self._map.closed:
+            raise ValueError("operation on a closed attachment")
+
+
+def _map_shared(fd: int, offset: int, size: int, *, writable: bool) -> mmap.mmap:
+    prot = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=offset, trackfd=False)
+    # Before 3.13 the module keeps a duplicate of the descriptor until the map is closed: the
+    # region counts as open for so long, which is true enough of an attached one.
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=offset)
+
+
+def _address_of(map_: mmap.mmap) -> int:
+    """Where `map_` lies, asked through the buffer protocol, which serves read-only maps too."""
+    import ctypes  # noqa: PLC0415 - few need an address, and it takes milliseconds to import
+
+    class PyBuffer(ctypes.Structure):
+        """The start of CPython's Py_buffer, and room for the rest of it."""
+
+        _fields_ = (
+            ("buf", ctypes.c_void_p),
+            ("obj", ctypes.c_void_p),
+            ("rest", ctypes.c_byte * 128),
+        )
+
+    view = PyBuffer()
+    get = ctypes.pythonapi.PyObject_GetBuffer
+    get.argtypes = [ctypes.py_object, ctypes.POINTER(PyBuffer), ctypes.c_int]
+    get(map_, ctypes.byref(view), 0)
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+    return int(view.buf or 0)

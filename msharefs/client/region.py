@@ -1,0 +1,398 @@
+"""Region: shared memory with a name, for Python programs.
+
+Owns the life of one open region in this process and turns refusals of the mount
+into exceptions that say what was wrong. It talks to the mount as any program
+would, by system calls alone, and imports nothing of the daemon's side.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from msharefs import abi
+from msharefs.client.arguments import byte_count, range_problem, region_size
+from msharefs.client.attachment import Attachment
+from msharefs.client.errors import (
+    AccessDenied,
+    InvalidArgument,
+    MappingExists,
+    MshareError,
+    NotARegion,
+    RegionNotFound,
+    SizeAlreadySet,
+    SizeNotSet,
+    from_os_error,
+    translated,
+)
+from msharefs.client.layout import Layout, mappings_within, read_layout
+from msharefs.client.mount import alignment_hint, not_mounted
+from msharefs.client.pickling import reduced
+from msharefs.client.requests import mapping_request, may_write, send
+from msharefs.client.watch import layouts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from msharefs.client.errors import StrOrBytesPath
+    from msharefs.client.layout import Mapping
+    from msharefs.client.pickling import Reduced
+
+_LAYOUT = abi.LAYOUT_ATTRIBUTE.decode("ascii")
+
+
+class Region:
+    """An open region of a mounted msharefs; made by `Region.create` or `Region.open`.
+
+    A region is a file whose bytes are shared memory. It has a fixed size, which costs nothing;
+    memory is used where something is mapped (`map`), and a process reaches it with `attach`. It
+    lives until its name is unlinked and the last process has let go of it, whoever made it.
+
+    All offsets and sizes are bytes. Failures raise MshareError, an OSError, with the errno of the
+    mount; using a closed region raises ValueError. A Region belongs to the process that opened it
+    and to the children that it forks, each of which closes its own. Pickled, it opens the same
+    region in another process: a child of multiprocessing, with any start method, gets the open
+    descriptor; else it is opened by its path, and RegionNotFound says if that is another one now.
+    """
+
+    __slots__ = ("__weakref__", "_fd", "_identity", "_path", "_writable")
+
+    def __init__(self, fd: int, path: StrOrBytesPath, *, writable: bool) -> None:
+        """Take over `fd`, an open region; from now on `close` closes it."""
+        self._fd = fd
+        self._path = os.path.abspath(path)
+        self._writable = writable
+        status = os.fstat(fd)
+        self._identity = (status.st_dev, status.st_ino)
+
+    @classmethod
+    def create(
+        cls, path: StrOrBytesPath, size: int, *, mode: int = 0o600, exist_ok: bool = False
+    ) -> Self:
+        """Make a region of `size` bytes at `path` and open it for reading and writing.
+
+        `size` is a positive multiple of the mount's alignment (see `alignment`) and final; it may
+        be far larger than the memory of the machine. `mode` is the permission of the file, less
+        the umask. With `exist_ok` a region of that name and size is opened instead.
+
+        Raises RegionExists (EEXIST), SizeAlreadySet (EINVAL) if `exist_ok` meets another size,
+        InvalidArgument (EINVAL) for a size that does not fit the alignment, RegionTooLarge
+        (EFBIG), OutOfInodes (ENOSPC), AccessDenied (EACCES), RegionNotFound (ENOENT) if the
+        directory is missing, NotMounted (ENODEV) if no msharefs is mounted there, TypeError for
+        a size that is no int. What fails leaves no name behind.
+        """
+        wanted = region_size(size)
+        while True:
+            try:
+                return cls._create_new(path, wanted, mode)
+            except FileExistsError:
+                if not exist_ok:
+                    raise
+            try:
+                return cls._open_sized(path, wanted)
+            except FileNotFoundError:
+                # Unlinked between the two calls: the name is free again.
+                continue
+
+    @classmethod
+    def open(cls, path: StrOrBytesPath, *, writable: bool = True) -> Self:
+        """Open the region at `path`; `writable=False` needs and gives the right to read only.
+
+        Raises RegionNotFound (ENOENT), AccessDenied (EACCES), NotARegion (ENOTTY) for a file that
+        is something else.
+        """
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        region = cls._adopt(path, flags, writable=writable)
+        try:
+            region._require_region()
+        except BaseException:
+            region.close()
+            raise
+        return region
+
+    @property
+    def path(self) -> str | bytes:
+        """The absolute path by which the region was opened; it may have moved since."""
+        return self._path
+
+    @property
+    def size(self) -> int:
+        """The size in bytes; 0 while nobody has set it."""
+        with translated("cannot see the size", self._path):
+            return os.fstat(self.fileno()).st_size
+
+    @property
+    def writable(self) -> bool:
+        """Whether the region was opened for writing, so that it may map and unmap."""
+        return self._writable
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fd < 0
+
+    def fileno(self) -> int:
+        """The descriptor of the open region; it stays the region's own."""
+        if self._fd < 0:
+            raise ValueError("operation on a closed region")
+        return self._fd
+
+    def map(
+        self,
+        offset: int,
+        size: int,
+        *,
+        prot: str = "rw",
+        huge: bool = False,
+        reserve: bool = True,
+        replace: bool = True,
+    ) -> None:
+        """Put zeroed memory at `offset` to `offset + size`, at once there in every process.
+
+        `offset` is a multiple of the page size, and `size` is rounded up to one. `prot` are
+        letters of "rwx": what `attach` will allow there. `huge` asks for 2 MiB pages (`offset`
+        then is a multiple of 2 MiB) or fails. The memory is set aside now, unless `reserve` is
+        false: then it comes at first touch. What was mapped in the range is replaced, unless
+        `replace` is false.
+
+        Raises OutOfMemory (ENOMEM), MappingExists (EEXIST) if `replace` is false, InvalidArgument
+        (EINVAL), SizeNotSet (EINVAL), AccessDenied (EACCES) if the region is open for reading
+        only. What fails changes nothing.
+        """
+        start, length = byte_count(offset, "offset"), byte_count(size, "size")
+        request = mapping_request(
+            start, length, prot=prot, huge=huge, reserve=reserve, replace=replace
+        )
+        try:
+            send(self.fileno(), abi.CREATE_MAPPING, request.pack())
+        except OSError as error:
+            unit = abi.HUGE_PAGE_SIZE if huge else mmap.PAGESIZE
+            self._refused("map", error, start, length, unit=unit)
+
+    def unmap(self, offset: int, size: int) -> None:
+        """Take away what is mapped from `offset` to `offset + size`, in every process at once.
+
+        `offset` is a multiple of the page size, and `size` is rounded up to one. Mappings may be
+        cut or split; nothing mapped there is no error. The memory is free again when it returns.
+
+        Raises InvalidArgument (EINVAL), SizeNotSet (EINVAL), AccessDenied (EACCES) if the region
+        is open for reading only.
+        """
+        start, length = byte_count(offset, "offset"), byte_count(size, "size")
+        try:
+            send(self.fileno(), abi.UNMAP, abi.Unmap(start, length).pack())
+        except OSError as error:
+            self._refused("unmap", error, start, length)
+
+    def attach(
+        self,
+        offset: int = 0,
+        size: int | None = None,
+        *,
+        writable: bool | None = None,
+        enforce: bool = False,
+    ) -> Attachment:
+        """Map a window of the region into this process and return it.
+
+        `offset` is a multiple of the page size; without `size` the window reaches to the end of
+        the region. Without `writable` it is as writable as the region was opened and as the
+        mappings in it allow now; `True` insists on it.
+
+        With `enforce` each mapping has its own protection and holes have none: an access that
+        the layout forbids ends the process with SIGSEGV, as with the kernel's mshare, and the
+        mappings no longer decide whether the window as a whole is writable. It is the layout of
+        this moment, until `Attachment.refresh` takes the new one over.
+
+        Raises SizeNotSet (EINVAL), InvalidArgument (EINVAL) for a window that is empty, not page
+        aligned or beyond the end, AccessDenied (EACCES) if a mapping in the window, or the way
+        the region was opened, forbids the access, OutOfMemory (ENOMEM) without address space.
+        """
+        start = byte_count(offset, "offset")
+        length = max(self.size - start, 0) if size is None else byte_count(size, "size")
+        what = f"cannot attach {length} bytes at {start}"
+        self._check_range(what, start, length, unit=mmap.PAGESIZE)
+        allowed = self._writable
+        if not enforce:
+            allowed &= self._layout_allows_writing(start, start + length)
+        if writable and not allowed:
+            text = f"{what} for writing: the region is open for reading only"
+            if self._writable:
+                text = f"{what} for writing: a mapping there is read-only"
+            raise AccessDenied(errno.EACCES, text, self._path)
+        rights = allowed if writable is None else writable
+        look = partial(self._mappings, start, start + length) if enforce else None
+        with translated(what, self._path):
+            return Attachment(self._fd, start, length, writable=rights, look=look)
+
+    def layout(self) -> Layout:
+        """What is mapped in the region now, and who made it."""
+        self.fileno()
+        with translated("cannot read the layout", self._path):
+            return read_layout(self._attribute)
+
+    def watch(self, *, interval: float = 0.1, timeout: float | None = None) -> Iterator[Layout]:
+        """Give the layout now, and from then on each time it has changed.
+
+        The mount is asked every `interval` seconds; of changes in between the last one shows,
+        and none is missed. With `timeout` it ends when nothing has changed for so many seconds;
+        else when the region is closed, by another thread for example. Raises MountGone
+        (ENOTCONN) if the file system ends before.
+        """
+        self.fileno()
+        return layouts(self, self._attribute, interval, timeout)
+
+    def close(self) -> None:
+        """Close the region; closing twice does nothing. Attachments stay, and so does the name."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with translated("cannot close", self._path):
+                os.close(fd)
+
+    def unlink(self) -> None:
+        """Remove the region's name; allowed after `close` too.
+
+        Its memory is free again when the last descriptor and the last attachment are gone.
+        Raises RegionNotFound (ENOENT) if the name is gone or another file's by now, AccessDenied.
+        """
+        with translated("cannot unlink", self._path):
+            status = os.stat(self._path, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) != self._identity:
+                raise RegionNotFound(
+                    errno.ENOENT, "cannot unlink: the name is another file's by now", self._path
+                )
+            os.unlink(self._path)
+
+    def __enter__(self) -> Self:
+        self.fileno()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # As Python's files do: whoever forgets to close hears of it and loses nothing.
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"unclosed region {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"fd={self._fd}"
+        return f"<{type(self).__name__} {self._path!r} {state}>"
+
+    def __reduce__(self) -> Reduced:
+        return reduced(self, self._identity)
+
+    @classmethod
+    def _adopt(
+        cls, path: StrOrBytesPath, flags: int, mode: int = 0, *, writable: bool = True
+    ) -> Self:
+        with translated("cannot open the region", path):
+            return cls(os.open(path, flags | os.O_CLOEXEC, mode), path, writable=writable)
+
+    @classmethod
+    def _create_new(cls, path: StrOrBytesPath, size: int, mode: int) -> Self:
+        region = cls._adopt(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            region._require_region()
+            region._settle_size(size)
+        except SizeAlreadySet:
+            # A process with exist_ok opened the new file, was faster and uses it now.
+            region.close()
+            raise
+        except BaseException as error:
+            region._discard(error)
+            if isinstance(error, NotARegion):
+                raise not_mounted(path) from error
+            raise
+        return region
+
+    @classmethod
+    def _open_sized(cls, path: StrOrBytesPath, size: int) -> Self:
+        """Open a region that exists; give it `size` if its creator has not come to that yet."""
+        region = cls.open(path)
+        try:
+            if region.size != size:
+                region._settle_size(size)
+        except BaseException:
+            region.close()
+            raise
+        return region
+
+    def _discard(self, error: BaseException) -> None:
+        """Remove what a failed `create` made; a name that cannot go is noted on its `error`."""
+        try:
+            self.unlink()
+        except OSError as left:
+            error.add_note(f"the new file could not be removed again: {left}")
+        self.close()
+
+    def _settle_size(self, size: int) -> None:
+        """Set the size, or see that it is `size` already; SizeAlreadySet if it is another."""
+        what = f"cannot make a region of {size} bytes"
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                present = self.size
+                if present == size:
+                    return
+                if present != 0:
+                    text = f"{what}: it has {present} already"
+                    raise SizeAlreadySet(errno.EINVAL, text, self._path) from None
+                what += alignment_hint(self._path, size)
+            raise from_os_error(error, what, self._path) from None
+
+    def _require_region(self) -> None:
+        try:
+            with translated("cannot open the region", self._path):
+                self._attribute(_LAYOUT)
+        except MshareError as error:
+            if error.errno in {errno.ENODATA, errno.EOPNOTSUPP}:
+                text = "not a region of a mounted msharefs"
+                raise NotARegion(errno.ENOTTY, text, self._path) from None
+            raise
+
+    def _attribute(self, name: str) -> bytes:
+        return os.getxattr(self._fd, name)
+
+    def _mappings(self, start: int, end: int) -> list[Mapping]:
+        """What is mapped in a range of the region now."""
+        self.fileno()
+        with translated("cannot read the layout", self._path):
+            return list(mappings_within(self._attribute, start, end))
+
+    def _layout_allows_writing(self, start: int, end: int) -> bool:
+        """The kernel knows nothing of a mapping's protection, so it is kept here."""
+        try:
+            mappings = self._mappings(start, end)
+        except AccessDenied:
+            # Who was handed the descriptor and may not read the file has the descriptor's rights.
+            return True
+        return may_write(mappings, self._path)
+
+    def _refused(
+        self, verb: str, error: OSError, start: int, length: int, *, unit: int = mmap.PAGESIZE
+    ) -> NoReturn:
+        """Raise the exception for an ioctl that the mount refused, with the reason if it shows."""
+        what = f"cannot {verb} {length} bytes at {start}"
+        if error.errno == errno.EINVAL:
+            self._check_range(what, start, length, unit=unit)
+        if error.errno == errno.EEXIST:
+            text = f"{what}: something is mapped there"
+            raise MappingExists(errno.EEXIST, text, self._path) from None
+        if error.errno == errno.EACCES and not self._writable:
+            what += " of a region that is open for reading only"
+        raise from_os_error(error, what, self._path) from None
+
+    def _check_range(self, what: str, start: int, length: int, *, unit: int) -> None:
+        """Raise what is wrong with a range of the region, if anything is."""
+        size = self.size
+        if size == 0:
+            raise SizeNotSet(errno.EINVAL, f"{what}: the region has no size yet", self._path)
+        problem = range_problem(size, start, length, unit)
+        if problem is not None:
+            raise InvalidArgument(errno.EINVAL, f"{what}: {problem}", self._path)

@@ -1,0 +1,132 @@
+"""Where a mount keeps its memory: a private tmpfs for root, the system's /dev/shm else.
+
+Owns making either, entering it, and taking it down, so that the supervisor need not know
+which it is. How segments are made and counted is memory's.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from glob import glob
+from typing import Protocol
+
+from msharefs.core.ports import Memory
+from msharefs.daemon import namespace
+from msharefs.daemon.options import MountOptions
+from msharefs.daemon.state import Config, StateDirectory
+from msharefs.memory import private, shared
+
+CAP_SYS_ADMIN = 21
+WHOLE_ID_SPACE = (0, 0, (1 << 32) - 1)
+PRIVATE = "private"
+LAST_SYSTEM_UID = 999
+"""As in Debian's login.defs."""
+
+
+class Home(Protocol):
+    """A place for segments, made by the supervisor and used by its server."""
+
+    @property
+    def namespace(self) -> int | None:
+        """A descriptor of the mount namespace that users see; None where we are in it."""
+
+    @property
+    def address(self) -> str:
+        """What `open_arena` needs to find it."""
+
+    def leave(self) -> None:
+        """Go, and leave what is in it."""
+
+    def destroy(self) -> None:
+        """After `leave`: what is in it goes, now or with the state directory."""
+
+
+class PrivateHome:
+    """A tmpfs of its own in the state directory, over /dev/shm in a private namespace."""
+
+    address = PRIVATE
+
+    def __init__(self, state: StateDirectory, options: MountOptions) -> None:
+        """Make it, or enter the one that is there. Raises OSError."""
+        os.makedirs(state.arena, mode=0o700, exist_ok=True)
+        # Whoever made the directory may have been killed before the mount.
+        if not os.path.ismount(state.arena):
+            private.mount_arena(
+                state.arena,
+                private.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
+            )
+        self._original = namespace.enter_private(state.arena, os.path.dirname(state.path))
+
+    @property
+    def namespace(self) -> int:
+        """The namespace that we came from."""
+        return self._original
+
+    def leave(self) -> None:
+        """Back to where we came from."""
+        namespace.leave(self._original)
+
+    def destroy(self) -> None:
+        """The state directory unmounts the tmpfs."""
+
+
+class SharedHome:
+    """Names in the system's /dev/shm that nobody can guess."""
+
+    namespace = None
+
+    def __init__(self, left: Config | None) -> None:
+        """With the names that an earlier mount `left`, or new ones."""
+        self.address = shared.new_prefix() if left is None else left.arena
+
+    def leave(self) -> None:
+        """We never went anywhere."""
+
+    def destroy(self) -> None:
+        """Unlink all segments, also those of a server that was killed."""
+        shared.remove_segments(self.address)
+
+
+def discard(state: StateDirectory) -> None:
+    """Throw away what an earlier mount left, its memory first. Raises OSError."""
+    if state.discarded is not None and state.discarded.arena != PRIVATE:
+        shared.remove_segments(state.discarded.arena)
+    state.clear()
+
+
+def make_home(state: StateDirectory, options: MountOptions) -> Home:
+    """The best home that we may have. Raises OSError."""
+    return PrivateHome(state, options) if privileged() else SharedHome(state.left)
+
+
+def logind_removes_segments() -> bool:
+    """Whether systemd-logind deletes a login user's POSIX segments when he logs out
+    (logind.conf(5), RemoveIPC; system users are spared)."""
+    if os.geteuid() <= LAST_SYSTEM_UID or not os.path.isdir("/run/systemd/seats"):
+        return False
+    value = "yes"
+    for path in ("/etc/systemd/logind.conf", *sorted(glob("/etc/systemd/logind.conf.d/*.conf"))):
+        with suppress(OSError), open(path, encoding="utf-8") as lines:
+            for line in lines:
+                key, _, word = line.partition("=")
+                if key.strip() == "RemoveIPC":
+                    value = word.strip()
+    return value.lower() not in ("no", "false", "off", "0")
+
+
+def open_arena(address: str, options: MountOptions) -> Memory:
+    """The memory of a home, for the server."""
+    if address == PRIVATE:
+        return private.Arena(private.ArenaOptions(options.size, options.huge))
+    return shared.SharedArena(options.size, address)
+
+
+def privileged() -> bool:
+    """Whether we have CAP_SYS_ADMIN in the first user namespace: for mounting a tmpfs, and
+    for passthrough, whose ioctl checks just that."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        whole = tuple(int(word) for word in file.read().split()) == WHOLE_ID_SPACE
+    with open("/proc/self/status", encoding="ascii") as lines:
+        effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    return whole and bool(effective >> CAP_SYS_ADMIN & 1)

@@ -1,0 +1,341 @@
+"""FUSE messages: bytes to values and back, as in linux/fuse.h (7.45).
+
+No I/O, no state, standard library only. Only what the switchboard and its handlers
+need is here; the rest of the protocol is libfuse's. Numbers in native byte order.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from msharefs.fuse.kernel import (
+    FUSE_INIT_EXT,
+    NOTIFY_INVAL_INODE,
+    NOTIFY_RESEND,
+)
+
+_IN_HEADER = struct.Struct("=IIQQIIIHH")
+_OUT_HEADER = struct.Struct("=IiQ")
+_INIT_IN = struct.Struct("=IIIII")
+_INIT_OUT_HEAD = struct.Struct("=IIII")
+_OPEN_IN = struct.Struct("=II")
+_CREATE_IN = struct.Struct("=IIII")
+_SETATTR_IN = struct.Struct("=IIQQQqqqIIIIIIII")
+_OPEN_OUT = struct.Struct("=QIi")
+_RELEASE_IN = struct.Struct("=QIIQ")
+_READ_IN = struct.Struct("=QQIIQII")  # struct fuse_write_in has the same form
+_FALLOCATE_IN = struct.Struct("=QQQII")
+_IOCTL_IN = struct.Struct("=QIIQII")
+_IOCTL_OUT = struct.Struct("=iIII")
+_INVAL_INODE_OUT = struct.Struct("=Qqq")
+_BACKING_MAP = struct.Struct("=iIQ")
+_ATTR = struct.Struct("=6Q10I")
+_ATTR_OUT_HEAD = struct.Struct("=QII")
+_ENTRY_OUT_HEAD = struct.Struct("=QQQQII")
+_GETXATTR = struct.Struct("=II")
+_U32 = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
+
+IN_HEADER_SIZE = _IN_HEADER.size
+OUT_HEADER_SIZE = _OUT_HEADER.size
+
+_INIT_OUT_FLAGS = slice(OUT_HEADER_SIZE + 12, OUT_HEADER_SIZE + 16)
+_INIT_OUT_FLAGS2 = slice(OUT_HEADER_SIZE + 32, OUT_HEADER_SIZE + 36)
+_INIT_OUT_STACK_DEPTH = slice(OUT_HEADER_SIZE + 36, OUT_HEADER_SIZE + 40)
+INIT_OUT_SIZE = OUT_HEADER_SIZE + 64
+_U64_MASK = (1 << 64) - 1
+"""Times before 1970 are negative seconds in a field without a sign."""
+_LISTING_SIZE = slice(IN_HEADER_SIZE + 16, IN_HEADER_SIZE + 20)
+
+
+class Header(NamedTuple):
+    """struct fuse_in_header. `pid` is a thread id; 0 means outside our pid namespace."""
+
+    length: int
+    opcode: int
+    unique: int
+    nodeid: int
+    uid: int
+    gid: int
+    pid: int
+    extensions: int
+    padding: int
+
+
+class WriteIn(NamedTuple):
+    """struct fuse_write_in; offset and size in bytes."""
+
+    handle: int
+    offset: int
+    size: int
+    write_flags: int
+    lock_owner: int
+    flags: int
+    padding: int
+
+
+class FallocateIn(NamedTuple):
+    """struct fuse_fallocate_in; offset and length in bytes."""
+
+    handle: int
+    offset: int
+    length: int
+    mode: int
+    padding: int
+
+
+class IoctlIn(NamedTuple):
+    """struct fuse_ioctl_in, before its payload."""
+
+    handle: int
+    flags: int
+    command: int
+    argument: int
+    in_size: int
+    out_size: int
+
+
+class SetattrIn(NamedTuple):
+    """struct fuse_setattr_in; `valid` tells which fields count."""
+
+    valid: int
+    padding: int
+    handle: int
+    size: int
+    lock_owner: int
+    atime: int
+    mtime: int
+    ctime: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    unused4: int
+    uid: int
+    gid: int
+    unused5: int
+
+
+class ReadIn(NamedTuple):
+    """struct fuse_read_in; offset and size in bytes."""
+
+    handle: int
+    offset: int
+    size: int
+    read_flags: int
+    lock_owner: int
+    flags: int
+    padding: int
+
+
+class Attributes(NamedTuple):
+    """The attributes of an inode; times in nanoseconds, `blocks` of 512 bytes."""
+
+    ino: int
+    size: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class InitOffer:
+    """What the kernel says in INIT that we look at: its version, and flags to 31 and up."""
+
+    major: int
+    minor: int
+    flags: int
+    flags2: int
+
+    @classmethod
+    def decode(cls, body: bytes | memoryview) -> Self:
+        """From the body of an INIT request."""
+        major, minor, _readahead, flags, flags2 = _INIT_IN.unpack_from(
+            bytes(body).ljust(_INIT_IN.size, b"\0")
+        )
+        return cls(major, minor, flags, flags2 if flags & FUSE_INIT_EXT else 0)
+
+
+def decode_header(message: bytes | memoryview) -> Header:
+    """The header of a request."""
+    return Header._make(_IN_HEADER.unpack_from(message))
+
+
+def decode_open(body: memoryview) -> int:
+    """struct fuse_open_in: the flags of open(2)."""
+    flags: int = _OPEN_IN.unpack_from(body)[0]
+    return flags
+
+
+def decode_create(body: memoryview) -> tuple[int, int, bytes]:
+    """struct fuse_create_in and the name: flags of open(2), mode less the umask, name."""
+    flags, mode, _umask, _open_flags = _CREATE_IN.unpack_from(body)
+    return flags, mode, decode_name(body[_CREATE_IN.size :])
+
+
+def decode_name(body: memoryview) -> bytes:
+    """A name, which ends in a zero byte."""
+    return bytes(body).rstrip(b"\0")
+
+
+def decode_setattr(body: memoryview) -> SetattrIn:
+    """struct fuse_setattr_in."""
+    return SetattrIn._make(_SETATTR_IN.unpack_from(body))
+
+
+def decode_read(body: memoryview) -> ReadIn:
+    """struct fuse_read_in."""
+    return ReadIn._make(_READ_IN.unpack_from(body))
+
+
+def decode_write(body: memoryview) -> tuple[WriteIn, memoryview]:
+    """struct fuse_write_in and the data that came with it."""
+    request = WriteIn._make(_READ_IN.unpack_from(body))
+    return request, body[_READ_IN.size : _READ_IN.size + request.size]
+
+
+def decode_fallocate(body: memoryview) -> FallocateIn:
+    """struct fuse_fallocate_in."""
+    return FallocateIn._make(_FALLOCATE_IN.unpack_from(body))
+
+
+def decode_ioctl(body: memoryview) -> tuple[IoctlIn, bytes]:
+    """struct fuse_ioctl_in and the payload that came with it."""
+    head = IoctlIn._make(_IOCTL_IN.unpack_from(body))
+    return head, bytes(body[_IOCTL_IN.size : _IOCTL_IN.size + head.in_size])
+
+
+def decode_out_header(message: bytes | memoryview) -> tuple[int, int, int]:
+    """length, error (0 or negative) and unique of a reply."""
+    length, error, unique = _OUT_HEADER.unpack_from(message)
+    return length, error, unique
+
+
+def encode_success(unique: int, size: int) -> bytes:
+    """The header of a successful reply with a payload of `size` bytes."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size + size, 0, unique)
+
+
+def encode_error(unique: int, code: int) -> bytes:
+    """A reply that fails with errno `code`."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size, -code, unique)
+
+
+def encode_open(handle: int, open_flags: int, backing_id: int = 0) -> bytes:
+    """struct fuse_open_out."""
+    return _OPEN_OUT.pack(handle, open_flags, backing_id)
+
+
+def decode_getxattr(body: memoryview) -> tuple[int, bytes]:
+    """struct fuse_getxattr_in: room for the value (0 asks for its length), and the name."""
+    room: int = _GETXATTR.unpack_from(body)[0]
+    return room, decode_name(body[_GETXATTR.size :])
+
+
+def decode_setxattr(body: memoryview) -> bytes:
+    """The name in a SETXATTR: behind struct fuse_setxattr_in, which is short as long as
+    FUSE_SETXATTR_EXT is not negotiated, and before the value."""
+    return bytes(body[_GETXATTR.size :]).partition(b"\0")[0]
+
+
+def encode_xattr_size(size: int) -> bytes:
+    """struct fuse_getxattr_out: the length of a value."""
+    return _GETXATTR.pack(size, 0)
+
+
+def encode_attr(attr: Attributes, valid: int) -> bytes:
+    """struct fuse_attr_out; the kernel may keep it for `valid` seconds."""
+    return _ATTR_OUT_HEAD.pack(valid, 0, 0) + _pack_attr(attr)
+
+
+def encode_entry(attr: Attributes | None, valid: int, attr_valid: int) -> bytes:
+    """struct fuse_entry_out; None tells that there is no such name, to be kept as well."""
+    if attr is None:
+        return _ENTRY_OUT_HEAD.pack(0, 0, valid, 0, 0, 0) + bytes(_ATTR.size)
+    return _ENTRY_OUT_HEAD.pack(attr.ino, 0, valid, attr_valid, 0, 0) + _pack_attr(attr)
+
+
+def _pack_attr(attr: Attributes) -> bytes:
+    atime, atime_ns = divmod(attr.atime_ns, 10**9)
+    mtime, mtime_ns = divmod(attr.mtime_ns, 10**9)
+    ctime, ctime_ns = divmod(attr.ctime_ns, 10**9)
+    seconds = (_U64_MASK & atime, _U64_MASK & mtime, _U64_MASK & ctime)
+    return _ATTR.pack(
+        attr.ino,
+        attr.size,
+        attr.blocks,
+        *seconds,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+        attr.mode,
+        attr.nlink,
+        attr.uid,
+        attr.gid,
+        0,
+        attr.block_size,
+        0,
+    )
+
+
+def encode_write(size: int) -> bytes:
+    """struct fuse_write_out."""
+    return _GETXATTR.pack(size, 0)
+
+
+def encode_ioctl() -> bytes:
+    """struct fuse_ioctl_out of an ioctl that returns 0 and no data."""
+    return _IOCTL_OUT.pack(0, 0, 0, 0)
+
+
+def encode_attributes_changed(nodeid: int) -> bytes:
+    """A notification that cached attributes, and they alone (offset -1), are out of date."""
+    body = _INVAL_INODE_OUT.pack(nodeid, -1, 0)
+    return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), NOTIFY_INVAL_INODE, 0) + body
+
+
+def encode_pages_changed(nodeid: int, start: int, size: int) -> bytes:
+    """A notification that cached pages of a range (bytes) are out of date. The kernel drops
+    them from every process, and writes the dirty ones back and waits for that before."""
+    body = _INVAL_INODE_OUT.pack(nodeid, start, size)
+    return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), NOTIFY_INVAL_INODE, 0) + body
+
+
+def encode_resend() -> bytes:
+    """A notification that asks for all requests that were read and not answered."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size, NOTIFY_RESEND, 0)
+
+
+def encode_backing_map(fd: int) -> bytes:
+    """struct fuse_backing_map, the argument of FUSE_DEV_IOC_BACKING_OPEN."""
+    return _BACKING_MAP.pack(fd, 0, 0)
+
+
+def encode_backing_id(backing_id: int) -> bytes:
+    """The argument of FUSE_DEV_IOC_BACKING_CLOSE."""
+    return _U32.pack(backing_id)
+
+
+def complete_init(reply: bytes, *, flags: int, flags2: int, stack_depth: int) -> bytes:
+    """libfuse's INIT reply with capabilities that it does not ask for by itself."""
+    message = bytearray(reply)
+    (own_flags,) = _U32.unpack(message[_INIT_OUT_FLAGS])
+    message[_INIT_OUT_FLAGS] = _U32.pack(own_flags | flags | FUSE_INIT_EXT)
+    (own_flags2,) = _U32.unpack(message[_INIT_OUT_FLAGS2])
+    message[_INIT_OUT_FLAGS2] = _U32.pack(own_flags2 | flags2)
+    message[_INIT_OUT_STACK_DEPTH] = _U32.pack(stack_depth)
+    return bytes(message)
+
+
+def limit_listing(request: memoryview, most: int) -> None:
+    """Lower the answer's size that a READDIR or READDIRPLUS asks for to `most` bytes."""
+    (size,) = _U32.unpack(request[_LISTING_SIZE])
+    request[_LISTING_SIZE] = _U32.pack(min(size, most))

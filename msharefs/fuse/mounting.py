@@ -1,0 +1,99 @@
+"""Mounting and unmounting: the /dev/fuse descriptor comes from fusermount3.
+
+Owns the conversation with fusermount3, which works for root and for users. It runs in the
+mount namespace that the caller names, so that a private one never holds a copy of the
+mount. Standard library only: the supervisor uses it and must stay small.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+
+from msharefs.linux import syscalls
+
+HELPER = "fusermount3"
+SUBTYPE = "msharefs"
+REQUEST_ROOM = (1 << 20) + (64 << 10)
+"""Bytes: max_write (1 MiB, libfuse's choice) and headers. /dev/fuse refuses a read that has
+not room for the largest request, even where it would give a small one or an error."""
+HELPER_TIMEOUT = 30.0
+"""Seconds. fusermount3 does nothing that could take longer."""
+
+
+class ChannelError(Exception):
+    """fusermount3 refused; the text is its reason."""
+
+
+def helper_path() -> str | None:
+    """Where fusermount3 is, or None."""
+    return shutil.which(HELPER)
+
+
+def mount(mountpoint: str, source: str, options: Sequence[str], namespace: int | None) -> int:
+    """Mount, and return the /dev/fuse descriptor, which the caller owns.
+
+    `namespace` is a descriptor of the mount namespace to mount in; None means this one.
+    Raises ChannelError.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    words = [*options, f"fsname={_escaped(source)}", f"subtype={SUBTYPE}"]
+    with ours, theirs:
+        child = subprocess.Popen(
+            [HELPER, "-o", ",".join(words), "--", mountpoint],
+            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            preexec_fn=_entering(namespace),
+        )
+        theirs.close()
+        ours.settimeout(HELPER_TIMEOUT)
+        _message, descriptors, _flags, _address = socket.recv_fds(ours, 1, 1)
+        _out, complaint = child.communicate(timeout=HELPER_TIMEOUT)
+    if not descriptors:
+        raise ChannelError(_reason(complaint) or f"{HELPER} ended with {child.returncode}")
+    os.set_inheritable(descriptors[0], False)
+    return descriptors[0]
+
+
+def unmount(mountpoint: str, namespace: int | None, *, lazy: bool = False) -> None:
+    """Unmount; with `lazy` now from the tree, and really when nothing uses it any more.
+
+    Raises ChannelError, in particular where the mount is in use.
+    """
+    try:
+        done = subprocess.run(
+            [HELPER, "-u", *(["-z"] if lazy else []), "--", mountpoint],
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            preexec_fn=_entering(namespace),
+            timeout=HELPER_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ChannelError(f"{HELPER} does not come back") from error
+    if done.returncode:
+        raise ChannelError(_reason(done.stderr) or f"{HELPER} ended with {done.returncode}")
+
+
+def _entering(namespace: int | None) -> Callable[[], None] | None:
+    """What the child does before it becomes fusermount3. The supervisor has one thread, so
+    running Python between fork and exec is safe."""
+    if namespace is None:
+        return None
+    return lambda: syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+
+
+def _escaped(source: str) -> str:
+    return source.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _reason(complaint: bytes) -> str:
+    lines = complaint.decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix(f"{HELPER}: ") if lines else ""

@@ -1,0 +1,1 @@
+"""How mmap reaches the bytes of a region: one interface, and the planes that have it."""

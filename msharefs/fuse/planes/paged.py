@@ -1,0 +1,144 @@
+"""The paged plane: this daemon is the pager (no privilege; any kernel).
+
+Owns the answers to page faults and write-backs, copied at most once between the request and
+the segment, and the dropping of pages that a change of mappings makes stale. What is mapped
+is core's knowledge: a fault elsewhere is refused with EIO, and the process gets SIGBUS.
+
+While a range changes, what the kernel writes back of it is old and is thrown away. Reads
+are never made to wait: the kernel drops a page only after a read of it in flight was
+answered, so a read that waited for the drop would wait for itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from msharefs.core.errors import InvalidArgument, NothingMapped
+from msharefs.core.plan import Plan
+from msharefs.core.ports import Segment
+from msharefs.core.region import Region
+from msharefs.fuse import kernel, messages
+from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+from msharefs.fuse.planes.plane import Negotiation
+
+LARGEST_READ = 1 << 20
+"""Bytes of a READ at most: max_pages, as libfuse negotiates it."""
+WINDOW_FROM = 64 << 10
+"""Bytes. The kernel takes larger answers out of the segment itself; to map a small one would
+cost more than to copy it. Not while the region changes: a page that a worker takes away in
+this moment would be made anew by the look at it."""
+
+
+class PagedPlane:
+    """Page faults come as READ, dirty pages as WRITE."""
+
+    name = "paged"
+    # Read ahead what two READs carry, so that kernel and daemon copy at the same time; more would
+    # give MAP_NORESERVE memory to more than a huge page with each touch. And no strict limit: with
+    # it a writer is put to sleep once 1 % of the dirty pages that the machine allows are of this
+    # mount.
+    tuning: Mapping[str, int] = {"read_ahead_kb": 2 * LARGEST_READ // 1024, "strict_limit": 0}
+
+    def __init__(self, device: int, why: str, offer: InitOffer) -> None:
+        """`device` is the /dev/fuse descriptor, not owned here."""
+        self.why = why
+        self._device = device
+        # With it read(2) and write(2) can be told from faults and write-backs (Linux 6.6).
+        # Without it all go through the page cache, and read(2) gives what is mapped.
+        self._direct = bool(offer.flags2 & kernel.FUSE_DIRECT_IO_ALLOW_MMAP)
+        self._buffer = bytearray(LARGEST_READ)
+        self._changes: defaultdict[int, list[Plan]] = defaultdict(list)
+
+    def negotiate(self, offer: InitOffer) -> Negotiation:
+        """mmap of direct-I/O files, and resending, where offered."""
+        wanted = kernel.FUSE_DIRECT_IO_ALLOW_MMAP | kernel.FUSE_HAS_RESEND
+        return Negotiation(
+            flags=offer.flags & (kernel.FUSE_HANDLE_KILLPRIV | kernel.FUSE_ABORT_ERROR),
+            flags2=offer.flags2 & wanted,
+            stack_depth=0,
+        )
+
+    def attach(self, ino: int, segment: Segment) -> int:
+        """Nothing to register."""
+        return 0
+
+    def adopt(self, ino: int, token: int) -> None:
+        """Nothing was registered."""
+
+    def detach(self, ino: int) -> None:
+        """Nothing was registered. The kernel's pages went with its inode."""
+
+    def open_flags(self, ino: int) -> tuple[int, int]:
+        """Direct I/O where mmap is allowed with it; else the page cache, kept over opens."""
+        return (kernel.FOPEN_DIRECT_IO if self._direct else kernel.FOPEN_KEEP_CACHE), 0
+
+    def read(self, region: Region, request: ReadIn) -> memoryview:
+        """A page fault and its read-ahead, all of it or nothing: the kernel takes a short
+        answer for the end of the file, and asks page by page after a refusal."""
+        if self._direct and request.read_flags & kernel.FUSE_READ_LOCKOWNER:
+            raise InvalidArgument(f"region {region.ino} is for mmap, not for read")
+        start, end = request.offset, request.offset + request.size
+        for plan in self._changes.get(region.ino, ()):
+            if not plan.readable and any(s.start < end and start < s.end for s in plan.stale):
+                raise NothingMapped(f"{start:#x} of region {region.ino} is being unmapped")
+        segment = region.touchable(start, end)
+        if request.size >= WINDOW_FROM and not self._changes.get(region.ino):
+            return segment.window(start, request.size)
+        view = memoryview(self._buffer)[: request.size]
+        segment.read_into(view, start)
+        return view
+
+    def write(self, region: Region, request: WriteIn, data: memoryview) -> None:
+        """Dirty pages: what is mapped goes to the segment, the rest is thrown away."""
+        if not request.write_flags & kernel.FUSE_WRITE_CACHE:
+            raise InvalidArgument(f"region {region.ino} is for mmap, not for write")
+        segment = region.segment
+        if segment is None:
+            return
+        offset, end = request.offset, request.offset + len(data)
+        for start, stop in self._current_parts(region, offset, end):
+            segment.write(data[start - offset : stop - offset], start)
+
+    def has_stale_pages(self, plan: Plan) -> bool:
+        """Whether anything that was mapped changes."""
+        return bool(plan.stale)
+
+    @contextmanager
+    def changing(self, plan: Plan) -> Iterator[None]:
+        """From now on old contents of the range are neither read nor written."""
+        ino = plan.region.ino
+        self._changes[ino].append(plan)
+        try:
+            yield
+        finally:
+            self._changes[ino].remove(plan)
+            if not self._changes[ino]:
+                del self._changes[ino]
+
+    def drop_stale_pages(self, plan: Plan) -> None:
+        """Take them from every process; dirty ones come back as WRITE before, and go."""
+        for part in plan.stale:
+            notice = messages.encode_pages_changed(plan.region.ino, part.start, part.size)
+            try:
+                os.write(self._device, notice)
+            except OSError as error:
+                # ENOENT: the kernel has no such inode in its cache; the others: no mount.
+                if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
+                    raise
+
+    def _current_parts(self, region: Region, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of a range that are mapped and not changing."""
+        parts = [(m.start, m.end) for m in region.layout.clipped(start, end)]
+        for plan in self._changes.get(region.ino, ()):
+            for stale in plan.stale:
+                parts = [
+                    piece
+                    for low, high in parts
+                    for piece in ((low, min(high, stale.start)), (max(low, stale.end), high))
+                    if piece[0] < piece[1]
+                ]
+        yield from parts

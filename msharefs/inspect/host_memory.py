@@ -1,0 +1,178 @@
+"""What a machine gives regions: huge pages, memory, limits, and who might take it away.
+
+Owns those checks, each a sentence and what to do about it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Callable, Iterator
+
+from msharefs.abi import HUGE_PAGE_SIZE
+from msharefs.cli import formatting
+from msharefs.inspect.host import Finding, Host
+
+_HUGE_ORDER = 9
+_FEW_HUGE_PAGES = 64
+_SMALL_SHM = 256 << 20
+
+
+def _huge_pages(host: Host) -> Iterator[Finding]:
+    base = "/sys/kernel/mm/transparent_hugepage"
+    words = host.read(f"{base}/shmem_enabled")
+    size = host.read(f"{base}/hpage_pmd_size")
+    if words is None:
+        yield Finding(
+            "warn",
+            "huge pages",
+            "this kernel has no huge pages for shared memory, so page tables stay large",
+            "take a kernel with CONFIG_TRANSPARENT_HUGEPAGE",
+        )
+    elif "[deny]" in words:
+        yield Finding(
+            "warn",
+            "huge pages",
+            "huge pages of shared memory are switched off, so page tables stay large",
+            f"run 'echo never > {base}/shmem_enabled' as root: msharefs asks for them by itself",
+        )
+    elif size is not None and int(size) != HUGE_PAGE_SIZE:
+        yield Finding(
+            "warn",
+            "huge pages",
+            f"huge pages have {formatting.size(int(size))} here, not 2 MiB, so few regions get any",
+            "take a kernel with pages of 4 KiB",
+        )
+    else:
+        yield from _free_blocks(host)
+
+
+def _free_blocks(host: Host) -> Iterator[Finding]:
+    free = 0
+    for line in (host.read("/proc/buddyinfo") or "").splitlines():
+        blocks = line.split("zone", 1)[-1].split()[1:]
+        for order, number in enumerate(blocks):
+            free += int(number) << (order - _HUGE_ORDER) if order >= _HUGE_ORDER else 0
+    memory = f"{formatting.size(free * HUGE_PAGE_SIZE)} of free memory is in blocks of 2 MiB"
+    if 0 < free < _FEW_HUGE_PAGES:
+        yield Finding(
+            "warn",
+            "huge pages",
+            f"only {memory}, so page tables may stay large",
+            "run 'echo 1 > /proc/sys/vm/compact_memory' as root, or map early after the start",
+        )
+    else:
+        yield Finding("ok", "huge pages", f"are allowed{f'; {memory}' if free else ''}")
+
+
+def _memory(host: Host) -> Iterator[Finding]:
+    facts: dict[str, int] = {}
+    for line in (host.read("/proc/meminfo") or "").splitlines():
+        name, _, rest = line.partition(":")
+        facts[name] = int(rest.split()[0]) * 1024
+    available, total = facts.get("MemAvailable", 0), facts.get("MemTotal", 0)
+    swap = facts.get("SwapTotal", 0)
+    swapping = (
+        f"; regions may go to {formatting.size(swap)} of swap, unless mounted with noswap"
+        if swap
+        else "; there is no swap"
+    )
+    words = f"{formatting.size(available)} of {formatting.size(total)} is available"
+    if available * 20 < total:
+        yield Finding("warn", "memory", words, "end something, or mount with a small size=")
+    else:
+        yield Finding("ok", "memory", words + swapping)
+
+
+def _limits(host: Host) -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    counts = host.read("/proc/sys/vm/max_map_count")
+    areas = int(counts) if counts else 65530
+    few = 1024
+    words = f"{soft:,} open files and {areas:,} memory areas a process"
+    if soft < few or areas < few:
+        yield Finding(
+            "warn",
+            "limits",
+            f"only {words}",
+            "raise 'ulimit -n' and the sysctl vm.max_map_count",
+        )
+    elif resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        yield Finding(
+            "warn",
+            "limits",
+            "the address space of your processes is limited, so large regions do not fit",
+            "run 'ulimit -v unlimited'",
+        )
+    else:
+        more = f" ({hard:,} files if asked for)" if hard > soft else ""
+        yield Finding("ok", "limits", words + more)
+
+
+def _shared_memory(host: Host) -> Iterator[Finding]:
+    if host.is_root:
+        return  # root's mounts bring a tmpfs of their own
+    try:
+        facts = os.statvfs(host.path("/dev/shm"))
+    except OSError as error:
+        yield Finding(
+            "FAIL",
+            "/dev/shm",
+            f"your mounts keep their memory in /dev/shm, which fails: {error.strerror}",
+            "mount a tmpfs there as root",
+        )
+        return
+    size = facts.f_blocks * facts.f_frsize
+    words = f"has {formatting.size(size)} for all your mounts together"
+    if size < _SMALL_SHM:
+        yield Finding(
+            "warn",
+            "/dev/shm",
+            f"{words}, which is little",
+            "start the container with a larger --shm-size, or remount it with size= as root",
+        )
+    else:
+        yield Finding("ok", "/dev/shm", words)
+
+
+def _logind(host: Host) -> Iterator[Finding]:
+    if host.is_root or not os.path.isdir(host.path("/run/systemd/system")):
+        return
+    setting = "yes"
+    for text in _logind_configuration(host):
+        for value in re.findall(r"^\s*RemoveIPC\s*=\s*(\S+)", text, re.MULTILINE):
+            setting = value.lower()
+    if setting in {"no", "false", "off", "0"}:
+        yield Finding("ok", "logind", "leaves shared memory alone when you log out")
+    else:
+        yield Finding(
+            "warn",
+            "logind",
+            "systemd-logind takes away your mounts' memory when you log out",
+            "set RemoveIPC=no in /etc/systemd/logind.conf as root, or mount as root",
+        )
+
+
+def _logind_configuration(host: Host) -> Iterator[str]:
+    """In the order in which later ones win (logind.conf(5))."""
+    yield host.read("/etc/systemd/logind.conf") or ""
+    parts: dict[str, str] = {}
+    for directory in ("/usr/lib/systemd", "/run/systemd", "/etc/systemd"):
+        folder = f"{directory}/logind.conf.d"
+        try:
+            names = os.listdir(host.path(folder))
+        except OSError:
+            continue
+        parts.update({name: f"{folder}/{name}" for name in names if name.endswith(".conf")})
+    for _, path in sorted(parts.items()):
+        yield host.read(path) or ""
+
+
+CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
+    _huge_pages,
+    _memory,
+    _limits,
+    _shared_memory,
+    _logind,
+)

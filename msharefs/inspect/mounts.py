@@ -1,0 +1,154 @@
+"""Which msharefs are mounted here, what they say of themselves, and what lies on them.
+
+Owns the reading of /proc/self/mountinfo and of the status attribute. It asks with the caller's
+own rights, as any program would.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from msharefs.abi import INFO_NAME, STATUS_ATTRIBUTE
+from msharefs.cli import formatting
+from msharefs.cli.errors import CommandError
+
+KIND = "fuse.msharefs"
+_MOUNTINFO = "/proc/self/mountinfo"
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+_STATUS = STATUS_ATTRIBUTE.decode("ascii")
+_INFO = INFO_NAME.decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted msharefs."""
+
+    path: str
+    source: str
+    device: int
+    """st_dev of every file on it."""
+
+    @property
+    def shown(self) -> str:
+        """The path, fit for a terminal."""
+        return formatting.name(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that is a region."""
+
+    path: str
+    name: str
+    """Relative to the directory that was searched."""
+    file: os.stat_result
+
+
+def mounts() -> list[Mount]:
+    """Every msharefs that this process sees, each once, in the order they were mounted."""
+    found: dict[int, Mount] = {}
+    with open(_MOUNTINFO, "rb") as lines:
+        for line in lines:
+            fields, _, tail = line.partition(b" - ")
+            kind, source = tail.split()[:2]
+            if kind.decode("ascii", "replace") != KIND:
+                continue
+            device, path = fields.split()[2], fields.split()[4]
+            major, minor = device.split(b":")
+            number = os.makedev(int(major), int(minor))
+            # A bind mount of it, or of a part of it, is the same file system again.
+            found.setdefault(number, Mount(_unescape(path), _unescape(source), number))
+    return list(found.values())
+
+
+def mount_of(path: str) -> Mount:
+    """The msharefs that `path` lies on. OSError if it does not exist, CommandError if none."""
+    device = os.stat(path).st_dev
+    for mount in mounts():
+        if mount.device == device:
+            return mount
+    raise CommandError(f"{formatting.name(path)} is not on a mounted msharefs")
+
+
+def chosen(directory: str | None) -> list[tuple[Mount, str]]:
+    """Each mount to look at, and where in it: at `directory`, or at every mount's root."""
+    if directory is not None:
+        mount = mount_of(directory)
+        if not os.path.isdir(directory):
+            raise CommandError(f"{formatting.name(directory)} is not a directory")
+        return [(mount, directory)]
+    everything = [(mount, mount.path) for mount in mounts()]
+    if not everything:
+        raise CommandError("no msharefs is mounted here")
+    return everything
+
+
+def status(mount: Mount) -> dict[str, Any]:
+    """What the daemon says of its mount. OSError without the right to read the root directory."""
+    # Asked at the root, by whatever path of ours leads there.
+    answer = os.getxattr(mount.path, _STATUS)
+    try:
+        document = json.loads(answer)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise CommandError(f"{mount.shown} gives a status that is not understood")
+    return document
+
+
+def status_or_nothing(mount: Mount) -> dict[str, Any]:
+    """The same, but empty for who may not read it."""
+    try:
+        return status(mount)
+    except PermissionError:
+        return {}
+
+
+def regions(
+    mount: Mount, top: str, complain: Callable[[OSError], None] | None = None
+) -> Iterator[Found]:
+    """The regions below a directory, by name. `complain` hears of directories it cannot read."""
+    pending = [top]
+    while pending:
+        directory = pending.pop()
+        try:
+            with os.scandir(directory) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if error.errno in {errno.ENOTCONN, errno.ECONNABORTED} or complain is None:
+                raise
+            complain(error)
+            continue
+        below: list[str] = []
+        for entry in listed:
+            try:
+                file = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # unlinked since
+            if file.st_dev != mount.device:
+                continue  # something else is mounted there
+            if stat.S_ISDIR(file.st_mode):
+                below.append(entry.path)
+            elif stat.S_ISREG(file.st_mode) and not is_info(mount, entry.path):
+                yield Found(entry.path, os.path.relpath(entry.path, top), file)
+        pending.extend(reversed(below))
+
+
+def is_info(mount: Mount, path: str) -> bool:
+    """Whether `path` is the mount's mshare_info."""
+    if os.path.basename(path) != _INFO:
+        return False
+    directory = os.path.dirname(os.path.abspath(path))
+    return os.path.samefile(directory, mount.path)
+
+
+def _unescape(field: bytes) -> str:
+    """mountinfo writes blanks and the like in octal."""
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     ReadAttribute = Callable[[str], bytes]
     """Gives the value of the extended attribute of that name, or raises OSError."""
 
-Moment = tuple[int, int, int]
+Generation = tuple[int, int, int]
 """The size and both counters: they name one state of a region among all that it ever has."""
 
 _ATTRIBUTE = LAYOUT_ATTRIBUTE.decode("ascii")
@@ -80,7 +80,7 @@ class Layout:
     """How many times something was unmapped, ever."""
 
     @property
-    def moment(self) -> Moment:
+    def generation(self) -> Generation:
         """What differs between any two states of one region, and is equal for the same state."""
         return self.size, self.maps, self.unmaps
 
@@ -93,7 +93,7 @@ def read_layout(read: ReadAttribute) -> Layout:
     """
     for _ in range(_ATTEMPTS):
         parts = list(_parts(read))
-        if all(part.moment == parts[0].moment for part in parts):
+        if all(part.generation == parts[0].generation for part in parts):
             return _whole(parts)
     raise MshareError(errno.EAGAIN, "the layout changes faster than it can be read")
 
@@ -108,7 +108,7 @@ def mappings_within(read: ReadAttribute, start: int, end: int) -> Iterator[Mappi
                 yield mapping
 
 
-def read_moment(read: ReadAttribute, size: int) -> Moment:
+def read_generation(read: ReadAttribute, size: int) -> Generation:
     """The state of a region of `size` bytes, without its mappings: the answer stays short."""
     # From the last byte on there is one mapping at most.
     facts = _decode(read(f"{_ATTRIBUTE}.{size - 1}" if size else _ATTRIBUTE)).facts
@@ -125,7 +125,7 @@ class _Part:
     following: int | None
 
     @property
-    def moment(self) -> tuple[object, ...]:
+    def generation(self) -> tuple[object, ...]:
         """Two parts of which this is equal show the same state of the region."""
         return self.facts["size"], self.facts["mapping_count"], self.facts["counters"]
 

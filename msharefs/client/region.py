@@ -29,17 +29,17 @@ from msharefs.client.errors import (
     from_os_error,
     translated,
 )
-from msharefs.client.layout import Layout, mappings_within, read_layout
+from msharefs.client.layout import Layout, mappings_within, read_generation, read_layout
 from msharefs.client.mount import alignment_hint, not_mounted
 from msharefs.client.pickling import reduced
 from msharefs.client.requests import mapping_request, may_write, send
-from msharefs.client.watch import layouts
+from msharefs.client.watch import Source, layouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from msharefs.client.errors import StrOrBytesPath
-    from msharefs.client.layout import Mapping
+    from msharefs.client.layout import Generation, Mapping
     from msharefs.client.pickling import Reduced
 
 _LAYOUT = abi.LAYOUT_ATTRIBUTE.decode("ascii")
@@ -243,7 +243,8 @@ class Region:
         (ENOTCONN) if the file system ends before.
         """
         self.fileno()
-        return layouts(self, self._attribute, interval, timeout)
+        source = Source(self.layout, self._generation, lambda: self.closed)
+        return layouts(source, interval, timeout)
 
     def close(self) -> None:
         """Close the region; closing twice does nothing. Attachments stay, and so does the name."""
@@ -284,7 +285,15 @@ class Region:
         return f"<{type(self).__name__} {self._path!r} {state}>"
 
     def __reduce__(self) -> Reduced:
-        return reduced(self, self._identity)
+        kind = type(self)
+        return reduced(
+            self.fileno(),
+            self._path,
+            self._identity,
+            writable=self._writable,
+            open_path=kind.open,
+            adopt=kind,
+        )
 
     @classmethod
     def _adopt(
@@ -358,6 +367,12 @@ class Region:
 
     def _attribute(self, name: str) -> bytes:
         return os.getxattr(self._fd, name)
+
+    def _generation(self, size: int) -> Generation:
+        """Which layout it has now; `size` is the region's, as the last layout said."""
+        self.fileno()
+        with translated("cannot watch the layout", self._path):
+            return read_generation(self._attribute, size)
 
     def _mappings(self, start: int, end: int) -> list[Mapping]:
         """What is mapped in a range of the region now."""

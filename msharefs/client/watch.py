@@ -3,51 +3,58 @@
 Owns `layouts`, which asks again and again. inotify cannot serve: the kernel reports what is
 written to a file or done to its name, and an ioctl, which is how a layout changes, is neither.
 One question is one short request of the mount, whatever the number of mappings.
+
+It knows a layout and how to ask for one, not what it is the layout of (region.py).
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from msharefs.client.errors import translated
-from msharefs.client.layout import read_moment
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from msharefs.client.layout import Layout, Moment, ReadAttribute
-    from msharefs.client.region import Region
+    from msharefs.client.layout import Generation, Layout
 
 
-def layouts(
-    region: Region, read: ReadAttribute, interval: float, timeout: float | None
-) -> Iterator[Layout]:
-    """The layout of `region` now, then each time it is another; see `Region.watch`."""
-    with _until_closed(region):
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where layouts come from. The first two raise OSError or ValueError once it is closed."""
+
+    layout: Callable[[], Layout]
+    """The whole layout now."""
+    generation: Callable[[int], Generation]
+    """Which one it is now, of a region of so many bytes: a short question."""
+    closed: Callable[[], bool]
+    """Whether somebody has closed it, in another thread for example."""
+
+
+def layouts(source: Source, interval: float, timeout: float | None) -> Iterator[Layout]:
+    """The layout now, then each time it is another one; see `Region.watch`.
+
+    `interval` and `timeout` are seconds. Ends when the source is closed, or after `timeout`
+    without a change. Raises what the source raises while it is open.
+    """
+    with _until_closed(source.closed):
         while True:
-            seen = region.layout()
+            seen = source.layout()
             yield seen
             deadline = None if timeout is None else time.monotonic() + timeout
-            while _moment(region, read, seen.size) == seen.moment:
+            while source.generation(seen.size) == seen.generation:
                 pause = interval if deadline is None else min(interval, deadline - time.monotonic())
                 if pause < 0:
                     return
                 time.sleep(pause)
 
 
-def _moment(region: Region, read: ReadAttribute, size: int) -> Moment:
-    region.fileno()
-    with translated("cannot watch the layout", region.path):
-        return read_moment(read, size)
-
-
 @contextmanager
-def _until_closed(region: Region) -> Iterator[None]:
-    """Whatever fails because another thread has closed the region is an end, not an error."""
+def _until_closed(closed: Callable[[], bool]) -> Iterator[None]:
+    """Whatever fails because another thread has closed the source is an end, not an error."""
     try:
         yield
     except (OSError, ValueError):
-        if not region.closed:
+        if not closed():
             raise

@@ -1,0 +1,112 @@
+"""The checks of memory in a real arena: a program, because it enters a mount namespace.
+
+`python -m tests.unit.support.arena_child DIRECTORY` mounts a tmpfs on DIRECTORY and binds it over
+/dev/shm, both in a namespace that ends with the process. It prints JSON: the traceback of
+each check, or null where it passed. Exit code 3 and the reason on stderr where the system
+does not allow a private namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import pytest
+
+from msharefs.linux import syscalls
+from msharefs.memory import private
+from msharefs.memory.private import Arena, ArenaOptions
+from tests.unit.support.memory_checks import (
+    HUGE,
+    HUGE_CHECKS,
+    MEMORY_CHECKS,
+    PAGE,
+    SEGMENT_CHECKS,
+    Bench,
+    KernelClient,
+)
+
+EXIT_NOT_ALLOWED = 3
+CAPACITY = 32 << 20
+
+
+def check_what_was_mounted(bench: Bench) -> None:
+    """A tmpfs of root alone, without devices and set-user-ID, and the options asked for."""
+    with open("/proc/self/mountinfo", encoding="ascii") as lines:
+        words = [line.split() for line in lines]
+    (own,) = (line for line in words if line[4] == private.SHM and "msharefs" in line)
+    assert {"nosuid", "nodev"} <= set(own[5].split(","))
+    assert os.stat(private.SHM).st_mode & 0o7777 == 0o700
+    assert os.listdir(private.SHM) == [private.BALLAST_NAME]
+    assert (bench.memory.capacity, bench.memory.huge) == (CAPACITY, "never")
+
+
+def check_an_aligned_range_becomes_huge_at_once(bench: Bench) -> None:
+    """huge=always: 2 MiB that fit the limit exactly come as one huge page, 4 KiB do not."""
+    before = huge_bytes()
+    bench.memory.set_limit(HUGE + PAGE)
+    with bench.segment(2 * HUGE) as segment:
+        segment.reserve(0, HUGE)
+        assert huge_bytes() - before == HUGE
+        segment.reserve(HUGE, PAGE)
+        assert segment.allocated() == HUGE + PAGE
+
+
+def huge_bytes() -> int:
+    """The machine's shared memory in huge pages."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("ShmemHugePages:"):
+                return int(line.split()[1]) * 1024
+    raise AssertionError("no ShmemHugePages in /proc/meminfo")
+
+
+def run(
+    checks: list[Callable[[Bench], None]], bench: Bench, results: dict[str, str | None]
+) -> None:
+    """Run each, whatever the others say; each starts with a limit that allows all.
+
+    `pytest.raises` fails with an exception that derives from BaseException alone."""
+    for check in checks:
+        bench.memory.set_limit(CAPACITY)
+        try:
+            check(bench)
+            assert os.listdir(private.SHM) == [private.BALLAST_NAME], "something is left"
+        except (AssertionError, OSError, pytest.fail.Exception):
+            results[check.__name__] = traceback.format_exc()
+        else:
+            results[check.__name__] = None
+
+
+def in_arena(directory: str, huge: str) -> Bench:
+    """Mount one and enter it."""
+    options = ArenaOptions(CAPACITY, huge)
+    private.mount_arena(directory, options)
+    private.enter(directory)
+    return Bench(Arena(options), KernelClient())
+
+
+def main() -> int:
+    """Print the results."""
+    directory = sys.argv[1]
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    except OSError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the parent reads it
+        return EXIT_NOT_ALLOWED
+    results: dict[str, str | None] = {}
+    bench = in_arena(directory, "never")
+    run([check_what_was_mounted, *SEGMENT_CHECKS, *MEMORY_CHECKS, *HUGE_CHECKS], bench, results)
+    syscalls.umount(private.SHM)
+    syscalls.umount(directory)
+    run([check_an_aligned_range_becomes_huge_at_once], in_arena(directory, "always"), results)
+    json.dump(results, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Builders for tests over RegionManager: a manager on fakes, its requests in short, and a
+snapshot of all that a refused operation must leave as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+
+from msharefs import abi
+from msharefs.core.errors import RefusedError
+from msharefs.core.inode import ROOT_INO, Caller, Directory, Inode
+from msharefs.core.manager import AttributeChange, Limits, RegionManager
+from msharefs.core.namespace import RootAttributes
+from msharefs.core.plan import MapPlan
+from msharefs.core.region import Region
+from tests.unit.support.fakes import FakeClock, FakeMemory, FakeNotices, FakeSegment, Faults
+
+T = TypeVar("T")
+
+PAGE = abi.PAGE_SIZE
+MIB = 1 << 20
+ALIGN = 2 * MIB
+ALICE = Caller(pid=101, uid=1001, gid=2001)
+BOB = Caller(pid=102, uid=1002, gid=2002)
+ANONYMOUS = abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
+DEFAULT_ROOT = RootAttributes()
+OPEN_FD = 5
+READ_WRITE = abi.PROT_READ | abi.PROT_WRITE
+
+
+@contextmanager
+def refused(code: int) -> Iterator[None]:
+    """The body must raise RefusedError with exactly this errno."""
+    with pytest.raises(RefusedError) as caught:
+        yield
+    assert errno.errorcode[caught.value.errno] == errno.errorcode[code], str(caught.value)
+
+
+def attempt(operation: Callable[[], T]) -> T | RefusedError:
+    """What the operation returns, or how it was refused."""
+    try:
+        return operation()
+    except RefusedError as refusal:
+        return refusal
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A RegionManager on fakes, and the fakes."""
+
+    manager: RegionManager
+    memory: FakeMemory
+    notices: FakeNotices
+    clock: FakeClock
+
+    @property
+    def faults(self) -> Faults:
+        """Of memory and notices both."""
+        return self.memory.faults
+
+    def region(self, name: bytes = b"region", size: int = ALIGN, parent: int = ROOT_INO) -> Region:
+        """A new region with one open handle; of no size where `size` is 0."""
+        region = self.manager.create(parent, name, 0o600, ALICE)
+        if size:
+            self.manager.setattr(region.ino, AttributeChange(size=size))
+        return region
+
+    def map(
+        self,
+        region: Region,
+        start: int,
+        size: int,
+        *,
+        flags: int = 0,
+        prot: int = READ_WRITE,
+        writable: bool = True,
+    ) -> None:
+        """CREATE_MAPPING of anonymous memory, with further `flags`."""
+        request = abi.CreateMapping(start, size, 0, prot, ANONYMOUS | flags)
+        self.manager.perform(self.plan(region, request, writable=writable))
+
+    def plan(self, region: Inode, request: abi.CreateMapping, *, writable: bool = True) -> MapPlan:
+        """What a CREATE_MAPPING would do, its memory promised; the caller has descriptor 5."""
+        return self.manager.plan_map(
+            region.ino, request, writable=writable, has_descriptor=lambda fd: fd == OPEN_FD
+        )
+
+    def unmap(self, region: Region, start: int, size: int, *, writable: bool = True) -> None:
+        """UNMAP."""
+        plan = self.manager.plan_unmap(region.ino, abi.Unmap(start, size), writable=writable)
+        self.manager.perform(plan)
+
+    def close(self, region: Inode) -> None:
+        """The last descriptor of an open is closed, and the kernel forgets the inode."""
+        self.manager.release(region.ino)
+        self.forget(region)
+
+    def forget(self, inode: Inode) -> None:
+        """The kernel drops the inode from its cache."""
+        self.manager.forget([(inode.ino, inode.lookups)])
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that a refused operation must not change, as values to compare."""
+        ledger, names = self.manager.ledger, self.manager.names
+        return {
+            "inodes": {ino: inode_state(names.get(ino)) for ino in inode_numbers(names)},
+            "next inode": names._next_ino,
+            "regions": sorted(self.manager.regions),
+            "open handles": self.manager.open_handles,
+            "ledger": (ledger.mappings, ledger.reserved, ledger.pending, ledger.optional),
+            "limits": (ledger.limit, self.memory.limit),
+            "segments": {ino: segment_state(s) for ino, s in self.memory.segments.items()},
+            "used": self.memory.used(),
+        }
+
+
+def make_world(
+    *,
+    capacity: int = 64 * MIB,
+    align: int = ALIGN,
+    max_region: int = 1 << 40,
+    max_mappings: int = 65530,
+    nr_inodes: int = 1000,
+    root: RootAttributes = DEFAULT_ROOT,
+    bury_later: bool = False,
+) -> World:
+    """A mount with nothing in it but mshare_info."""
+    faults = Faults()
+    memory = FakeMemory(capacity, faults=faults)
+    notices = FakeNotices(faults, bury_later=bury_later)
+    clock = FakeClock()
+    limits = Limits(align, max_region, max_mappings, nr_inodes)
+    world = World(RegionManager(memory, notices, limits, root, clock), memory, notices, clock)
+    faults.reset()
+    return world
+
+
+def segment_of(region: Region) -> FakeSegment:
+    """The region's segment, which must be there."""
+    assert isinstance(region.segment, FakeSegment)
+    return region.segment
+
+
+def inode_numbers(names: Any) -> list[int]:
+    """Every inode that there is, those without a name included."""
+    return sorted(names._inodes)
+
+
+def inode_state(inode: Inode) -> dict[str, Any]:
+    """All that an inode remembers, as plain values."""
+    state: dict[str, Any] = {
+        name: getattr(inode, name)
+        for name in ("mode", "uid", "gid", "nlink", "lookups", "opens", "size", "blocks")
+    }
+    state["times"] = (inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
+    if isinstance(inode, Directory):
+        state["parent"] = inode.parent
+        state["entries"] = list(inode.listing(0))
+    if isinstance(inode, Region):
+        state["state"] = inode.state
+        state["creator"] = inode.creator
+        state["layout"] = list(inode.layout)
+        state["sums"] = (inode.layout.mapped, inode.layout.reserved)
+        state["counters"] = (inode.maps, inode.unmaps)
+        state["segment"] = inode.segment is not None
+    return state
+
+
+def segment_state(segment: FakeSegment) -> dict[str, Any]:
+    """All that a segment holds, as plain values."""
+    return {
+        "size": segment.size,
+        "pages": frozenset(segment.pages),
+        "data": dict(segment.data),
+        "huge": frozenset(segment.huge),
+        "fd": segment.fd,
+    }

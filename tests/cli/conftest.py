@@ -1,4 +1,4 @@
-"""Fixtures of the tests of mshare, which run under the guard."""
+"""Fixtures of the tests of mshare."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.helpers.guard import guarded
-
-__all__ = ["guarded"]
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ PLACES = {"passthrough": "mounted", "paged": "mounted_paged"}
 
 
 @pytest.fixture(params=["tmpfs", *planes()])
-def root(request: pytest.FixtureRequest) -> Iterator[Path]:
+def root(requires_fuse: None, request: pytest.FixtureRequest) -> Iterator[Path]:
     """An empty directory, mode 0755, on an ordinary tmpfs or on a mount of either plane."""
     mounted = PLACES.get(request.param)
     top = request.getfixturevalue(mounted).path if mounted else Path("/dev/shm")

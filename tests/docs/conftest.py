@@ -1,4 +1,4 @@
-"""A machine for the commands of the pages, whose tests run under the guard."""
+"""A machine for the commands of the pages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.docs.machine import Machine
-from tests.helpers.guard import guarded
-
-__all__ = ["guarded"]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,9 @@ _numbers = itertools.count()
 running: list[mount.Mount] = []
 """The mounts of the test run that are served now."""
 
+TEST_SECONDS = 60.0
+"""What a test of a mount may take; five times as long if it is marked slow."""
+
 
 def strict() -> bool:
     """Whether a test that cannot run counts as failed."""
@@ -71,6 +74,24 @@ def watchdog() -> Iterator[Watchdog]:
     guard = Watchdog()
     yield guard
     guard.close()
+
+
+@pytest.fixture(autouse=True)
+def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test of a mount has a time limit, and every line of a daemon's log in it counts.
+
+    Such a test is told by `requires_fuse`, which every fixture that mounts asks for.
+    """
+    if "requires_fuse" not in request.fixturenames:
+        yield
+        return
+    watchdog: Watchdog = request.getfixturevalue("watchdog")
+    slow = request.node.get_closest_marker("slow")
+    watchdog.tell(f"arm {TEST_SECONDS * (5 if slow else 1)}")
+    yield
+    watchdog.tell("disarm")
+    for each in running:
+        each.check_log()
 
 
 def _start(watchdog: Watchdog, options: str, source: str) -> mount.Mount:

@@ -14,7 +14,7 @@ from msharefs.core.durable import DurableManager
 from msharefs.core.inode import INFO_INO
 from msharefs.core.manager import Limits, RegionManager
 from tests.model.machine import LIMITS, Machine
-from tests.unit.durables import Host
+from tests.unit.support.durables import Host
 
 
 class DurableMachine(Machine):

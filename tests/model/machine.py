@@ -25,8 +25,8 @@ from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from tests.model import model as plain
 from tests.model.model import HUGE, INFO, PAGE, ROOT, Area, Errors, Folder, MapRequest, Model, Node
-from tests.unit.fakes import FakeClock, FakeMemory, FakeNotices, FakeSegment, Faults
-from tests.unit.worlds import attempt
+from tests.unit.support.fakes import FakeClock, FakeMemory, FakeNotices, FakeSegment, Faults
+from tests.unit.support.worlds import attempt
 
 LIMITS = plain.Limits(
     capacity=600 * PAGE,

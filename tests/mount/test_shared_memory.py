@@ -17,9 +17,9 @@ import pytest
 
 import msharefs
 from msharefs.shared_memory import SharedMemory
-from tests.helpers.blocks import Make, directory, make, run_program
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.users import ALICE, BOB, as_user, in_child
+from tests.mount.blocks import Make, directory, make, run_program
 
 __all__ = ["directory", "make"]
 

@@ -14,9 +14,9 @@ import pytest
 import msharefs
 from msharefs import Region
 from msharefs.shared_memory import SharedMemory
-from tests.helpers.blocks import Make, directory, make, run_program
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.users import ALICE, as_user
+from tests.mount.blocks import Make, directory, make, run_program
 
 __all__ = ["directory", "make"]
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of mshare run, which run under the guard: the program, and runs of it."""
+"""Fixtures of the tests of mshare run: the program, and runs of it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Protocol
 import pytest
 
 from msharefs.preload import library
-from tests.helpers.guard import guarded
 from tests.helpers.poke import compiled
 from tests.run.programs import SOURCE, Run
-
-__all__ = ["guarded"]
 
 
 class Start(Protocol):

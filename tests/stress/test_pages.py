@@ -28,10 +28,10 @@ PIECE = 64 * PAGE
 
 @pytest.fixture(scope="module")
 def pages_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tests/helpers/pages.c, compiled."""
+    """tests/stress/pages.c, compiled."""
     program = tmp_path_factory.mktemp("pages") / "pages"
     compiler = (sysconfig.get_config_var("CC") or "gcc").split()[0]
-    source = ROOT / "tests/helpers/pages.c"
+    source = ROOT / "tests/stress/pages.c"
     subprocess.run(
         [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True
     )

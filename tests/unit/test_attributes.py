@@ -14,8 +14,8 @@ from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.fuse import kernel
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.kernel import Opcode
-from tests.unit.planes import header
-from tests.unit.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
+from tests.unit.support.planes import header
+from tests.unit.support.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 
 FOR_EVER = 10**9
 NS = 10**9

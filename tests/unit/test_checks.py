@@ -14,7 +14,16 @@ from msharefs.core.checks import unmapped_range, wanted_mapping
 from msharefs.core.errors import RefusedError
 from msharefs.core.layout import Mapping, Range
 from msharefs.core.region import Region
-from tests.unit.worlds import ALICE, ANONYMOUS, MIB, OPEN_FD, PAGE, READ_WRITE, attempt, refused
+from tests.unit.support.worlds import (
+    ALICE,
+    ANONYMOUS,
+    MIB,
+    OPEN_FD,
+    PAGE,
+    READ_WRITE,
+    attempt,
+    refused,
+)
 
 SIZE = 8 * MIB
 HUGE = 2 * MIB

@@ -24,8 +24,8 @@ from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.region import Region
 from msharefs.fuse.control import SLOW_WORK, Control
 from msharefs.fuse.kernel import Opcode
-from tests.unit.planes import FakePlane, header
-from tests.unit.worlds import (
+from tests.unit.support.planes import FakePlane, header
+from tests.unit.support.worlds import (
     ANONYMOUS,
     MIB,
     PAGE,

@@ -24,8 +24,8 @@ from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.manager import AttributeChange, Limits
 from msharefs.core.namespace import RENAME_EXCHANGE
 from msharefs.fuse.kernel import Opcode
-from tests.unit.durables import Host, Killed
-from tests.unit.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE, World, refused
+from tests.unit.support.durables import Host, Killed
+from tests.unit.support.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE, World, refused
 
 SIZE = 4 * MIB
 CAPACITY = 16 * MIB

@@ -11,8 +11,8 @@ import pytest
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.fuse.files import FileHandlers
 from msharefs.fuse.kernel import Opcode
-from tests.unit.planes import FakePlane, header
-from tests.unit.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
+from tests.unit.support.planes import FakePlane, header
+from tests.unit.support.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 
 FOR_EVER = 10**9
 

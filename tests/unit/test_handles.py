@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msharefs.core.handles import SLOTS_AT_FIRST
-from tests.unit.durables import SharedBytes
+from tests.unit.support.durables import SharedBytes
 
 
 def test_counts_outlive_the_process() -> None:

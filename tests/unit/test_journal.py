@@ -21,7 +21,7 @@ from msharefs.core.journal import (
 )
 from msharefs.core.layout import Mapping
 from msharefs.core.region import Region
-from tests.unit.worlds import ALICE, ALIGN, PAGE
+from tests.unit.support.worlds import ALICE, ALIGN, PAGE
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from msharefs.core.errors import OutOfMemory, StorageFailed
 from msharefs.core.layout import Layout, Mapping
 from msharefs.core.ledger import Ledger, Totals, storage_error, sweep
 from msharefs.core.region import Region
-from tests.unit.fakes import FakeMemory, FakeSegment, failure
-from tests.unit.worlds import ALICE, ALIGN, PAGE, refused
+from tests.unit.support.fakes import FakeMemory, FakeSegment, failure
+from tests.unit.support.worlds import ALICE, ALIGN, PAGE, refused
 
 CAPACITY = 100 * PAGE
 

@@ -19,7 +19,7 @@ from msharefs.core.errors import OutOfMemory, RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.layout import Mapping
 from msharefs.core.region import Region
-from tests.unit.worlds import (
+from tests.unit.support.worlds import (
     ANONYMOUS,
     MIB,
     PAGE,

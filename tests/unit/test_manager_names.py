@@ -13,7 +13,7 @@ import pytest
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.manager import AttributeChange
 from msharefs.core.region import Region
-from tests.unit.worlds import (
+from tests.unit.support.worlds import (
     ALICE,
     ALIGN,
     BOB,

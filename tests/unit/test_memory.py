@@ -23,9 +23,9 @@ from msharefs.memory import shared
 from msharefs.memory.segment import PosixSegment
 from msharefs.memory.shared import SharedArena
 from tests.helpers.fixtures import strict
-from tests.unit import arena_child
-from tests.unit.fakes import FakeMemory
-from tests.unit.memory_checks import (
+from tests.unit.support import arena_child
+from tests.unit.support.fakes import FakeMemory
+from tests.unit.support.memory_checks import (
     HUGE_CHECKS,
     MEMORY_CHECKS,
     PAGE,

@@ -20,8 +20,8 @@ from msharefs.core.namespace import (
     RootAttributes,
 )
 from msharefs.core.region import Region
-from tests.unit.fakes import FakeClock
-from tests.unit.worlds import ALICE, BOB, inode_numbers, inode_state, refused
+from tests.unit.support.fakes import FakeClock
+from tests.unit.support.worlds import ALICE, BOB, inode_numbers, inode_state, refused
 
 INFO = b"mshare_info"
 

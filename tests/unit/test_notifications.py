@@ -14,9 +14,9 @@ import pytest
 from msharefs.core.layout import Mapping
 from msharefs.core.region import Region
 from msharefs.fuse.notifications import SLOW_TO_FREE, KernelNotices
-from tests.unit.fakes import FakeMemory, FakeSegment, failure
-from tests.unit.planes import FakePlane
-from tests.unit.worlds import ALICE, PAGE
+from tests.unit.support.fakes import FakeMemory, FakeSegment, failure
+from tests.unit.support.planes import FakePlane
+from tests.unit.support.worlds import ALICE, PAGE
 
 
 class Kernel:

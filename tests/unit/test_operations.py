@@ -20,7 +20,7 @@ import pytest
 
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.fuse.operations import Operations
-from tests.unit.worlds import ALICE, MIB, PAGE, World, make_world
+from tests.unit.support.worlds import ALICE, MIB, PAGE, World, make_world
 
 FOR_EVER = 10**9
 NOREPLACE = 1

@@ -7,7 +7,7 @@ import pytest
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import decode_header
 from msharefs.fuse.outstanding import AREA_SIZE, SLOT_SIZE, SLOTS, KeptInFile
-from tests.unit.planes import message, reply
+from tests.unit.support.planes import message, reply
 
 RESENT = 1 << 63
 

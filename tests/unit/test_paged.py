@@ -15,7 +15,15 @@ from msharefs.core.region import Region
 from msharefs.fuse import kernel
 from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
 from msharefs.fuse.planes.paged import PagedPlane
-from tests.unit.worlds import ANONYMOUS, PAGE, World, attempt, make_world, refused, segment_of
+from tests.unit.support.worlds import (
+    ANONYMOUS,
+    PAGE,
+    World,
+    attempt,
+    make_world,
+    refused,
+    segment_of,
+)
 
 READ_LOCKOWNER = 2
 WRITE_CACHE = 1

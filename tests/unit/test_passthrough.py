@@ -15,8 +15,8 @@ from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
 from msharefs.fuse.planes.choice import choose_plane, without
 from msharefs.fuse.planes.passthrough import PassthroughPlane
 from msharefs.fuse.planes.plane import PlaneError
-from tests.unit.fakes import FakeMemory, FakeSegment, failure
-from tests.unit.worlds import ALICE, PAGE, make_world, refused
+from tests.unit.support.fakes import FakeMemory, FakeSegment, failure
+from tests.unit.support.worlds import ALICE, PAGE, make_world, refused
 
 DEVICE = 99
 ALLOW_MMAP, PASSTHROUGH, RESEND = 0x10, 0x20, 0x80

@@ -10,8 +10,8 @@ import pytest
 from msharefs.core.errors import RefusedError, SizeAlreadySet, SizeNotSet
 from msharefs.core.layout import Mapping
 from msharefs.core.region import TRANSITIONS, Event, Region, State
-from tests.unit.fakes import FakeMemory
-from tests.unit.worlds import ALICE, ALIGN, BOB, PAGE, refused
+from tests.unit.support.fakes import FakeMemory
+from tests.unit.support.worlds import ALICE, ALIGN, BOB, PAGE, refused
 
 LARGEST = 1 << 40
 

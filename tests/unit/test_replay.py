@@ -23,9 +23,9 @@ from msharefs.fuse.files import FileHandlers
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.replay import Replay
-from tests.unit.durables import Host
-from tests.unit.planes import FakePlane, header
-from tests.unit.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE
+from tests.unit.support.durables import Host
+from tests.unit.support.planes import FakePlane, header
+from tests.unit.support.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE
 
 RESENT = 1 << 63
 SIZE = 4 * MIB

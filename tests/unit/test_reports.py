@@ -13,7 +13,7 @@ from msharefs.core import reports
 from msharefs.core.inode import ROOT_INO
 from msharefs.core.layout import Mapping
 from msharefs.core.region import Region
-from tests.unit.worlds import ALICE, MIB, PAGE, World, make_world, refused
+from tests.unit.support.worlds import ALICE, MIB, PAGE, World, make_world, refused
 
 XATTR_SIZE_MAX = 65536
 """The kernel's limit on the value of an extended attribute (xattr(7))."""

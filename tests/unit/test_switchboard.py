@@ -22,9 +22,9 @@ from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile
 from msharefs.fuse.payload import Handler
-from tests.unit.exchange import SECONDS, exchange, serving
-from tests.unit.fakes import failure
-from tests.unit.planes import init_message, init_reply, message, reply
+from tests.unit.support.exchange import SECONDS, exchange, serving
+from tests.unit.support.fakes import failure
+from tests.unit.support.planes import init_message, init_reply, message, reply
 
 RESENT = 1 << 63
 """The kernel marks a request that it sends again with this bit of unique."""

@@ -13,12 +13,13 @@ from msharefs.abi import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN,
     MAP_HUGE_2MB,
     MAP_HUGE_MASK,
     MAP_HUGETLB,
     MAP_NORESERVE,
-    MAP_POPULATE,
     MAP_SHARED,
+    MAP_TYPE,
     PAGE_SIZE,
     PROT_ALL,
     CreateMapping,
@@ -28,15 +29,6 @@ from msharefs.core.errors import AlreadyExists, BadDescriptor, InvalidArgument, 
 from msharefs.core.layout import Mapping, Range
 from msharefs.core.region import Event, Region
 
-KNOWN_FLAGS = (
-    MAP_SHARED
-    | MAP_FIXED
-    | MAP_ANONYMOUS
-    | MAP_FIXED_NOREPLACE
-    | MAP_NORESERVE
-    | MAP_POPULATE
-    | MAP_HUGETLB
-)
 LARGEST_FD = (1 << 31) - 1
 
 
@@ -50,8 +42,6 @@ def wanted_mapping(
     region.next_state(Event.MAP)
     _check_within(region, request.region_offset, request.size)
     _check_flags(request.flags)
-    if request.prot & ~PROT_ALL:
-        raise InvalidArgument(f"prot {request.prot:#x} has unknown bits")
     unit = HUGE_PAGE_SIZE if request.flags & MAP_HUGETLB else PAGE_SIZE
     start, end = _in_units(region, request.region_offset, request.size, unit)
     if not request.flags & MAP_ANONYMOUS:
@@ -61,7 +51,8 @@ def wanted_mapping(
     return Mapping(
         start,
         end,
-        request.prot,
+        # mmap(2) ignores bits that it does not know, PROT_SEM among them.
+        request.prot & PROT_ALL,
         reserve=not request.flags & MAP_NORESERVE,
         huge=bool(request.flags & MAP_HUGETLB),
     )
@@ -85,13 +76,14 @@ def _check_within(region: Region, offset: int, size: int) -> None:
 
 
 def _check_flags(flags: int) -> None:
-    if flags & (MAP_SHARED | MAP_FIXED) != MAP_SHARED | MAP_FIXED:
-        raise InvalidArgument(f"flags {flags:#x} need MAP_SHARED and MAP_FIXED")
-    page_size_bits = flags & MAP_HUGE_MASK
-    if page_size_bits and (not flags & MAP_HUGETLB or page_size_bits != MAP_HUGE_2MB):
+    """What do_mmap() of the kernel (mm/mmap.c) checks for anonymous memory. It ignores all
+    other bits, known or not, and so must we: programs pass MAP_LOCKED or MAP_STACK."""
+    if flags & (MAP_TYPE | MAP_FIXED) != MAP_SHARED | MAP_FIXED:
+        raise InvalidArgument(f"flags {flags:#x} need MAP_SHARED, no other type, and MAP_FIXED")
+    if flags & MAP_GROWSDOWN:
+        raise InvalidArgument("shared memory does not grow down")
+    if flags & MAP_HUGETLB and flags & MAP_HUGE_MASK not in (0, MAP_HUGE_2MB):
         raise InvalidArgument(f"flags {flags:#x} ask for huge pages of another size")
-    if flags & ~(KNOWN_FLAGS | MAP_HUGE_MASK):
-        raise InvalidArgument(f"flags {flags:#x} have unknown bits")
 
 
 def _in_units(region: Region, offset: int, size: int, unit: int) -> tuple[int, int]:

@@ -30,8 +30,7 @@
  *
  * Errors:
  *   EINVAL  the region has no size yet; size is 0; region_offset is not page
- *           aligned; the range is not inside the region; prot or flags are not
- *           as below
+ *           aligned; the range is not inside the region; flags are not as below
  *   EACCES  the descriptor is not open for writing, or fd does not allow prot
  *   EEXIST  MAP_FIXED_NOREPLACE, and something is mapped in the range
  *   ENOMEM  no memory, over the size of the mount, or too many mappings
@@ -52,14 +51,16 @@ struct mshare_create {
 	 * with MAP_ANONYMOUS. */
 	__u64 offset;
 
-	/* PROT_READ, PROT_WRITE and PROT_EXEC, or'ed; 0 is PROT_NONE. */
+	/* PROT_READ, PROT_WRITE and PROT_EXEC, or'ed; 0 is PROT_NONE.  Other bits are
+	 * ignored. */
 	__u32 prot;
 
 	/* MAP_SHARED and MAP_FIXED, both needed; MAP_ANONYMOUS for memory of zeros.
 	 * What was mapped in the range is replaced, unless MAP_FIXED_NOREPLACE
 	 * forbids it.  The memory is set aside at once; with MAP_NORESERVE it
-	 * comes at first touch.  MAP_HUGETLB wants pages of 2 MiB.  MAP_POPULATE is
-	 * allowed and changes nothing. */
+	 * comes at first touch.  MAP_HUGETLB wants pages of 2 MiB.  MAP_PRIVATE and
+	 * MAP_GROWSDOWN are refused; all other flags of mmap(2) are allowed and change
+	 * nothing.  MAP_LOCKED is one of those: it does not keep memory from swap. */
 	__u32 flags;
 
 	/* An open file of the calling process; -1 with MAP_ANONYMOUS. */

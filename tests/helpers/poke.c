@@ -44,8 +44,8 @@ static const struct {
     CALL(io_uring_register), CALL(io_uring_setup), CALL(ioctl), CALL(linkat), CALL(lseek),
     CALL(madvise), CALL(mbind), CALL(mkdirat), CALL(mlock), CALL(mmap), CALL(mprotect),
     CALL(mremap), CALL(msync), CALL(munlock), CALL(munmap), CALL(openat), CALL(pread64),
-    CALL(pwrite64), CALL(read), CALL(renameat2), CALL(sendfile), CALL(splice), CALL(unlinkat),
-    CALL(write),
+    CALL(prlimit64), CALL(pwrite64), CALL(read), CALL(renameat2), CALL(sendfile), CALL(splice),
+    CALL(unlinkat), CALL(write),
 #undef CALL
 };
 

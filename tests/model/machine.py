@@ -57,6 +57,7 @@ starts = st.one_of(
     st.integers(0, 10).map(lambda pages: pages * PAGE),
     st.sampled_from([0, HUGE, HUGE + PAGE, 1, 2 * HUGE, (1 << 64) - PAGE]),
 )
+UNKNOWN_FLAG = 1 << 9
 flags = st.sampled_from(
     [
         *[ANONYMOUS] * 4,
@@ -66,6 +67,8 @@ flags = st.sampled_from(
         ANONYMOUS | abi.MAP_HUGETLB,
         ANONYMOUS | abi.MAP_HUGETLB | abi.MAP_NORESERVE,
         ANONYMOUS | abi.MAP_PRIVATE,
+        ANONYMOUS | abi.MAP_GROWSDOWN,
+        ANONYMOUS | UNKNOWN_FLAG,
         abi.MAP_SHARED | abi.MAP_ANONYMOUS,
     ]
 )

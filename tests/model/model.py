@@ -449,17 +449,11 @@ class Model:
         """Of CREATE_MAPPING."""
         area = self.area(ino)
         needed = abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
-        known = (
-            needed
-            | abi.MAP_FIXED_NOREPLACE
-            | abi.MAP_NORESERVE
-            | abi.MAP_POPULATE
-            | abi.MAP_HUGETLB
-        )
+        forbidden = (abi.MAP_TYPE & ~abi.MAP_SHARED) | abi.MAP_GROWSDOWN
         unit = HUGE if request.flags & abi.MAP_HUGETLB else PAGE
         errors = set() if request.writable else {errno.EACCES}
         errors |= self._range_errors(area, request.start, request.size, unit)
-        if request.flags & needed != needed or request.flags & ~known or request.prot > 7:
+        if request.flags & needed != needed or request.flags & forbidden:
             errors.add(errno.EINVAL)
         if errors:
             return errors
@@ -489,7 +483,7 @@ class Model:
         area = self.area(ino)
         huge = bool(request.flags & abi.MAP_HUGETLB)
         reserve = not request.flags & abi.MAP_NORESERVE
-        piece = Piece(next(self._serials), request.prot, reserve, huge)
+        piece = Piece(next(self._serials), request.prot & abi.PROT_ALL, reserve, huge)
         for page in self._pages(request.start, request.size, HUGE if huge else PAGE):
             self._clear(area, page)
             area.pages[page] = piece

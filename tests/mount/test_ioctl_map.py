@@ -20,6 +20,7 @@ PLANES = ("passthrough", "paged")
 
 SIZE = 4 * HUGE
 TOP = 2**64
+RLIMIT_MEMLOCK = 8
 
 
 @contextmanager
@@ -145,36 +146,68 @@ def test_last_page_may_be_asked_for_in_part(place: Path, region: int) -> None:
         raw.MAP_ANONYMOUS | raw.MAP_FIXED,
         raw.MAP_ANONYMOUS | raw.MAP_FIXED | raw.MAP_PRIVATE,
         raw.MAP_ANONYMOUS | raw.MAP_SHARED | raw.MAP_FIXED_NOREPLACE,
+        ANONYMOUS | raw.MAP_PRIVATE,
+        ANONYMOUS | raw.MAP_GROWSDOWN,
     ],
 )
 def test_shared_and_fixed_are_needed(place: Path, region: int, flags: int) -> None:
-    """C4: flags without MAP_SHARED or without MAP_FIXED are EINVAL."""
+    """C4: flags without MAP_SHARED or MAP_FIXED, with another type or for a stack are EINVAL."""
     with unchanged(place, errno.EINVAL):
         create_mapping(region, 0, PAGE, flags=flags)
 
 
-KNOWN = (
-    ANONYMOUS
-    | raw.MAP_FIXED_NOREPLACE
-    | raw.MAP_POPULATE
-    | raw.MAP_NORESERVE
-    | raw.MAP_HUGETLB
-    | 0x3F << raw.MAP_HUGE_SHIFT
-)
+MEANINGFUL = {raw.MAP_FIXED_NOREPLACE, raw.MAP_NORESERVE, raw.MAP_HUGETLB}
 
 
-@pytest.mark.parametrize("bit", [bit for bit in range(32) if not KNOWN >> bit & 1])
-def test_each_unknown_flag(place: Path, region: int, bit: int) -> None:
-    """C4: every bit that has no meaning here is EINVAL by itself."""
-    with unchanged(place, errno.EINVAL):
-        create_mapping(region, 0, PAGE, flags=ANONYMOUS | 1 << bit)
+@pytest.mark.parametrize("bit", [bit for bit in range(32) if 1 << bit not in MEANINGFUL])
+def test_each_flag_is_taken_as_by_mmap(
+    place: Path, region: int, client: poke.Poke, bit: int
+) -> None:
+    """C4, C18: a bit that means nothing here is refused or ignored as mmap(2) does it.
+
+    That is, for shared anonymous memory, on the kernel that runs this test.
+    """
+    flags = ANONYMOUS | 1 << bit
+    address = client.mmap(-1, PAGE, flags=raw.MAP_PRIVATE | raw.MAP_ANONYMOUS)
+    try:
+        client.mmap(-1, PAGE, flags=flags, address=address)
+    except OSError as error:
+        with unchanged(place, error.errno or 0):
+            create_mapping(region, 0, PAGE, flags=flags)
+    else:
+        create_mapping(region, 0, PAGE, flags=flags)
+        mapping = raw.layout(region)["mappings"][0]
+        assert mapping == {
+            "offset": 0,
+            "size": PAGE,
+            "prot": "rw-",
+            "reserve": True,
+            "huge": False,
+        }
+
+
+def test_locked_memory_is_memory_like_any_other(
+    place: Path, region: int, client: poke.Poke
+) -> None:
+    """C19: MAP_LOCKED needs no right to lock memory, and the memory is there at once.
+
+    It locks nothing: nowhere does the mapping count as locked.
+    """
+    fd = client.open(place)
+    client.call("prlimit64", 0, RLIMIT_MEMLOCK, bytes(16), 0)
+    free = raw.free_bytes(place)
+    client.create_mapping(fd, 0, HUGE, flags=ANONYMOUS | raw.MAP_LOCKED)
+    assert free - raw.free_bytes(place) == HUGE
+    address = client.mmap(fd, HUGE)
+    client.fill(address, HUGE, 1)
+    assert poke.smaps(client.pid, place)["Locked"] == 0
 
 
 @pytest.mark.parametrize("bit", range(3, 32))
 def test_each_unknown_protection(place: Path, region: int, bit: int) -> None:
-    """C5: bits other than READ, WRITE and EXEC are EINVAL."""
-    with unchanged(place, errno.EINVAL):
-        create_mapping(region, 0, PAGE, prot=raw.PROT_READ | 1 << bit)
+    """C5: bits other than READ, WRITE and EXEC are ignored, as by mmap(2)."""
+    create_mapping(region, 0, PAGE, prot=raw.PROT_READ | 1 << bit)
+    assert raw.layout(region)["mappings"][0]["prot"] == "r--"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +309,7 @@ def test_refusals_come_in_order(place: Path, region: int) -> None:
     with unchanged(place, errno.EINVAL):
         create_mapping(region, taken + 1, PAGE, flags=noreplace)
     with unchanged(place, errno.EINVAL):
-        create_mapping(region, taken, PAGE, flags=noreplace, prot=8)
+        create_mapping(region, taken, PAGE, flags=noreplace | raw.MAP_GROWSDOWN)
     with unchanged(place, errno.EINVAL):
         create_mapping(region, taken, 0, flags=raw.FROM_FILE, file=raw.NO_FD)
     with opened(place, os.O_RDONLY) as fd, unchanged(place, errno.EACCES):
@@ -314,10 +347,12 @@ def test_huge_pages_need_alignment(place: Path, region: int, offset: int) -> Non
 
 @pytest.mark.parametrize("log2", [log2 for log2 in range(1, 64) if log2 != 21])
 def test_other_huge_page_sizes(place: Path, region: int, log2: int) -> None:
-    """C14: the size bits of every size but 2 MiB are EINVAL."""
-    flags = ANONYMOUS | raw.MAP_HUGETLB | log2 << raw.MAP_HUGE_SHIFT
+    """C14: the size bits of every size but 2 MiB are EINVAL; C18: without MAP_HUGETLB nothing."""
+    size_bits = log2 << raw.MAP_HUGE_SHIFT
     with unchanged(place, errno.EINVAL):
-        create_mapping(region, 0, HUGE, flags=flags)
+        create_mapping(region, 0, HUGE, flags=ANONYMOUS | raw.MAP_HUGETLB | size_bits)
+    create_mapping(region, 0, HUGE, flags=ANONYMOUS | size_bits)
+    assert not raw.layout(region)["mappings"][0]["huge"]
 
 
 def test_huge_pages_beyond_a_small_region(make_mount: MakeMount) -> None:

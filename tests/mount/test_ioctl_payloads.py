@@ -79,7 +79,7 @@ def test_any_create_payload(
     fields: tuple[int, int, int, int, int, int],
     padding: bytes,
 ) -> None:
-    """A3, C1 to C17: any 40 bytes are answered by 0 or an errno of the table; the rest stays."""
+    """A3, C1 to C19: any 40 bytes are answered by 0 or an errno of the table; the rest stays."""
     offset, size, _, prot, flags, _ = fields
     code = errno_of(region, raw.CREATE_MAPPING, struct.pack("=QQQIII", *fields) + padding)
     assert code in {
@@ -97,7 +97,7 @@ def test_any_create_payload(
         assert offset + size <= SIZE
         assert flags & raw.ANONYMOUS == raw.ANONYMOUS
         covering = [m for m in layout["mappings"] if m["offset"] == offset]
-        assert covering[0]["prot"] == f"{'-r'[prot & 1]}{'-w'[prot >> 1 & 1]}{'-x'[prot >> 2]}"
+        assert covering[0]["prot"] == f"{'-r'[prot & 1]}{'-w'[prot >> 1 & 1]}{'-x'[prot >> 2 & 1]}"
     assert layout["size"] == SIZE
     check_tidy(layout)
 

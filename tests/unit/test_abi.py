@@ -152,6 +152,7 @@ def test_flag_bits_are_the_kernels() -> None:
     """asm-generic/mman-common.h and mman.h, the same on both architectures."""
     assert (abi.PROT_READ, abi.PROT_WRITE, abi.PROT_EXEC, abi.PROT_ALL) == (1, 2, 4, 7)
     assert (abi.MAP_SHARED, abi.MAP_PRIVATE, abi.MAP_FIXED, abi.MAP_ANONYMOUS) == (1, 2, 16, 32)
+    assert (abi.MAP_TYPE, abi.MAP_GROWSDOWN) == (15, 0x100)
     assert (abi.MAP_NORESERVE, abi.MAP_POPULATE) == (0x4000, 0x8000)
     assert (abi.MAP_HUGETLB, abi.MAP_FIXED_NOREPLACE) == (0x40000, 0x100000)
     assert (abi.MAP_HUGE_SHIFT, abi.MAP_HUGE_MASK, abi.MAP_HUGE_2MB) == (26, 63 << 26, 21 << 26)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from msharefs import __version__
 from msharefs.daemon.options import UsageError, parse_options, total_memory
-from msharefs.daemon.startup import Request, check_host, supervise
+from msharefs.daemon.startup import MountRequest, check_host, supervise
 from msharefs.daemon.supervisor import EXIT_SYSTEM, EXIT_USAGE, MountError
 
 PROGRAM = "msharefs-mount"
@@ -43,7 +43,7 @@ def main() -> int:
     return 0
 
 
-def parse_command_line(arguments: list[str]) -> Request:
+def parse_command_line(arguments: list[str]) -> MountRequest:
     """What the arguments ask for. Raises UsageError; --help and --version exit."""
     parser = _Parser(prog=PROGRAM, description="Mount msharefs.", allow_abbrev=False)
     parser.add_argument("source", help="any word; shown as the mounted device")
@@ -61,10 +61,10 @@ def parse_command_line(arguments: list[str]) -> Request:
     options = parse_options(",".join(words.options), memory=total_memory(), sloppy=words.sloppy)
     # Links in the path of the mount point would make /proc/mounts show another one.
     mountpoint = os.path.realpath(words.mountpoint)
-    return Request(words.source, mountpoint, options, words.foreground)
+    return MountRequest(words.source, mountpoint, options, words.foreground)
 
 
-def _serve_in_background(request: Request) -> None:
+def _serve_in_background(request: MountRequest) -> None:
     """Fork the supervisor, and wait for its word. Raises MountError with it."""
     reader, writer = os.pipe()
     if os.fork() == 0:
@@ -80,7 +80,7 @@ def _serve_in_background(request: Request) -> None:
         raise MountError(outcome["sentence"], outcome["code"])
 
 
-def _become_daemon(request: Request, writer: int) -> int:
+def _become_daemon(request: MountRequest, writer: int) -> int:
     """The child: own session, no terminal, no directory, one report on `writer`."""
     os.setsid()
     os.chdir("/")

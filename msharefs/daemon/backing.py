@@ -24,7 +24,7 @@ LAST_SYSTEM_UID = 999
 """As in Debian's login.defs."""
 
 
-class Home(Protocol):
+class Backing(Protocol):
     """A place for segments, made by the supervisor and used by its server."""
 
     @property
@@ -42,7 +42,7 @@ class Home(Protocol):
         """After `leave`: what is in it goes, now or with the state directory."""
 
 
-class PrivateHome:
+class PrivateBacking:
     """A tmpfs of its own in the state directory, over /dev/shm in a private namespace."""
 
     address = PRIVATE
@@ -71,7 +71,7 @@ class PrivateHome:
         """The state directory unmounts the tmpfs."""
 
 
-class SharedHome:
+class SharedBacking:
     """Names in the system's /dev/shm that nobody can guess."""
 
     namespace = None
@@ -95,9 +95,9 @@ def discard(state: StateDirectory) -> None:
     state.clear()
 
 
-def make_home(state: StateDirectory, options: MountOptions) -> Home:
-    """The best home that we may have. Raises OSError."""
-    return PrivateHome(state, options) if privileged() else SharedHome(state.left)
+def make_backing(state: StateDirectory, options: MountOptions) -> Backing:
+    """The best backing that we may have. Raises OSError."""
+    return PrivateBacking(state, options) if privileged() else SharedBacking(state.left)
 
 
 def logind_removes_segments() -> bool:
@@ -116,7 +116,7 @@ def logind_removes_segments() -> bool:
 
 
 def open_arena(address: str, options: MountOptions) -> Memory:
-    """The memory of a home, for the server."""
+    """The memory of a backing, for the server."""
     if address == PRIVATE:
         return private.Arena(private.ArenaOptions(options.size, options.huge))
     return shared.SharedArena(options.size, address)

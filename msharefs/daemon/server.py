@@ -2,7 +2,7 @@
 
 Owns the wiring and the life of the loop, nothing of what the parts do. It is started by
 the supervisor with the state directory and two inherited descriptors: /dev/fuse, and the
-leash, on which it reports and whose end means that the supervisor is gone.
+supervision socket, on which it reports and whose end means that the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from msharefs.daemon import logs
 from msharefs.daemon.backing import open_arena, privileged
-from msharefs.daemon.crash import CrashPoint
+from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
 from msharefs.daemon.server_process import EXIT_RESTART, receive, send
@@ -63,7 +63,7 @@ class Inheritance:
 
     state: str
     device: int
-    leash: socket.socket
+    supervision: socket.socket
     restarts: int
     gone_at: float
     """When the server before ended (time.monotonic)."""
@@ -93,7 +93,7 @@ class Server:
         self._dying_in, self._dying_out = trio.open_memory_channel[Region](sys.maxsize)
         notices = KernelNotices(given.device, plane, self._dying_in.send_nowait)
         options = config.options
-        reached = CrashPoint(options.crash, restarts=given.restarts).reached
+        failpoint = Failpoint(options.crash, restarts=given.restarts)
         self._manager = DurableManager(
             open_arena(config.arena, options),
             notices,
@@ -108,7 +108,7 @@ class Server:
             Durability(
                 journal=open_journal(given.path(JOURNAL)),
                 handles=open_handles(given.path(HANDLES)),
-                reached=reached,
+                reached=failpoint,
                 broken=_give_up,
             ),
         )
@@ -127,7 +127,7 @@ class Server:
             self._metrics,
             self._replay,
             _outstanding(given, negotiation),
-            reached,
+            failpoint,
         )
 
     async def run(self, init: bytes) -> bool:
@@ -150,7 +150,7 @@ class Server:
                 nursery.start_soon(pyfuse3.main, 1, 1)
                 nursery.start_soon(self._undertake)
                 nursery.start_soon(self._settle)
-                nursery.start_soon(self._watch_leash, nursery.cancel_scope)
+                nursery.start_soon(self._watch_supervisor, nursery.cancel_scope)
                 if self._config.options.metrics is not None:
                     nursery.start_soon(publish, *self._config.options.metrics, self._status)
                 gone = await self._switchboard.run(init, again=again, on_ready=self._ready)
@@ -171,7 +171,7 @@ class Server:
             self._plane.name,
             self._plane.why,
         )
-        report(self._given.leash, {"ready": True, "tuning": dict(self._plane.tuning)})
+        report(self._given.supervision, {"ready": True, "tuning": dict(self._plane.tuning)})
 
     async def _undertake(self) -> None:
         async for region in self._dying_out:
@@ -184,11 +184,11 @@ class Server:
             await trio.sleep(SETTLE_INTERVAL)
             self._manager.settle()
 
-    async def _watch_leash(self, scope: trio.CancelScope) -> None:
-        leash = self._given.leash
+    async def _watch_supervisor(self, scope: trio.CancelScope) -> None:
+        supervision = self._given.supervision
         while True:
-            await trio.lowlevel.wait_readable(leash)
-            if receive(leash) is None:
+            await trio.lowlevel.wait_readable(supervision)
+            if receive(supervision) is None:
                 log.error("the supervisor is gone; so is the mount")
                 scope.cancel()
                 return
@@ -247,25 +247,25 @@ def read_init(given: Inheritance) -> bytes:
     return init
 
 
-def report(leash: socket.socket, message: dict[str, Any]) -> None:
-    """Tell the supervisor. If it is gone, the watch on the leash will see it."""
+def report(supervision: socket.socket, message: dict[str, Any]) -> None:
+    """Tell the supervisor. If it is gone, the watch on its socket will see it."""
     try:
-        send(leash, message)
+        send(supervision, message)
     except OSError as error:
         log.warning("cannot report to the supervisor: %s", error)
 
 
 def inherit() -> Inheritance | None:
     """What the supervisor gives, once it wants us to serve; None if it never will."""
-    state, device, leash_fd = sys.argv[1:]
-    leash = socket.socket(fileno=int(leash_fd))
-    call_ourselves("msharefs-spare")
-    report(leash, {"loaded": True})
-    order = receive(leash)
+    state, device, socket_fd = sys.argv[1:]
+    supervision = socket.socket(fileno=int(socket_fd))
+    call_ourselves("mshare-standby")
+    report(supervision, {"loaded": True})
+    order = receive(supervision)
     if order is None:
         return None
     call_ourselves("msharefs-server")
-    return Inheritance(state, int(device), leash, **order["serve"])
+    return Inheritance(state, int(device), supervision, **order["serve"])
 
 
 def call_ourselves(name: str) -> None:
@@ -275,7 +275,7 @@ def call_ourselves(name: str) -> None:
 
 
 def main() -> int:
-    """`python -m msharefs.daemon.server STATE DEVICE LEASH`."""
+    """`python -m msharefs.daemon.server STATE DEVICE SOCKET`."""
     # The supervisor's mask, which waits for signals one by one, came with us.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     given = inherit()
@@ -298,7 +298,7 @@ def main() -> int:
         log.exception("the server ends")
         failure = f"the server failed: {group.exceptions[0]!r}"
     if failure is not None:
-        report(given.leash, {"error": failure})
+        report(given.supervision, {"error": failure})
         return EXIT_FAILED
     return 0 if gone else EXIT_RESTART
 

@@ -1,8 +1,8 @@
 """One server process as its supervisor sees it: started, told to serve, to stop, ended.
 
-Owns the process and the leash, a socket pair on which the two talk: one JSON object a
-message, and the end of either side is the end of the leash. Knows nothing of what a
-server does, and not when one is needed.
+Owns the process and the supervision socket, a pair on which the two talk: one JSON object a
+message, and each sees the other's end by it. Knows nothing of what a server does, and not
+when one is needed.
 
     server       {"loaded": true}                           all its code is in memory
     supervisor   {"serve": {"restarts": N, "gone_at": T}}    it may wait long for this
@@ -38,10 +38,10 @@ class ServerProcess:
     def __init__(self, state: str, device: int) -> None:
         """Start it. It loads its code and then waits for `serve`. Raises ServerError."""
         try:
-            self._leash, self._process = _start(state, device)
+            self._socket, self._process = _start(state, device)
         except OSError as error:
             raise ServerError(f"no process for a server: {error}") from error
-        self._leash.settimeout(START_TIMEOUT)
+        self._socket.settimeout(START_TIMEOUT)
         self._loaded = False
 
     @property
@@ -55,7 +55,7 @@ class ServerProcess:
 
     def loaded_within(self, seconds: float) -> bool:
         """Wait until all its code is in memory, but not longer. Raises ServerError."""
-        if not self._loaded and select.select([self._leash], [], [], seconds)[0]:
+        if not self._loaded and select.select([self._socket], [], [], seconds)[0]:
             self._listen()
         return self._loaded
 
@@ -76,18 +76,18 @@ class ServerProcess:
 
     def end(self) -> None:
         """Kill it, if it runs still, and forget it."""
-        self._leash.close()
+        self._socket.close()
         self._process.kill()
         self._process.wait()
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         # One that is gone is found out by its exit code, or by the missing answer.
         with suppress(OSError):
-            send(self._leash, message)
+            send(self._socket, message)
 
     def _listen(self) -> Mapping[str, Any]:
         try:
-            answer = receive(self._leash)
+            answer = receive(self._socket)
         except TimeoutError:
             raise ServerError("the server did not answer in time") from None
         if answer is None:
@@ -99,7 +99,7 @@ class ServerProcess:
 
 
 def _start(state: str, device: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Our end of the leash, and the process at the other."""
+    """Our end of the supervision socket, and the process at the other."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     arguments = [state, str(device), str(theirs.fileno())]
     with theirs:
@@ -115,16 +115,16 @@ def _start(state: str, device: int) -> tuple[socket.socket, subprocess.Popen[byt
             raise
 
 
-def send(leash: socket.socket, message: Mapping[str, Any]) -> None:
+def send(supervision: socket.socket, message: Mapping[str, Any]) -> None:
     """One message to the other side. Raises OSError if it is gone."""
-    leash.send(json.dumps(message).encode())
+    supervision.send(json.dumps(message).encode())
 
 
-def receive(leash: socket.socket) -> Mapping[str, Any] | None:
+def receive(supervision: socket.socket) -> Mapping[str, Any] | None:
     """One message of the other side, or None if it is gone. Raises TimeoutError if the
     socket has a time limit."""
     try:
-        message = leash.recv(LARGEST_MESSAGE)
+        message = supervision.recv(LARGEST_MESSAGE)
     except ConnectionResetError:
         # It went without reading what we said.
         return None

@@ -14,8 +14,14 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from msharefs.daemon import logs, namespace
-from msharefs.daemon.backing import Home, discard, logind_removes_segments, make_home, privileged
-from msharefs.daemon.crash import CrashPoint, Reached
+from msharefs.daemon.backing import (
+    Backing,
+    discard,
+    logind_removes_segments,
+    make_backing,
+    privileged,
+)
+from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.options import MountOptions, log_level
 from msharefs.daemon.server_process import ServerError
 from msharefs.daemon.state import (
@@ -37,7 +43,7 @@ FUSE_DEVICE = "/dev/fuse"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class MountRequest:
     """What the command line asks for. `mountpoint` is absolute and without links."""
 
     source: str
@@ -46,7 +52,7 @@ class Request:
     foreground: bool
 
 
-def check_host(request: Request) -> None:
+def check_host(request: MountRequest) -> None:
     """Refuse early, with a sentence, what cannot work. Raises MountError."""
     with closing(namespace.MountTable()) as table:
         mounted = table.find(request.mountpoint) is not None
@@ -66,22 +72,22 @@ def check_host(request: Request) -> None:
         raise MountError(f"{mounting.HELPER} is missing; install the package fuse3", EXIT_SYSTEM)
 
 
-def supervise(request: Request, announce: Callable[[], None]) -> None:
+def supervise(request: MountRequest, announce: Callable[[], None]) -> None:
     """Make the mount, call `announce` when it answers, and hold it until it is gone.
 
     Raises MountError. Nothing is left behind, but what an earlier mount left, and the
     regions of a mount that did not end by umount: a later mount finds them.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    reached = CrashPoint(request.options.crash, restarts=0).reached
+    failpoint = Failpoint(request.options.crash, restarts=0)
     with ExitStack() as stack:
         try:
             ending = Ending(
                 StateDirectory(request.mountpoint, state_base(), fresh=request.options.fresh),
-                reached,
+                failpoint,
             )
             stack.callback(ending.take_down)
-            supervisor = _build(request, ending, stack, reached)
+            supervisor = _build(request, ending, stack, failpoint)
         except InUseError as error:
             raise MountError(f"{request.mountpoint} is already served", EXIT_MOUNT) from error
         except mounting.ChannelError as error:
@@ -99,11 +105,11 @@ def supervise(request: Request, announce: Callable[[], None]) -> None:
 class Ending:
     """How a mount's memory and state end: removed, or kept for a later mount."""
 
-    def __init__(self, state: StateDirectory, reached: Reached) -> None:
+    def __init__(self, state: StateDirectory, failpoint: Failpoint) -> None:
         self.state = state
-        self._reached = reached
+        self._failpoint = failpoint
         self.keep = state.left is not None
-        self.home: Home | None = None
+        self.backing: Backing | None = None
 
     def take_down(self) -> None:
         """The last step but the processes'."""
@@ -112,23 +118,25 @@ class Ending:
                 self.state.end()
             except OSError as error:
                 log.warning("cannot note that the mount ends: %s", error)
-        self._reached("end begun")
-        if self.home is not None:
-            self.home.leave()
-            self._reached("memory left")
+        self._failpoint("end begun")
+        if self.backing is not None:
+            self.backing.leave()
+            self._failpoint("memory left")
             if not self.keep:
-                self.home.destroy()
-                self._reached("memory given back")
+                self.backing.destroy()
+                self._failpoint("memory given back")
         if self.keep:
             self.state.keep()
         else:
             self.state.remove()
 
 
-def _build(request: Request, ending: Ending, stack: ExitStack, reached: Reached) -> Supervisor:
+def _build(
+    request: MountRequest, ending: Ending, stack: ExitStack, failpoint: Failpoint
+) -> Supervisor:
     """Each thing made is taken down by the stack, in reverse order."""
     state, options = ending.state, request.options
-    reached("state taken")
+    failpoint("state taken")
     if state.left is None:
         discard(state)
     logs.configure(foreground=request.foreground, level=log_level(options), file=state.file(LOG))
@@ -137,9 +145,9 @@ def _build(request: Request, ending: Ending, stack: ExitStack, reached: Reached)
     table = namespace.MountTable()
     stack.callback(table.close)
     _clean_dead_mount(request.mountpoint, table)
-    ending.home = home = make_home(state, options)
-    reached("memory made")
-    if home.namespace is None and logind_removes_segments():
+    ending.backing = backing = make_backing(state, options)
+    failpoint("memory made")
+    if backing.namespace is None and logind_removes_segments():
         log.warning("logind will delete the segments at logout: see RemoveIPC in logind.conf(5)")
     config = Config(
         request.source,
@@ -147,16 +155,16 @@ def _build(request: Request, ending: Ending, stack: ExitStack, reached: Reached)
         options,
         request.foreground,
         os.getpid(),
-        home.address,
+        backing.address,
         boot_id(),
     )
     config.save(state.file(CONFIG))
-    reached("configuration saved")
+    failpoint("configuration saved")
     device = mounting.mount(
-        request.mountpoint, request.source, mount_options(options), home.namespace
+        request.mountpoint, request.source, mount_options(options), backing.namespace
     )
-    reached("mounted")
-    supervisor = Supervisor(request.mountpoint, state, device, home.namespace, table, reached)
+    failpoint("mounted")
+    supervisor = Supervisor(request.mountpoint, state, device, backing.namespace, table, failpoint)
     stack.callback(supervisor.take_down)
     supervisor.start_server()
     return supervisor

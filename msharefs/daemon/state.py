@@ -41,7 +41,7 @@ class InUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that a server needs to know of its mount. `arena` is how an arena's home says
+    """All that a server needs to know of its mount. `arena` is how the backing says
     where the segments are (backing.py)."""
 
     source: str

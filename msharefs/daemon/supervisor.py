@@ -1,6 +1,6 @@
 """The supervisor: holds /dev/fuse and the namespace, and keeps one server running.
 
-Owns when a server is started, replaced and stopped, and the spare: a second server that
+Owns when a server is started, replaced and stopped, and the standby: a second server that
 has loaded its code and waits, so that a replacement answers at once. It has a single
 thread, imports neither trio nor pyfuse3, and never touches the mount that its server
 serves. How a mount is made and taken down around it is in startup.py.
@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from msharefs.daemon import namespace, systemd
-from msharefs.daemon.crash import Reached
+from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.server_process import EXIT_RESTART, START_TIMEOUT, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
 from msharefs.fuse import mounting
@@ -33,8 +33,8 @@ HEALTHY = 10.0
 """Seconds that a server lives if nothing is wrong with it."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds between tries to start a server."""
-SPARE_DELAY = 0.5
-"""Seconds that a server serves before a spare is made: a mount may be short-lived, and just
+STANDBY_DELAY = 0.5
+"""Seconds that a server serves before a standby is made: a mount may be short-lived, and just
 after a start there is other work."""
 
 LOOK = 0.1
@@ -63,19 +63,19 @@ class Supervisor:
         device: int,
         namespace_fd: int | None,
         table: namespace.MountTable,
-        reached: Reached,
+        failpoint: Failpoint,
     ) -> None:
-        """`device` is owned from here on; the others belong to the caller. `reached` is told
-        of each step, for tests that end the process there."""
+        """`device` is owned from here on; the others belong to the caller. `failpoint` is
+        called at each step, for tests that end the process there."""
         self._mountpoint = mountpoint
         self._state = state
         self._device = device
         self._namespace = namespace_fd
         self._table = table
-        self._reached = reached
+        self._failpoint = failpoint
         self._server: ServerProcess | None = None
-        self._spare: ServerProcess | None = None
-        self._spare_due = False
+        self._standby: ServerProcess | None = None
+        self._standby_due = False
         self._restarts = 0
         self._started = 0.0
         # When the last server ended (time.monotonic), so that the next can tell the gap.
@@ -84,12 +84,12 @@ class Supervisor:
 
     def start_server(self) -> None:
         """Have a server and wait until it serves. Raises ServerError."""
-        self._server = self._take_spare() or self._launch()
-        self._reached("server started")
+        self._server = self._take_standby() or self._launch()
+        self._failpoint("server started")
         tuning = self._server.serve(self._restarts, self._gone_at)
-        self._reached("server serves")
+        self._failpoint("server serves")
         self._started = time.monotonic()
-        self._spare_due = True
+        self._standby_due = True
         self._tune(tuning)
 
     def hold(self) -> None:
@@ -99,7 +99,7 @@ class Supervisor:
         while True:
             received = self._next_signal()
             if received is None:
-                self._try_to_make_spare()
+                self._try_to_make_standby()
             elif received in _UNMOUNT:
                 self._unmount()
             elif received == signal.SIGHUP:
@@ -115,14 +115,14 @@ class Supervisor:
 
     def take_down(self) -> None:
         """End the servers and the mount, whatever state they are in."""
-        self._reached("taking down")
+        self._failpoint("taking down")
         systemd.tell("STOPPING=1")
-        self._end_spare()
+        self._end_standby()
         self._end_server()
-        self._reached("servers ended")
+        self._failpoint("servers ended")
         # The last descriptor: the kernel ends the connection if umount has not done so.
         os.close(self._device)
-        self._reached("connection ended")
+        self._failpoint("connection ended")
         try:
             mounting.unmount(self._mountpoint, self._namespace, lazy=True)
         except mounting.ChannelError as error:
@@ -130,10 +130,10 @@ class Supervisor:
             log.debug("nothing to unmount: %s", error)
 
     def _next_signal(self) -> signal.Signals | None:
-        """Wait for it; None when a spare should be made."""
-        if not self._spare_due:
+        """Wait for it; None when a standby should be made."""
+        if not self._standby_due:
             return signal.Signals(signal.sigwaitinfo(SIGNALS).si_signo)
-        received = signal.sigtimedwait(SIGNALS, SPARE_DELAY)
+        received = signal.sigtimedwait(SIGNALS, STANDBY_DELAY)
         return signal.Signals(received.si_signo) if received else None
 
     def _unmount(self) -> None:
@@ -145,26 +145,26 @@ class Supervisor:
     def _launch(self) -> ServerProcess:
         return ServerProcess(self._state.path, self._device)
 
-    def _try_to_make_spare(self) -> None:
+    def _try_to_make_standby(self) -> None:
         """From the code now installed. Without one, or if it dies, the next server starts late."""
-        self._spare_due = False
+        self._standby_due = False
         try:
-            self._have_spare(self._launch())
+            self._have_standby(self._launch())
         except ServerError as error:
-            log.warning("no spare server: %s", error)
+            log.warning("no standby server: %s", error)
 
-    def _have_spare(self, spare: ServerProcess) -> None:
-        self._end_spare()
-        self._spare = spare
-        self._spare_due = False
-        self._reached("spare made")
+    def _have_standby(self, standby: ServerProcess) -> None:
+        self._end_standby()
+        self._standby = standby
+        self._standby_due = False
+        self._failpoint("standby made")
 
-    def _take_spare(self) -> ServerProcess | None:
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.poll() is not None:
-            spare.end()
+    def _take_standby(self) -> ServerProcess | None:
+        standby, self._standby = self._standby, None
+        if standby is not None and standby.poll() is not None:
+            standby.end()
             return None
-        return spare
+        return standby
 
     def _upgrade(self) -> None:
         """Have the server replaced by one from the code that is installed now. It goes on
@@ -178,9 +178,9 @@ class Supervisor:
             log.error("the code now installed does not load, the old server goes on: %s", error)
             systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}, not upgraded")
             return
-        self._have_spare(newer)
+        self._have_standby(newer)
         self._server.ask_to_stop()
-        self._reached("server asked to stop")
+        self._failpoint("server asked to stop")
 
     def _load(self) -> ServerProcess:
         """A server whose code is in memory. Raises ServerError, also if something that cannot
@@ -205,7 +205,7 @@ class Supervisor:
         the kernel meanwhile. Returns whether one serves."""
         self._gone_at = time.monotonic()
         self._end_server()
-        self._reached("server gone")
+        self._failpoint("server gone")
         if code == EXIT_RESTART:
             log.info("the server stopped to be replaced")
         else:
@@ -257,10 +257,10 @@ class Supervisor:
             self._server.end()
             self._server = None
 
-    def _end_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.end()
-            self._spare = None
+    def _end_standby(self) -> None:
+        if self._standby is not None:
+            self._standby.end()
+            self._standby = None
 
     def _tune(self, settings: Mapping[str, int]) -> None:
         """Set what the data plane wishes of the mount's backing device (sysfs; root only)."""

@@ -28,12 +28,12 @@ def resident_kib(pid: int) -> int:
 
 
 def descriptors(mounted: mount.Mount) -> int:
-    """How many descriptors both processes of the daemon have open, once the spare server is
+    """How many descriptors both processes of the daemon have open, once the standby server is
     there: the supervisor holds one to it."""
     pids = mounted.status()["pids"]
     supervisor = pids["supervisor"]
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
-    eventually(lambda: len(children.read_text().split()) == 2, what="a spare server")
+    eventually(lambda: len(children.read_text().split()) == 2, what="a standby server")
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids.values())
 
 

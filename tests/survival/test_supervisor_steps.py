@@ -52,11 +52,11 @@ def nothing(kept: Kept) -> None:
 
 
 REPLACING: tuple[tuple[str, Callable[[Kept], None]], ...] = (
-    ("spare_made", nothing),
+    ("standby_made", nothing),
     ("server_gone", kill_the_server),
     ("server_started:2", kill_the_server),
     ("server_serves:2", kill_the_server),
-    ("spare_made", ask_for_another_server),
+    ("standby_made", ask_for_another_server),
     ("server_asked_to_stop", ask_for_another_server),
     ("server_gone", ask_for_another_server),
     ("server_started:2", ask_for_another_server),

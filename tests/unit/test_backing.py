@@ -1,4 +1,4 @@
-"""Homes of segments: what an earlier mount left there is taken up or thrown away."""
+"""Where segments are kept: what an earlier mount left there is taken up or thrown away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from msharefs.daemon import backing
-from msharefs.daemon.backing import discard, make_home
+from msharefs.daemon.backing import discard, make_backing
 from msharefs.daemon.options import parse_options
 from msharefs.daemon.state import CONFIG, Config, StateDirectory, boot_id
 from msharefs.memory import shared
@@ -35,7 +35,7 @@ def segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_segments_are_taken_up(tmp_path: Path, segment: Path) -> None:
     """The next mount has them under the same names."""
     state = StateDirectory("/mnt/place", str(tmp_path), fresh=False)
-    address = make_home(state, OPTIONS).address
+    address = make_backing(state, OPTIONS).address
     assert segment.name.startswith(address)
     assert segment.read_bytes() == b"kept"
     state.remove()
@@ -45,7 +45,7 @@ def test_fresh_removes_the_segments(tmp_path: Path, segment: Path) -> None:
     """-o fresh of an ordinary user: their memory is free, and no name of them is used again."""
     state = StateDirectory("/mnt/place", str(tmp_path), fresh=True)
     discard(state)
-    address = make_home(state, OPTIONS).address
+    address = make_backing(state, OPTIONS).address
     assert not segment.name.startswith(address)
     assert not segment.exists()
     assert os.listdir(state.path) == ["lock"]

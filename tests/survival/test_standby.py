@@ -1,4 +1,4 @@
-"""The spare: a second server that has loaded its code and takes over at once; and upgrades,
+"""The standby: a second server that has loaded its code and takes over at once; and upgrades,
 for which it is made from the code that is installed now."""
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("requires_fuse")]
 
 
 def children(supervisor: int) -> set[int]:
-    """The servers of a supervisor, the spare among them."""
+    """The servers of a supervisor, the standby among them."""
     return {
         int(word)
         for word in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     }
 
 
-def loaded_spare(supervisor: int) -> int:
-    """Wait until a spare has loaded its code, which its name tells."""
+def loaded_standby(supervisor: int) -> int:
+    """Wait until a standby has loaded its code, which its name tells."""
 
     def find() -> list[int]:
         return [
             child
             for child in children(supervisor)
-            if Path(f"/proc/{child}/comm").read_text() == "msharefs-spare\n"
+            if Path(f"/proc/{child}/comm").read_text() == "mshare-standby\n"
         ]
 
-    (spare,) = eventually(find, what="a spare")
-    return spare
+    (standby,) = eventually(find, what="a standby")
+    return standby
 
 
-def spare_of(mounted: mount.Mount) -> int:
+def standby_of(mounted: mount.Mount) -> int:
     """Wait for it."""
-    return loaded_spare(mounted.pid)
+    return loaded_standby(mounted.pid)
 
 
 def wait_until_dead(pid: int) -> None:
     """Its parent may not have looked yet."""
-    eventually(lambda: has_ended(pid), what="the spare is dead")
+    eventually(lambda: has_ended(pid), what="the standby is dead")
 
 
-def test_the_spare_takes_over(make_mount: MakeMount) -> None:
-    """Once, and again with the next spare; each in the state that the one before left."""
+def test_the_standby_takes_over(make_mount: MakeMount) -> None:
+    """Once, and again with the next standby; each in the state that the one before left."""
     mounted = make_mount("size=16M")
     mounted.expect_log(DEATHS)
     with raw.region(mounted.path / "region", 2 * MIB) as fd:
         for page in range(2):
-            spare = spare_of(mounted)
+            standby = standby_of(mounted)
             os.kill(mounted.server_pid, signal.SIGKILL)
             raw.create_mapping(fd, page * raw.PAGE, raw.PAGE)
-            assert mounted.server_pid == spare
+            assert mounted.server_pid == standby
         assert raw.mapped_ranges(fd) in (
             [(0, 2 * raw.PAGE)],
             [(0, raw.PAGE), (raw.PAGE, 2 * raw.PAGE)],
@@ -75,21 +75,21 @@ def test_the_spare_takes_over(make_mount: MakeMount) -> None:
     assert mounted.status()["restarts"] == 2
 
 
-def test_a_spare_that_died_is_done_without(make_mount: MakeMount) -> None:
+def test_a_standby_that_died_is_done_without(make_mount: MakeMount) -> None:
     """Killed by itself, and in the same moment as the server."""
     mounted = make_mount("size=16M")
     mounted.expect_log(DEATHS)
     for together in (False, True):
-        spare, server = spare_of(mounted), mounted.server_pid
+        standby, server = standby_of(mounted), mounted.server_pid
         with held(mounted.pid):
-            os.kill(spare, signal.SIGKILL)
+            os.kill(standby, signal.SIGKILL)
             if together:
                 os.kill(server, signal.SIGKILL)
-            wait_until_dead(spare)
+            wait_until_dead(standby)
         if not together:
             assert mounted.server_pid == server
             os.kill(server, signal.SIGKILL)
-        assert mounted.server_pid not in (spare, server)
+        assert mounted.server_pid not in (standby, server)
     assert mounted.status()["restarts"] == 2
 
 
@@ -138,10 +138,10 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
 
 
 def test_an_upgrade_brings_the_code_now_installed(installed: Installed) -> None:
-    """Not that of the spare, which is older."""
+    """Not that of the standby, which is older."""
     assert installed.version() == "1.0"
     supervisor = installed.supervisor_pid()
-    loaded_spare(supervisor)
+    loaded_standby(supervisor)
     installed.set_version("1.1")
     os.kill(supervisor, signal.SIGHUP)
     eventually(lambda: installed.version() == "1.1", what="the new version")
@@ -151,7 +151,7 @@ def test_an_upgrade_brings_the_code_now_installed(installed: Installed) -> None:
 def test_an_upgrade_to_code_that_does_not_load(installed: Installed) -> None:
     """The old server goes on, the log says why, and the next upgrade succeeds."""
     before = mount.read_status(installed.path)["pids"]
-    loaded_spare(before["supervisor"])
+    loaded_standby(before["supervisor"])
     server = installed.package / "daemon" / "server.py"
     good = server.read_text()
     server.write_text("import nothing_of_that_name\n")
@@ -164,7 +164,7 @@ def test_an_upgrade_to_code_that_does_not_load(installed: Installed) -> None:
         what="a line in the log",
     )
     assert mount.read_status(installed.path)["pids"] == before
-    # The spare is that of the old code still.
+    # The standby is that of the old code still.
     os.kill(before["server"], signal.SIGKILL)
     assert installed.version() == "1.0"
     server.write_text(good)
@@ -177,7 +177,7 @@ def test_an_upgrade_to_code_that_does_not_load(installed: Installed) -> None:
 def test_a_server_that_dies_during_an_upgrade(installed: Installed) -> None:
     """The new code hangs while it is loaded; nobody has to wait for it."""
     pids = mount.read_status(installed.path)["pids"]
-    loaded_spare(pids["supervisor"])
+    loaded_standby(pids["supervisor"])
     server = installed.package / "daemon" / "server.py"
     server.write_text("import time\ntime.sleep(100)\n")
     os.kill(pids["supervisor"], signal.SIGHUP)

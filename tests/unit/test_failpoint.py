@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.daemon.crash import CrashPoint
+from msharefs.daemon.failpoint import Failpoint
 
 
 @pytest.fixture
@@ -21,39 +21,39 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 def test_without_an_order_nothing_happens(deaths: list[tuple[int, int]]) -> None:
     """The usual case."""
-    point = CrashPoint("", restarts=0)
+    point = Failpoint("", restarts=0)
     for step in ("request read", "before commit", "", "after reply"):
-        point.reached(step)
+        point(step)
     assert deaths == []
 
 
 def test_the_nth_time_at_a_step_is_the_end(deaths: list[tuple[int, int]]) -> None:
     """As kill -9 would do it; other steps do not count."""
-    point = CrashPoint("before_commit:3", restarts=0)
+    point = Failpoint("before_commit:3", restarts=0)
     for _ in range(2):
-        point.reached("before commit")
-        point.reached("after commit")
+        point("before commit")
+        point("after commit")
     assert deaths == []
-    point.reached("before commit")
+    point("before commit")
     assert deaths == [(os.getpid(), signal.SIGKILL)]
 
 
 def test_a_server_that_replaces_another_goes_on(deaths: list[tuple[int, int]]) -> None:
     """Else each would die at the same step."""
-    point = CrashPoint("before_commit", restarts=1)
-    point.reached("before commit")
+    point = Failpoint("before_commit", restarts=1)
+    point("before commit")
     assert deaths == []
 
 
 def test_an_order_in_a_file(deaths: list[tuple[int, int]], tmp_path: Path) -> None:
     """Looked for with each request, taken once, by any server."""
     path = tmp_path / "order"
-    point = CrashPoint(f"@{path}", restarts=5)
-    point.reached("request read")
+    point = Failpoint(f"@{path}", restarts=5)
+    point("request read")
     path.write_text("after_commit:1")
-    point.reached("after commit")
+    point("after commit")
     assert deaths == []
-    point.reached("request read")
+    point("request read")
     assert not path.exists()
-    point.reached("after commit")
+    point("after commit")
     assert deaths == [(os.getpid(), signal.SIGKILL)]

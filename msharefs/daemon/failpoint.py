@@ -1,25 +1,22 @@
 """The seam at which tests end a process of a mount, as kill -9 would (x-msharefs.crash=).
 
-Knows steps by their names alone: those of a request are named where requests are served,
-those of a mount's life in supervisor.py and startup.py.
+Knows failpoints by their names alone: those of a request are named where requests are
+served, those of a mount's life in supervisor.py and startup.py.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 
-Reached = Callable[[str], None]
-"""Told of each step that a process comes to."""
 
+class Failpoint:
+    """Called at each step that a process comes to; ends the process at one, as kill -9 would.
 
-class CrashPoint:
-    """Ends the process at a step, as kill -9 would: "STEP:N" is the Nth time it comes there.
-
-    An order "@PATH" names a file where such an order is put while the mount is in use; it
-    is looked for with each request, and taken away.
+    An order "STEP:N" means the Nth time that the process comes to STEP. An order "@PATH"
+    names a file where such an order is put while the mount is in use; it is looked for with
+    each request, and taken away.
     """
 
     def __init__(self, order: str, *, restarts: int) -> None:
@@ -30,8 +27,8 @@ class CrashPoint:
         if order and self._file is None and not restarts:
             self._take(order)
 
-    def reached(self, step: str) -> None:
-        """The process came to a step."""
+    def __call__(self, step: str) -> None:
+        """The process has come to a step."""
         if self._file is not None and step == "request read":
             self._look(self._file)
         if step != self._step:

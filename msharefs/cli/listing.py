@@ -50,11 +50,7 @@ class Listing:
         if self.top != self.mount.path or self.unreadable:
             return {}
         named = {facts.file.st_ino for facts in self.found}
-        return {
-            inode: pids
-            for inode, pids in self.scan.attached.items()
-            if inode is not None and inode not in named
-        }
+        return {inode: pids for inode, pids in self.scan.attached.items() if inode not in named}
 
     def attached(self, facts: regions.Facts) -> list[int]:
         """Who has a region attached, as far as it could be seen."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from typing import TYPE_CHECKING
 
 from msharefs.abi import INFO_NAME
 from msharefs.client.errors import MshareError, NotMounted, translated
+from msharefs.linux import mountinfo
 
 if TYPE_CHECKING:
     from msharefs.client.errors import StrOrBytesPath
@@ -23,9 +23,7 @@ _INFO_LENGTH = 32
 DIRECTORY_VARIABLE = "MSHAREFS_DIR"
 """The environment variable that names the directory to use where a program names none."""
 
-_MOUNTS = "/proc/self/mounts"
-_TYPE = b"fuse.msharefs"
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
+_TYPE = "fuse.msharefs"
 
 
 def alignment(path: StrOrBytesPath) -> int:
@@ -59,13 +57,10 @@ def default_directory() -> str:
     chosen = os.environ.get(DIRECTORY_VARIABLE)
     if chosen:
         return chosen
-    with open(_MOUNTS, "rb") as mounts:
-        for line in mounts:
-            _, directory, kind, *_ = line.split(b" ")
-            path = _ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), directory)
-            # Another user's own mount is in the list too, and shut.
-            if kind == _TYPE and os.access(path, os.X_OK):
-                return os.fsdecode(path)
+    for mount in mountinfo.own_mounts():
+        # Another user's own mount is in the list too, and shut.
+        if mount.kind == _TYPE and os.access(mount.path, os.X_OK):
+            return mount.path
     text = f"no msharefs is mounted here; mount one, or set {DIRECTORY_VARIABLE}"
     raise NotMounted(errno.ENODEV, text)
 

@@ -6,14 +6,13 @@ regions nor where a layout comes from.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msharefs.abi import PROT_READ, PROT_WRITE
 from msharefs.client.arguments import prot_bits
+from msharefs.linux import syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from msharefs.client.layout import Mapping
 
 PROT_NONE = 0
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +52,7 @@ def apply(address: int, wanted: Iterable[Run]) -> None:
     for run in wanted:
         # Each page goes from its old protection to the new one directly, so that who uses it
         # meanwhile in another thread is not hit where both of them allow it.
-        if _libc.mprotect(address + run.offset, run.size, run.prot) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        syscalls.protect(address + run.offset, run.size, run.prot)
 
 
 def _pieces(

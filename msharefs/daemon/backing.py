@@ -7,21 +7,16 @@ which it is. How segments are made and counted is memory's.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from glob import glob
 from typing import Protocol
 
 from msharefs.core.ports import Memory
 from msharefs.daemon import namespace
 from msharefs.daemon.options import MountOptions
 from msharefs.daemon.state import Config, StateDirectory
+from msharefs.linux.host import is_privileged
 from msharefs.memory import private, shared
 
-CAP_SYS_ADMIN = 21
-WHOLE_ID_SPACE = (0, 0, (1 << 32) - 1)
 PRIVATE = "private"
-LAST_SYSTEM_UID = 999
-"""As in Debian's login.defs."""
 
 
 class Backing(Protocol):
@@ -97,22 +92,7 @@ def discard(state: StateDirectory) -> None:
 
 def make_backing(state: StateDirectory, options: MountOptions) -> Backing:
     """The best backing that we may have. Raises OSError."""
-    return PrivateBacking(state, options) if privileged() else SharedBacking(state.left)
-
-
-def logind_removes_segments() -> bool:
-    """Whether systemd-logind deletes a login user's POSIX segments when he logs out
-    (logind.conf(5), RemoveIPC; system users are spared)."""
-    if os.geteuid() <= LAST_SYSTEM_UID or not os.path.isdir("/run/systemd/seats"):
-        return False
-    value = "yes"
-    for path in ("/etc/systemd/logind.conf", *sorted(glob("/etc/systemd/logind.conf.d/*.conf"))):
-        with suppress(OSError), open(path, encoding="utf-8") as lines:
-            for line in lines:
-                key, _, word = line.partition("=")
-                if key.strip() == "RemoveIPC":
-                    value = word.strip()
-    return value.lower() not in ("no", "false", "off", "0")
+    return PrivateBacking(state, options) if is_privileged() else SharedBacking(state.left)
 
 
 def open_arena(address: str, options: MountOptions) -> Memory:
@@ -120,13 +100,3 @@ def open_arena(address: str, options: MountOptions) -> Memory:
     if address == PRIVATE:
         return private.Arena(private.ArenaOptions(options.size, options.huge))
     return shared.SharedArena(options.size, address)
-
-
-def privileged() -> bool:
-    """Whether we have CAP_SYS_ADMIN in the first user namespace: for mounting a tmpfs, and
-    for passthrough, whose ioctl checks just that."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        whole = tuple(int(word) for word in file.read().split()) == WHOLE_ID_SPACE
-    with open("/proc/self/status", encoding="ascii") as lines:
-        effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
-    return whole and bool(effective >> CAP_SYS_ADMIN & 1)

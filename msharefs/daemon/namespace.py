@@ -10,10 +10,10 @@ import errno
 import logging
 import os
 from contextlib import closing
-from dataclasses import dataclass
 
 from msharefs.fuse import mounting
-from msharefs.linux import syscalls
+from msharefs.linux import mountinfo, syscalls
+from msharefs.linux.mountinfo import Mount
 from msharefs.memory import private
 
 log = logging.getLogger(__name__)
@@ -21,42 +21,13 @@ log = logging.getLogger(__name__)
 FS_TYPE = f"fuse.{mounting.SUBTYPE}"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A line of /proc/self/mountinfo: where, what, and its device number ("0:41")."""
-
-    path: str
-    kind: str
-    device: str
-
-
-class MountTable:
-    """The mounts of the namespace in which this object was made, also after leaving it:
-    an open mountinfo stays with its namespace (proc(5))."""
-
-    def __init__(self) -> None:
-        self._file = open(  # noqa: SIM115 - kept open for the life of the object
-            "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape"
-        )
-
-    def read(self) -> list[Mount]:
-        """What is mounted now, the oldest first."""
-        self._file.seek(0)
-        found = []
-        for line in self._file:
-            fields, _, rest = line.partition(" - ")
-            words = fields.split()
-            found.append(Mount(_unescape(words[4]), rest.split()[0], words[2]))
-        return found
+class MountTable(mountinfo.OpenTable):
+    """The mounts of the namespace in which this object was made, also after leaving it."""
 
     def find(self, path: str) -> Mount | None:
         """The msharefs mount on a path, or None."""
         ours = [m for m in self.read() if m.path == path and m.kind == FS_TYPE]
         return ours[-1] if ours else None
-
-    def close(self) -> None:
-        """Let go of the namespace."""
-        self._file.close()
 
 
 def enter_private(arena_directory: str, state_base: str) -> int:
@@ -98,10 +69,3 @@ def leave(original: int) -> None:
     """Go back to the namespace that enter_private returned, and close it."""
     syscalls.setns(original, syscalls.CLONE_NEWNS)
     os.close(original)
-
-
-def _unescape(path: str) -> str:
-    r"""mountinfo writes space, tab, newline and backslash as \040, \011, \012 and \134."""
-    for code in ("040", "011", "012", "134"):
-        path = path.replace("\\" + code, chr(int(code, 8)))
-    return path

@@ -28,7 +28,7 @@ from msharefs.core.manager import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from msharefs.daemon import logs
-from msharefs.daemon.backing import open_arena, privileged
+from msharefs.daemon.backing import open_arena
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
@@ -49,6 +49,7 @@ from msharefs.fuse.planes.choice import choose_plane, without
 from msharefs.fuse.planes.plane import DataPlane, Negotiation, PlaneError
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
+from msharefs.linux.host import is_privileged
 
 log = logging.getLogger("msharefs.daemon.server")
 
@@ -218,7 +219,7 @@ async def serve(config: Config, given: Inheritance) -> bool:
         config.options.data,
         offer,
         device=given.device,
-        privileged=privileged(),
+        privileged=is_privileged(),
     )
     return await Server(config, given, plane, plane.negotiate(offer)).run(init)
 

@@ -17,9 +17,7 @@ from msharefs.daemon import logs, namespace
 from msharefs.daemon.backing import (
     Backing,
     discard,
-    logind_removes_segments,
     make_backing,
-    privileged,
 )
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.options import MountOptions, log_level
@@ -36,6 +34,7 @@ from msharefs.daemon.state import (
 )
 from msharefs.daemon.supervisor import EXIT_MOUNT, EXIT_SYSTEM, SIGNALS, MountError, Supervisor
 from msharefs.fuse import mounting
+from msharefs.linux.host import is_privileged, logind_removes_ipc
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def check_host(request: MountRequest) -> None:
         raise MountError(f"{request.mountpoint} is already mounted", EXIT_MOUNT)
     if not mounted and not os.path.isdir(request.mountpoint):
         raise MountError(f"{request.mountpoint} is not a directory", EXIT_MOUNT)
-    if (request.options.mpol or request.options.noswap) and not privileged():
+    if (request.options.mpol or request.options.noswap) and not is_privileged():
         raise MountError("mpol and noswap need root: /dev/shm is the system's", EXIT_SYSTEM)
     if not os.path.exists(FUSE_DEVICE):
         raise MountError(f"there is no {FUSE_DEVICE}; try 'modprobe fuse'", EXIT_SYSTEM)
@@ -147,7 +146,7 @@ def _build(
     _clean_dead_mount(request.mountpoint, table)
     ending.backing = backing = make_backing(state, options)
     failpoint("memory made")
-    if backing.namespace is None and logind_removes_segments():
+    if backing.namespace is None and logind_removes_ipc(os.geteuid()):
         log.warning("logind will delete the segments at logout: see RemoveIPC in logind.conf(5)")
     config = Config(
         request.source,

@@ -267,9 +267,10 @@ class Supervisor:
         mount = self._table.find(self._mountpoint)
         if mount is None or os.geteuid() != 0:
             return
+        device = f"{os.major(mount.device)}:{os.minor(mount.device)}"
         for name, value in settings.items():
             try:
-                with open(f"/sys/class/bdi/{mount.device}/{name}", "w", encoding="ascii") as file:
+                with open(f"/sys/class/bdi/{device}/{name}", "w", encoding="ascii") as file:
                     file.write(str(value))
             except OSError as error:
                 log.info("cannot set %s of the mount: %s", name, error)

@@ -22,7 +22,7 @@ from msharefs.fuse import kernel, messages
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.planes.plane import DataPlane
-from msharefs.linux import syscalls
+from msharefs.linux import proc
 
 BURIAL_LOOK = 0.005
 """Seconds between looks at whether the memory of regions that are gone is free."""
@@ -87,7 +87,7 @@ class Control:
             header.nodeid,
             abi.CreateMapping.unpack(payload),
             writable=writable,
-            has_descriptor=partial(syscalls.has_descriptor, header.pid),
+            has_descriptor=partial(proc.has_descriptor, header.pid),
         )
 
     async def _change_in_turn(

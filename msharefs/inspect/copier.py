@@ -6,7 +6,6 @@ memory that nobody has touched is not touched by the copying either.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from msharefs.abi import PAGE_SIZE
 from msharefs.client.attachment import Attachment
 from msharefs.client.layout import Mapping
+from msharefs.linux import syscalls
 
 CHUNK = 1 << 20
 UNIT = 64 << 10
@@ -36,8 +36,6 @@ class Copier:
         self._copied = os.memfd_create("mshare-dump", os.MFD_CLOEXEC)
         os.ftruncate(self._copied, CHUNK)
         self._buffer = mmap.mmap(self._copied, CHUNK)
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 
     def close(self) -> None:
         """End it."""
@@ -72,10 +70,10 @@ class Copier:
         """Which parts may hold something else than zeros."""
         if not self._trust:
             return [(0, length)]
-        pages = ctypes.create_string_buffer(-(-length // PAGE_SIZE))
-        if self._libc.mincore(address, length, pages) != 0:
+        try:
+            raw = syscalls.resident_pages(address, length)
+        except OSError:
             return [(0, length)]
-        raw = pages.raw
         units = (raw[at : at + _PAGES_A_UNIT] for at in range(0, len(raw), _PAGES_A_UNIT))
         return _joined([any(unit) for unit in units], 0, length)
 

@@ -6,13 +6,14 @@ Owns those checks, each a sentence and what to do about it.
 from __future__ import annotations
 
 import os
-import re
 import resource
 from collections.abc import Callable, Iterator
 
 from msharefs.abi import HUGE_PAGE_SIZE
 from msharefs.cli import formatting
 from msharefs.inspect.host import Finding, Host
+from msharefs.linux.host import logind_removes_ipc
+from msharefs.linux.proc import meminfo
 
 _HUGE_ORDER = 9
 _FEW_HUGE_PAGES = 64
@@ -67,11 +68,8 @@ def _free_blocks(host: Host) -> Iterator[Finding]:
 
 
 def _memory(host: Host) -> Iterator[Finding]:
-    facts: dict[str, int] = {}
-    for line in (host.read("/proc/meminfo") or "").splitlines():
-        name, _, rest = line.partition(":")
-        facts[name] = int(rest.split()[0]) * 1024
-    available, total = facts.get("MemAvailable", 0), facts.get("MemTotal", 0)
+    facts = meminfo(host.root)
+    available, total = facts["MemAvailable"], facts["MemTotal"]
     swap = facts.get("SwapTotal", 0)
     swapping = (
         f"; regions may go to {formatting.size(swap)} of swap, unless mounted with noswap"
@@ -137,36 +135,17 @@ def _shared_memory(host: Host) -> Iterator[Finding]:
 
 
 def _logind(host: Host) -> Iterator[Finding]:
-    if host.is_root or not os.path.isdir(host.path("/run/systemd/system")):
+    if host.is_root or not os.path.isdir(host.path("/run/systemd/seats")):
         return
-    setting = "yes"
-    for text in _logind_configuration(host):
-        for value in re.findall(r"^\s*RemoveIPC\s*=\s*(\S+)", text, re.MULTILINE):
-            setting = value.lower()
-    if setting in {"no", "false", "off", "0"}:
-        yield Finding("ok", "logind", "leaves shared memory alone when you log out")
-    else:
+    if logind_removes_ipc(host.euid, host.root):
         yield Finding(
             "warn",
             "logind",
             "systemd-logind takes away your mounts' memory when you log out",
             "set RemoveIPC=no in /etc/systemd/logind.conf as root, or mount as root",
         )
-
-
-def _logind_configuration(host: Host) -> Iterator[str]:
-    """In the order in which later ones win (logind.conf(5))."""
-    yield host.read("/etc/systemd/logind.conf") or ""
-    parts: dict[str, str] = {}
-    for directory in ("/usr/lib/systemd", "/run/systemd", "/etc/systemd"):
-        folder = f"{directory}/logind.conf.d"
-        try:
-            names = os.listdir(host.path(folder))
-        except OSError:
-            continue
-        parts.update({name: f"{folder}/{name}" for name in names if name.endswith(".conf")})
-    for _, path in sorted(parts.items()):
-        yield host.read(path) or ""
+    else:
+        yield Finding("ok", "logind", "leaves shared memory alone when you log out")
 
 
 CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from msharefs.abi import PAGE_SIZE
 from msharefs.cli import formatting
 from msharefs.inspect.host import Finding, Host
+from msharefs.linux import host as host_facts
+from msharefs.linux import mountinfo
 
 PASSTHROUGH_KERNEL = (6, 9)
 DIRECT_MMAP_KERNEL = (6, 6)
-_CAP_SYS_ADMIN = 21
-_WHOLE_ID_SPACE = ["0", "0", "4294967295"]
 _IMPORTS = "import posix_ipc, pyfuse3, trio"
 _IMPORT_SECONDS = 30
 
@@ -162,18 +162,14 @@ def _rights(host: Host) -> Iterator[Finding]:
             "mount as root for memory at full speed; any user may use such a mount",
         )
         return
-    capabilities = re.search(
-        r"^CapEff:\s*([0-9a-f]+)", host.read("/proc/self/status") or "", re.MULTILINE
-    )
-    has_admin = capabilities is None or int(capabilities[1], 16) >> _CAP_SYS_ADMIN & 1
-    if not has_admin:
+    if not host_facts.has_capability(host_facts.CAP_SYS_ADMIN, host.root):
         yield Finding(
             "FAIL",
             "rights",
             "you are root without CAP_SYS_ADMIN, as in most containers",
             "start the container with --cap-add SYS_ADMIN, or mount outside of it",
         )
-    elif (host.read("/proc/self/uid_map") or "0 0 4294967295").split() != _WHOLE_ID_SPACE:
+    elif not host_facts.is_first_user_namespace(host.root):
         yield Finding(
             "warn",
             "rights",
@@ -212,8 +208,8 @@ def _control(host: Host) -> Iterator[Finding]:
 
 
 def _is_mounted(host: Host, place: str) -> bool:
-    lines = (host.read("/proc/self/mountinfo") or "").splitlines()
-    return any(line.split()[4] == place for line in lines)
+    table = mountinfo.read(host.path(mountinfo.OWN))
+    return any(mount.path == place for mount in table)
 
 
 def _kernel_option(host: Host, name: str) -> str | None:

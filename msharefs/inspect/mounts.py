@@ -1,6 +1,6 @@
 """Which msharefs are mounted here, what they say of themselves, and what lies on them.
 
-Owns the reading of /proc/self/mountinfo and of the status attribute. It asks with the caller's
+Owns the reading of the status attribute and the search for regions. It asks with the caller's
 own rights, as any program would.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from typing import Any
 from msharefs.abi import INFO_NAME, STATUS_ATTRIBUTE
 from msharefs.cli import formatting
 from msharefs.cli.errors import CommandError
+from msharefs.linux import mountinfo
 
 KIND = "fuse.msharefs"
-_MOUNTINFO = "/proc/self/mountinfo"
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
 _STATUS = STATUS_ATTRIBUTE.decode("ascii")
 _INFO = INFO_NAME.decode("ascii")
 
@@ -54,17 +52,10 @@ class Found:
 def mounts() -> list[Mount]:
     """Every msharefs that this process sees, each once, in the order they were mounted."""
     found: dict[int, Mount] = {}
-    with open(_MOUNTINFO, "rb") as lines:
-        for line in lines:
-            fields, _, tail = line.partition(b" - ")
-            kind, source = tail.split()[:2]
-            if kind.decode("ascii", "replace") != KIND:
-                continue
-            device, path = fields.split()[2], fields.split()[4]
-            major, minor = device.split(b":")
-            number = os.makedev(int(major), int(minor))
+    for each in mountinfo.own_mounts():
+        if each.kind == KIND:
             # A bind mount of it, or of a part of it, is the same file system again.
-            found.setdefault(number, Mount(_unescape(path), _unescape(source), number))
+            found.setdefault(each.device, Mount(each.path, each.source, each.device))
     return list(found.values())
 
 
@@ -147,8 +138,3 @@ def is_info(mount: Mount, path: str) -> bool:
         return False
     directory = os.path.dirname(os.path.abspath(path))
     return os.path.samefile(directory, mount.path)
-
-
-def _unescape(field: bytes) -> str:
-    """mountinfo writes blanks and the like in octal."""
-    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))

@@ -28,6 +28,11 @@ MADV_NOHUGEPAGE = 15
 MADV_POPULATE_WRITE = 23
 MADV_COLLAPSE = 25
 
+PAGE_SIZE = os.sysconf("SC_PAGESIZE")
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
 _PROT_NONE = 0x0
 _PROT_READ_WRITE = 0x3
 _MAP_SHARED = 0x01
@@ -60,6 +65,9 @@ _libc.mmap.argtypes = (
 _libc.mmap.restype = ctypes.c_void_p
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+_libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
 def _check(result: int, what: str) -> None:
@@ -120,9 +128,29 @@ def populate_small(fd: int, start: int, size: int) -> None:
         _libc.munmap(base, size)
 
 
-def has_descriptor(thread: int, fd: int) -> bool:
-    """Whether a thread of our pid namespace has `fd` open (proc(5)). Follows nothing."""
-    return thread > 0 and os.path.lexists(f"/proc/{thread}/fd/{fd}")
+def protect(address: int, size: int, prot: int) -> None:
+    """mprotect(2): give whole pages of this process a protection."""
+    _check(_libc.mprotect(address, size, prot), "mprotect")
+
+
+def resident_pages(address: int, size: int) -> bytes:
+    """mincore(2): for each page of a window of this process whether it is in memory (1) or not (0).
+
+    Touches none of them. `address` is page aligned.
+    """
+    pages = ctypes.create_string_buffer(-(-size // PAGE_SIZE))
+    _check(_libc.mincore(address, size, pages), "mincore")
+    return pages.raw
+
+
+def adopt_orphans() -> None:
+    """prctl(2), PR_SET_CHILD_SUBREAPER: descendants whose parents end become our children."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def die_with_parent(signal: int) -> None:
+    """prctl(2), PR_SET_PDEATHSIG: get that signal when the thread that forked us ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
 
 
 def collapse(fd: int, start: int, size: int, huge_page: int) -> None:

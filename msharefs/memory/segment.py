@@ -13,9 +13,9 @@ from contextlib import suppress
 
 import posix_ipc
 
-from msharefs.linux import syscalls
+from msharefs.abi import HUGE_PAGE_SIZE
+from msharefs.linux import proc, syscalls
 
-HUGE_PAGE_SIZE = 2 << 20
 COLLAPSE_TRIES = 3
 CHECK_AVAILABLE_FROM = 64 << 20
 """From this many bytes on a reservation first asks whether the machine has them."""
@@ -135,11 +135,5 @@ class PosixSegment:
 
 def available_memory() -> int:
     """Bytes that the machine can give without swapping out others, and free swap (proc(5))."""
-    wanted = {"MemAvailable", "SwapFree"}
-    total = 0
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        for line in lines:
-            name, _, rest = line.partition(":")
-            if name in wanted:
-                total += int(rest.split()[0]) * 1024
-    return total
+    facts = proc.meminfo()
+    return facts["MemAvailable"] + facts["SwapFree"]

@@ -1,13 +1,15 @@
 """Which processes have which parts of a file attached: what /proc/PID/maps tells.
 
-Owns the reading of /proc. The kernel's list of mappings is the only one that fork, exec and
-kill keep right by themselves.
+Owns who counts as a process of the run. The kernel's list of mappings is the only one that fork,
+exec and kill keep right by themselves.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+
+from msharefs.linux import proc
 
 MAX_ROUNDS = 50
 """Processes that appear during a look are looked at in another round, so many times."""
@@ -47,7 +49,7 @@ def find_holders(device: int, inode: int, ours: frozenset[int] = frozenset()) ->
     found = Holders()
     parents: dict[int, int] = {}
     for _ in range(MAX_ROUNDS):
-        fresh = _pids() - parents.keys()
+        fresh = set(proc.pids()) - parents.keys()
         if not fresh:
             return found
         parents.update((pid, _parent(pid)) for pid in fresh)
@@ -66,54 +68,31 @@ def find_holders(device: int, inode: int, ours: frozenset[int] = frozenset()) ->
 def windows_of(pid: int, device: int, inode: int) -> list[Span] | None:
     """What a process has attached of the file. None if it is ours and does not let us look."""
     try:
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            text = file.read()
+        areas = proc.areas(pid, device, inode)
     except PermissionError:
         return None if _descends_from_us(pid) else []
-    except (FileNotFoundError, ProcessLookupError):
+    except ProcessLookupError:
         return []
-    mark = b" %02x:%02x %d " % (os.major(device), os.minor(device), inode)
-    if mark not in text:
-        return []
-    return [_span(line) for line in text.splitlines() if _is_about(line, mark)]
+    return [(area.offset, area.offset + area.size) for area in areas]
 
 
 def open_elsewhere(device: int, inode: int) -> bool:
     """Whether a process that we may look into has a descriptor of the file."""
-    for pid in _pids():
+    for pid in proc.pids():
         try:
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                status = os.stat(f"/proc/{pid}/fd/{name}")
-                if (status.st_dev, status.st_ino) == (device, inode):
+            for file in proc.descriptors(pid):
+                if (file.st_dev, file.st_ino) == (device, inode):
                     return True
         except OSError:
-            continue  # it has ended or closed it, or it is somebody else's
+            continue  # it has ended, or it is somebody else's
     return False
-
-
-def _is_about(line: bytes, mark: bytes) -> bool:
-    # A path may hold the mark too: the fields before it count.
-    return mark in line and line.split(maxsplit=5)[3:5] == mark.split()
-
-
-def _span(line: bytes) -> Span:
-    addresses, _, offset = line.split(maxsplit=3)[:3]
-    start, _, end = addresses.partition(b"-")
-    first = int(offset, 16)
-    return first, first + int(end, 16) - int(start, 16)
-
-
-def _pids() -> set[int]:
-    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
 
 
 def _parent(pid: int) -> int:
     """The parent's number; -1 if the process has ended."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name, in parentheses, may hold anything.
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
+        return proc.stat(pid).parent
+    except ProcessLookupError:
         return -1
 
 

@@ -6,7 +6,6 @@ to it, its orphans become ours, and messages of the library lead to what keeper.
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import os
 import secrets
@@ -20,12 +19,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from msharefs.client.errors import MshareError
+from msharefs.linux import syscalls
 from msharefs.preload.keeper import Keeper
 from msharefs.preload.registry import RegistryBusyError
 
 EXIT_SIGNAL = 128
-
-_PR_SET_CHILD_SUBREAPER = 36
 
 CHECK_SECONDS = 10.0
 """How often everything is looked at by itself: a message may get lost, and exec(2) sends
@@ -92,7 +90,7 @@ class Supervisor:
 
     def start(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
         """Start the program. OSError if that cannot be."""
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        syscalls.adopt_orphans()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
         self._command = os.posix_spawnp(
             arguments[0],

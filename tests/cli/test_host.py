@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
         "boot/config-6.18.0": "CONFIG_FUSE_FS=y\nCONFIG_FUSE_PASSTHROUGH=y\n",
         "dev/fuse": "",
         "sys/fs/fuse/connections/README": "",
-        "run/systemd/system/README": "",
+        "run/systemd/seats/README": "",
     }.items():
         put(tmp_path, name, text)
     (tmp_path / "dev/shm").mkdir()

@@ -21,7 +21,7 @@ OPTIONS = parse_options("size=1M", memory=1 << 30, sloppy=False)
 @pytest.fixture
 def segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """One that a user's mount left when its supervisor was killed."""
-    monkeypatch.setattr(backing, "privileged", lambda: False)
+    monkeypatch.setattr(backing, "is_privileged", lambda: False)
     prefix = shared.new_prefix()
     state = StateDirectory("/mnt/place", str(tmp_path), fresh=False)
     Config("msharefs", "/mnt/place", OPTIONS, False, 1, prefix, boot_id()).save(state.file(CONFIG))

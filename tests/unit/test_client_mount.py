@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import msharefs
-from msharefs.client import mount
+from msharefs.linux import mountinfo
 
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table of mounts that stands in for that of the kernel; no variable is set."""
     path = tmp_path / "mounts"
-    monkeypatch.setattr(mount, "_MOUNTS", str(path))
+    monkeypatch.setattr(mountinfo, "OWN", str(path))
     monkeypatch.delenv("MSHAREFS_DIR", raising=False)
     return path
 
@@ -27,10 +27,10 @@ def test_first_mount_that_may_be_entered(table: Path, tmp_path: Path) -> None:
     second.mkdir()
     escaped = str(first).replace(" ", "\\040")
     table.write_text(
-        f"proc {second} proc rw 0 0\n"
-        f"msharefs {tmp_path}/gone fuse.msharefs rw 0 0\n"
-        f"msharefs {escaped} fuse.msharefs rw 0 0\n"
-        f"msharefs {second} fuse.msharefs rw 0 0\n"
+        f"20 1 0:4 / {second} rw - proc proc rw\n"
+        f"21 1 0:5 / {tmp_path}/gone rw - fuse.msharefs msharefs rw\n"
+        f"22 1 0:6 / {escaped} rw - fuse.msharefs msharefs rw\n"
+        f"23 1 0:7 / {second} rw - fuse.msharefs msharefs rw\n"
     )
     assert msharefs.default_directory() == str(first)
 

@@ -14,7 +14,7 @@ import sys
 from typing import NoReturn
 
 from msharefs import __version__
-from msharefs.daemon.options import UsageError, parse_options, total_memory
+from msharefs.daemon.options import TESTING, UsageError, parse_options, total_memory
 from msharefs.daemon.startup import MountRequest, check_host, supervise
 from msharefs.daemon.supervisor import EXIT_SYSTEM, EXIT_USAGE, MountError
 
@@ -58,7 +58,12 @@ def parse_command_line(arguments: list[str]) -> MountRequest:
     parser.add_argument("-t", "-N", dest="_ignored", help=argparse.SUPPRESS)
     parser.add_argument("-V", "--version", action="version", version=f"msharefs {__version__}")
     words = parser.parse_args(arguments)
-    options = parse_options(",".join(words.options), memory=total_memory(), sloppy=words.sloppy)
+    options = parse_options(
+        ",".join(words.options),
+        memory=total_memory(),
+        sloppy=words.sloppy,
+        testing=os.environ.get(TESTING) == "1",
+    )
     # Links in the path of the mount point would make /proc/mounts show another one.
     mountpoint = os.path.realpath(words.mountpoint)
     return MountRequest(words.source, mountpoint, options, words.foreground)

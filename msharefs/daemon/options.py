@@ -70,17 +70,23 @@ TAKEN_SILENTLY = frozenset(
         "group",
         "silent",
         "loud",
-        "allow_other",
         "default_permissions",
     ]
 )
 """Options of mount(8) and systemd that are done elsewhere, or that are always so here."""
 SWITCHES = frozenset({"noswap", "allow_other", "fresh"})
-PRIVATE_PREFIX = "x-msharefs."
-"""Ours in the space that mount(8) leaves to everybody: x-msharefs.without=A:B does without
-capabilities of the kernel, so that tests reach every branch; x-msharefs.crash=STEP:N kills
-the server when it comes to a step for the Nth time (storage.py)."""
 SILENT_PREFIXES = ("x-", "X-", "comment=")
+PRIVATE_PREFIX = "x-msharefs."
+"""Ours in the space that mount(8) leaves to everybody. All of it is for tests:
+x-msharefs.without=A:B does without capabilities of the kernel, so that tests reach every
+branch; x-msharefs.crash=STEP:N kills a process of the mount when it comes to a step for the
+Nth time (failpoint.py)."""
+TESTING = "MSHAREFS_TESTING"
+"""The environment variable that tests set to 1. Without it nobody's fstab can name what is
+for tests alone."""
+
+Parser = Callable[[str, int], Any]
+"""From the text of a value and the machine's memory in bytes. Raises UsageError."""
 
 
 class UsageError(Exception):
@@ -112,30 +118,41 @@ class MountOptions:
     passed_on: tuple[str, ...] = ()
 
 
-def parse_options(text: str, *, memory: int, sloppy: bool = False) -> MountOptions:
+def parse_options(
+    text: str, *, memory: int, sloppy: bool = False, testing: bool = False
+) -> MountOptions:
     """Options as `mount -o` has them, separated by commas. `memory` is the machine's, in
-    bytes. An unknown option is a UsageError unless `sloppy`."""
+    bytes. An unknown option is a UsageError unless `sloppy`; those for tests are known only
+    while `testing`."""
+    parsers = _PARSERS | _PRIVATE_PARSERS if testing else _PARSERS
     options = MountOptions(
         size=_size(DEFAULT_SIZE, memory, low=PAGE_SIZE), nr_inodes=memory // PAGE_SIZE // 2
     )
     for word in _words(text):
-        name, has_value, value = word.removeprefix(PRIVATE_PREFIX).partition("=")
+        name, has_value, value = word.partition("=")
         if name in PASSED_ON and not has_value:
             options = replace(options, passed_on=(*options.passed_on, name))
-        elif name in _PARSERS:
-            if not has_value or not value:
+        elif name in parsers:
+            if not value:
                 raise UsageError(f"option '{name}' needs a value: {name}=...")
-            options = _with(options, name, _value(name, value, memory))
+            field_name = name.removeprefix(PRIVATE_PREFIX)
+            options = _with(options, field_name, _value(parsers[name], name, value, memory))
         elif word in SWITCHES:
             options = _with(options, word, True)
-        elif not (word in TAKEN_SILENTLY or word.startswith(SILENT_PREFIXES) or sloppy):
+        elif not (_is_taken_silently(word) or sloppy):
             raise UsageError(_unknown(name))
     return options
 
 
-def _value(name: str, text: str, memory: int) -> Any:
+def _is_taken_silently(word: str) -> bool:
+    if word.startswith(PRIVATE_PREFIX):
+        return False
+    return word in TAKEN_SILENTLY or word.startswith(SILENT_PREFIXES)
+
+
+def _value(parser: Parser, name: str, text: str, memory: int) -> Any:
     try:
-        return _PARSERS[name](text, memory)
+        return parser(text, memory)
     except UsageError as error:
         raise UsageError(f"option '{name}': {error}") from error
 
@@ -222,7 +239,7 @@ def _parse_mode(text: str, memory: int) -> int:
     return mode
 
 
-def _id_parser(lookup: Callable[[str], int]) -> Callable[[str, int], int]:
+def _id_parser(lookup: Callable[[str], int]) -> Parser:
     def parse(text: str, memory: int) -> int:
         short = len(text) <= LONGEST_NUMBER
         if short and text.isascii() and text.isdigit() and int(text) <= LARGEST_ID:
@@ -235,7 +252,7 @@ def _id_parser(lookup: Callable[[str], int]) -> Callable[[str, int], int]:
     return parse
 
 
-def _choice_parser(choices: tuple[str, ...]) -> Callable[[str, int], str]:
+def _choice_parser(choices: tuple[str, ...]) -> Parser:
     def parse(text: str, memory: int) -> str:
         if text not in choices:
             raise UsageError(f"{text} is none of {', '.join(choices)}")
@@ -264,7 +281,7 @@ def _parse_metrics(text: str, memory: int) -> tuple[str, int]:
     return address.strip("[]") or LOOPBACK, int(port)
 
 
-_PARSERS: dict[str, Callable[[str, int], Any]] = {
+_PARSERS: dict[str, Parser] = {
     "size": _parse_bytes,
     "max_region": _parse_bytes,
     "align": _parse_align,
@@ -278,14 +295,17 @@ _PARSERS: dict[str, Callable[[str, int], Any]] = {
     "log_level": _choice_parser(LOG_LEVELS),
     "mpol": _parse_text,
     "metrics": _parse_metrics,
-    "without": _parse_without,
-    "crash": _parse_text,
+}
+_PRIVATE_PARSERS: dict[str, Parser] = {
+    f"{PRIVATE_PREFIX}without": _parse_without,
+    f"{PRIVATE_PREFIX}crash": _parse_text,
 }
 
 
 def _unknown(name: str) -> str:
-    public = [parser for parser in _PARSERS if parser not in ("without", "crash")]
-    known = [*public, *SWITCHES, *PASSED_ON, *TAKEN_SILENTLY]
+    if name.startswith(PRIVATE_PREFIX):
+        return f"unknown option '{name}'; names with {PRIVATE_PREFIX} are for the tests alone"
+    known = [*_PARSERS, *SWITCHES, *PASSED_ON, *TAKEN_SILENTLY]
     nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0)[0]
     return f"unknown option '{name}'; the nearest known one is '{nearest}'"
 

@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from msharefs.daemon.options import TESTING
 from tests.helpers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +61,7 @@ def command() -> list[str]:
 def environment(marker: str) -> dict[str, str]:
     """The environment for the command, marked so that its processes can be found again."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, MARKER: marker, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, MARKER: marker, TESTING: "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def new_marker() -> str:

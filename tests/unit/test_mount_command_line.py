@@ -47,6 +47,19 @@ def test_sloppy_ignores_unknown_options() -> None:
     assert parse_command_line(["none", "/", "-s", "-o", "what=ever"]).options.data == "auto"
 
 
+def test_private_options_take_the_environment_of_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MSHAREFS_TESTING=1, and nothing else, lets a command line name them."""
+    words = ["none", "/", "-o", "x-msharefs.crash=request_read"]
+    for said in (None, "", "0", "yes"):
+        monkeypatch.delenv("MSHAREFS_TESTING", raising=False)
+        if said is not None:
+            monkeypatch.setenv("MSHAREFS_TESTING", said)
+        with pytest.raises(UsageError, match="for the tests alone"):
+            parse_command_line(words)
+    monkeypatch.setenv("MSHAREFS_TESTING", "1")
+    assert parse_command_line(words).options.crash == "request_read"
+
+
 def test_links_in_the_mount_point_are_followed(tmp_path: Path) -> None:
     """/proc/mounts shows the real path, and umount looks for it there."""
     (tmp_path / "real").mkdir()

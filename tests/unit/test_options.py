@@ -49,15 +49,15 @@ GENERIC = [
 ]
 
 
-def parsed(text: str) -> MountOptions:
+def parsed(text: str, *, testing: bool = False) -> MountOptions:
     """On a machine of 8 GiB."""
-    return parse_options(text, memory=MEMORY)
+    return parse_options(text, memory=MEMORY, testing=testing)
 
 
-def refusal(text: str) -> str:
+def refusal(text: str, *, testing: bool = False) -> str:
     """The sentence about the mistake in `text`."""
     with pytest.raises(UsageError) as caught:
-        parsed(text)
+        parsed(text, testing=testing)
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
@@ -123,7 +123,6 @@ def test_defaults() -> None:
         ("allow_other", "allow_other", True),
         ("fresh", "fresh", True),
         ("metrics=127.0.0.1:9100", "metrics", ("127.0.0.1", 9100)),
-        ("x-msharefs.without=passthrough:resend", "without", ("passthrough", "resend")),
     ],
 )
 def test_each_option_sets_its_field(text: str, field: str, value: object) -> None:
@@ -196,13 +195,50 @@ def test_the_last_one_counts() -> None:
         "data=none",
         "log_level=loud",
         "log_level=INFO",
-        "x-msharefs.without=everything",
     ],
 )
 def test_values_out_of_range_are_refused(text: str) -> None:
     """One sentence that names the option."""
-    name = text.removeprefix("x-msharefs.").partition("=")[0]
-    assert f"'{name}'" in refusal(text)
+    assert f"'{text.partition('=')[0]}'" in refusal(text)
+
+
+PRIVATE = [
+    ("x-msharefs.without=passthrough:resend", "without", ("passthrough", "resend")),
+    ("x-msharefs.crash=before_commit:3", "crash", "before_commit:3"),
+]
+
+
+@pytest.mark.parametrize(("text", "field", "value"), PRIVATE)
+def test_private_options_while_testing(text: str, field: str, value: object) -> None:
+    """With their prefix, and their values are checked as any."""
+    assert getattr(parsed(text, testing=True), field) == value
+    name = text.partition("=")[0]
+    assert "needs a value" in refusal(name, testing=True)
+    assert "everything" in refusal("x-msharefs.without=everything", testing=True)
+
+
+@pytest.mark.parametrize(
+    "word", [text for text, _field, _value in PRIVATE] + ["x-msharefs.", "x-msharefs.size=1G"]
+)
+def test_private_options_are_for_tests_alone(word: str) -> None:
+    """Nobody's fstab kills a server; and the prefix makes no other option ours."""
+    name = word.partition("=")[0]
+    assert (
+        refusal(word) == f"unknown option '{name}'; names with x-msharefs. are for the tests alone"
+    )
+
+
+@pytest.mark.parametrize("word", ["x-msharefs.crush=1", "x-msharefs.size=1G", "x-msharefs."])
+def test_unknown_private_options(word: str) -> None:
+    """Refused while testing as well: a test that misspells one would test nothing."""
+    assert f"'{word.partition('=')[0]}'" in refusal(word, testing=True)
+
+
+@pytest.mark.parametrize("word", ["crash=before_commit", "without=resend"])
+@pytest.mark.parametrize("testing", [False, True])
+def test_private_options_need_their_prefix(word: str, testing: bool) -> None:
+    """Without it they are nobody's."""
+    assert "unknown option" in refusal(word, testing=testing)
 
 
 @pytest.mark.parametrize("name", VALUED)
@@ -225,11 +261,17 @@ def test_generic_options_are_accepted(word: str) -> None:
         "x-systemd.requires=/a",
         "X-mount.mkdir=0755",
         "comment=anything at all",
+        "x-size=1G",
+        "x-crash=request_read",
+        "x-msharefs",
+        "x-msharefs-size=1G",
+        "X-msharefs.crash=request_read",
     ],
 )
 def test_options_of_others_are_accepted(word: str) -> None:
-    """By their prefix."""
+    """By their prefix; none of them is taken for ours, while testing neither."""
     assert parsed(word) == parsed("")
+    assert parsed(word, testing=True) == parsed("")
 
 
 def test_what_mount_must_do_is_passed_on() -> None:
@@ -328,7 +370,7 @@ def test_the_machines_memory() -> None:
 
 
 words = st.one_of(
-    st.sampled_from([*VALUED, *GENERIC, "noswap", "x-msharefs.without"]),
+    st.sampled_from([*VALUED, *GENERIC, "noswap", "x-msharefs.without", "x-msharefs.crash"]),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12),
 )
 values = st.one_of(
@@ -344,7 +386,7 @@ texts = st.lists(st.one_of(words, st.tuples(words, values).map("=".join)), max_s
 def test_any_text_gives_options_or_a_usage_error(text: str) -> None:
     """Never another exception; and what is given lies in its range."""
     try:
-        options = parsed(text)
+        options = parsed(text, testing=True)
     except UsageError:
         options = parse_options("", memory=MEMORY)
     assert 4096 <= options.size <= LARGEST_FILE

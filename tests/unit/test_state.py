@@ -51,7 +51,7 @@ def base(tmp_path: Path) -> str:
 def config(boot: str = "") -> Config:
     """A configuration with something in every field."""
     options = parse_options(
-        "size=1G,rw,nosuid,mpol=bind:0,x-msharefs.without=resend", memory=1 << 33
+        "size=1G,rw,nosuid,mpol=bind:0,x-msharefs.without=resend", memory=1 << 33, testing=True
     )
     return Config("source", MOUNTPOINT, options, True, 4321, "private", boot or boot_id())
 

@@ -14,13 +14,11 @@ from dataclasses import replace
 
 import click
 
-from msharefs import MshareError, Region, abi
+from msharefs import MshareError, Region, abi, notation
 from msharefs.cli import formatting, terminal
 from msharefs.cli.errors import EXIT_REFUSED, CommandError, sentence
 from msharefs.cli.params import FILE, MODE, PROT, REGION, SIZE
 from msharefs.inspect import mounts
-
-_PROT_BITS = {"r": abi.PROT_READ, "w": abi.PROT_WRITE, "x": abi.PROT_EXEC, "-": 0}
 
 
 @click.command(short_help="Make a region.")
@@ -39,7 +37,7 @@ def create(path: str, size: int, *, mapped: bool, mode: int, huge: bool) -> None
         if not mapped and not huge:
             return
         try:
-            with terminal.working(f"mapping {formatting.size(size)}"):
+            with terminal.working(f"mapping {notation.size(size)}"):
                 region.map(0, size, huge=huge)
         except BaseException:
             region.unlink()
@@ -77,7 +75,7 @@ def map_(  # noqa: PLR0913 - click passes each option by itself
         raise click.UsageError("--file-offset needs --file")
     if file is not None and huge:
         raise click.UsageError("--file and --huge do not go together")
-    with Region.open(path) as region, terminal.working(f"mapping {formatting.size(size)}"):
+    with Region.open(path) as region, terminal.working(f"mapping {notation.size(size)}"):
         if file is None:
             region.map(
                 offset, size, prot=prot, huge=huge, reserve=not no_reserve, replace=not no_replace
@@ -86,7 +84,7 @@ def map_(  # noqa: PLR0913 - click passes each option by itself
         flags = abi.MAP_SHARED | abi.MAP_FIXED
         flags |= abi.MAP_NORESERVE if no_reserve else 0
         flags |= abi.MAP_FIXED_NOREPLACE if no_replace else 0
-        bits = sum(_PROT_BITS[letter] for letter in set(prot))
+        bits = notation.prot_bits(prot)
         _map_file(region, file, abi.CreateMapping(offset, size, file_offset or 0, bits, flags))
 
 
@@ -99,7 +97,7 @@ def unmap(path: str, offset: int, size: int) -> None:
 
     It is gone at once from every process, and its memory is free.
     """
-    with Region.open(path) as region, terminal.working(f"unmapping {formatting.size(size)}"):
+    with Region.open(path) as region, terminal.working(f"unmapping {notation.size(size)}"):
         region.unmap(offset, size)
 
 
@@ -183,5 +181,5 @@ def _range_problem(region: Region, request: abi.CreateMapping) -> str:
         if value % abi.PAGE_SIZE:
             return f"the {name} is no multiple of {abi.PAGE_SIZE}"
     if request.region_offset + request.size > size:
-        return f"the region ends at {formatting.exact_size(size)}"
+        return f"the region ends at {notation.exact_size(size)}"
     return ""

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 
-from msharefs import MshareError, OutOfInodes, OutOfMemory
+from msharefs import MshareError, OutOfInodes, OutOfMemory, notation
 from msharefs.cli import formatting
 
 EXIT_OK = 0
@@ -45,7 +45,7 @@ def sentence(error: OSError) -> str:
     reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
     if isinstance(error, MshareError):
         # Every number in the sentences of the Python client is one of bytes.
-        reason = _BYTES.sub(lambda match: formatting.exact_size(int(match[1])), reason)
+        reason = _BYTES.sub(lambda match: notation.exact_size(int(match[1])), reason)
     text = reason if error.filename is None else f"{shown(error.filename)}: {reason}"
     if error.errno == errno.ENOTCONN:
         return f"{text}; {_DAEMON_DIED}"

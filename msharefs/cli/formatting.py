@@ -1,57 +1,9 @@
-"""Sizes, times and names as people read and write them.
+"""Counts, times and names as people read them; sizes are msharefs.notation's.
 
 Pure text in, text out: this module knows no file, no terminal and no mount.
 """
 
 from __future__ import annotations
-
-import re
-
-_UNITS = ("", "K", "M", "G", "T", "P", "E")
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGTPE])(IB|B)?|B)?", re.IGNORECASE)
-# More digits than any size has; also keeps int() away from its limit for long texts.
-_LONGEST = 40
-
-
-def parse_size(text: str) -> int:
-    """Bytes from "4096", "64K", "64M", "64MiB" or "1.5 GiB". ValueError with a sentence."""
-    match = _SIZE.fullmatch(text.strip()) if len(text) <= _LONGEST else None
-    if match is None:
-        raise ValueError(f"'{text}' is not a size such as 4096, 64K, 64M or 1.5GiB")
-    number, unit, suffix = match[1], (match[2] or "").upper(), (match[3] or "").upper()
-    if suffix == "B":
-        # 64MB may mean either power, and half of the readers would be surprised.
-        raise ValueError(f"'{text}' is not clear: {number}{unit}iB counts in powers of 1024")
-    whole, _, decimals = number.partition(".")
-    scaled = int(whole + decimals) << 10 * _UNITS.index(unit)
-    size, rest = divmod(scaled, int("1" + "0" * len(decimals)))
-    if rest:
-        raise ValueError(f"'{text}' is not a whole number of bytes")
-    return size
-
-
-def size(count: int) -> str:
-    """A size in three digits or so: "0 B", "4 KiB", "1.1 GiB"."""
-    value, unit = float(count), 0
-    # 1023.9 KiB would be shown as 1024 KiB.
-    while value >= 1023.5 and unit < len(_UNITS) - 1:
-        value /= 1024
-        unit += 1
-    digits = f"{value:.1f}" if value < 99.95 and not value.is_integer() else f"{value:.0f}"
-    return f"{digits.removesuffix('.0')} {_unit_name(unit)}"
-
-
-def exact_size(count: int) -> str:
-    """A size in the largest unit that leaves no remainder: "4100 KiB"; parse_size reads it."""
-    unit = 0
-    while count and count % 1024 == 0 and unit < len(_UNITS) - 1:
-        count //= 1024
-        unit += 1
-    return f"{count} {_unit_name(unit)}"
-
-
-def _unit_name(unit: int) -> str:
-    return f"{_UNITS[unit]}iB" if unit else "B"
 
 
 def count(number: int, singular: str, plural: str | None = None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from msharefs import notation
 from msharefs.cli import formatting, terminal
 from msharefs.cli.params import DIRECTORY, json_option
 from msharefs.inspect import mounts, processes, regions
@@ -197,13 +198,13 @@ def row(listing: Listing, facts: regions.Facts) -> list[str | Text]:
     """A region's line of the table."""
     layout = facts.layout
     users = len(listing.attached(facts))
-    mapped = "?" if layout is None else formatting.size(layout.mapped)
+    mapped = "?" if layout is None else notation.size(layout.mapped)
     huge = "?" if layout is None else _huge_share(listing.huge, layout.mapped, layout)
     return [
         facts.shown,
-        formatting.size(facts.size) if facts.size else "not set",
+        notation.size(facts.size) if facts.size else "not set",
         mapped,
-        formatting.size(facts.memory),
+        notation.size(facts.memory),
         huge,
         f"{users:,}",
         facts.owner,

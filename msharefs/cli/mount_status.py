@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from msharefs import notation
 from msharefs.cli import formatting, terminal
 from msharefs.cli.errors import CommandError
 from msharefs.cli.params import DIRECTORY, json_option
@@ -93,8 +94,8 @@ def memory_line(document: dict[str, Any]) -> Text:
     return _line(
         "Memory",
         terminal.gauge(used, whole, _GAUGE_WIDTH, "red" if used * 10 > whole * 9 else "green"),
-        f" {formatting.size(used)} of {formatting.size(whole)}, "
-        f"{formatting.size(arena.get('reserved', 0))} reserved",
+        f" {notation.size(used)} of {notation.size(whole)}, "
+        f"{notation.size(arena.get('reserved', 0))} reserved",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from msharefs.cli import formatting
+from msharefs import notation
 
 if TYPE_CHECKING:
     _IntType = click.ParamType[int]
@@ -31,7 +31,7 @@ class SizeType(_IntType):
         if isinstance(value, int):
             return value
         try:
-            return formatting.parse_size(str(value))
+            return notation.parse_size(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -47,10 +47,10 @@ class ModeType(_IntType):
         """Read "0660"; a number passes."""
         if isinstance(value, int):
             return value
-        text = str(value)
-        if not text or len(text) > 5 or set(text) - set("01234567") or int(text, 8) > 0o7777:
-            self.fail(f"'{text}' is not an octal mode such as 660", param, ctx)
-        return int(text, 8)
+        try:
+            return notation.parse_mode(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class ProtType(_StrType):
@@ -65,7 +65,9 @@ class ProtType(_StrType):
         text = str(value)
         if text == "none":
             return ""
-        if not text or set(text) - set("rwx-"):
+        try:
+            notation.prot_bits(text)
+        except ValueError:
             self.fail(f"'{text}' is not a protection such as r, rw, rwx or none", param, ctx)
         return text
 

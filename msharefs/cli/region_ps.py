@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from msharefs import notation
 from msharefs.cli import formatting, listing, terminal
 from msharefs.cli.params import REGION, json_option
 from msharefs.inspect import processes, regions
@@ -92,11 +93,11 @@ def _rows(found: Sequence[processes.Process]) -> list[list[str | Text]]:
             formatting.name(process.user),
             formatting.name(_short(process.command)),
             f"{window.address:x}",
-            formatting.exact_size(window.offset),
-            formatting.exact_size(window.size),
+            notation.exact_size(window.offset),
+            notation.exact_size(window.size),
             formatting.prot(window.prot[:3]),
-            formatting.size(window.touched),
-            formatting.size(window.saved),
+            notation.size(window.touched),
+            notation.size(window.saved),
         ]
         for process in found
         for window in process.windows
@@ -114,6 +115,6 @@ def _total(found: Sequence[processes.Process]) -> str:
     return (
         f"{formatting.count(len(found), 'process', 'processes')}, "
         f"{formatting.count(len(windows), 'window')}, "
-        f"{formatting.size(sum(window.touched for window in windows))} touched, "
-        f"{formatting.size(sum(window.saved for window in windows))} of page tables saved"
+        f"{notation.size(sum(window.touched for window in windows))} touched, "
+        f"{notation.size(sum(window.saved for window in windows))} of page tables saved"
     )

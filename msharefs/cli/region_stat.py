@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from msharefs import notation
 from msharefs.cli import drawing, formatting, listing, terminal
 from msharefs.cli.params import REGION, json_option
 from msharefs.client.layout import Layout, Mapping
@@ -74,8 +75,8 @@ def picture(layout: Layout) -> Iterator[RenderableType]:
     unicode = terminal.has_unicode()
     width = terminal.drawing_width()
     row = drawing.cells(layout.mappings, layout.size, width)
-    end = formatting.size(layout.size)
-    middle = formatting.size(layout.size // 2)
+    end = notation.size(layout.size)
+    middle = notation.size(layout.size // 2)
     left = max((width - len(middle)) // 2, 2)
     right = max(width - left - len(middle) - len(end), 1)
     yield terminal.line((f"0{' ' * (left - 1)}{middle}{' ' * right}{end}", "dim"))
@@ -91,8 +92,10 @@ def _summary(
     if not facts.size:
         yield _field("Size", "not set yet, so nothing can be mapped")
     else:
-        mapped = f"{formatting.size(layout.mapped)} in {formatting.count(len(layout.mappings), 'mapping')}"
-        yield _field("Size", f"{formatting.size(facts.size)}, mapped {mapped}")
+        mapped = (
+            f"{notation.size(layout.mapped)} in {formatting.count(len(layout.mappings), 'mapping')}"
+        )
+        yield _field("Size", f"{notation.size(facts.size)}, mapped {mapped}")
         yield _field("Memory", _memory(facts, layout, huge))
     if layout.mappings:
         yield _field("Page tables", _tables(layout, huge))
@@ -114,7 +117,7 @@ def _summary(
 
 
 def _memory(facts: regions.Facts, layout: Layout, huge: regions.HugePages) -> str:
-    words = f"{formatting.size(facts.memory)}, {formatting.size(layout.reserved)} of it reserved"
+    words = f"{notation.size(facts.memory)}, {notation.size(layout.reserved)} of it reserved"
     if layout.mapped:
         share = formatting.percent(huge.bytes_of(layout), layout.mapped)
         words += f"; {share} of the mappings in 2 MiB pages"
@@ -124,8 +127,8 @@ def _memory(facts: regions.Facts, layout: Layout, huge: regions.HugePages) -> st
 def _tables(layout: Layout, huge: regions.HugePages) -> str:
     small, here = huge.table_cost(layout)
     # Entries of 2 MiB take eight bytes each, in tables that small pages need as well.
-    cost = f"{formatting.size(here)} a process" if here else "next to nothing for a process"
-    return f"{cost} that touches all of it, {formatting.size(small)} with 4 KiB pages"
+    cost = f"{notation.size(here)} a process" if here else "next to nothing for a process"
+    return f"{cost} that touches all of it, {notation.size(small)} with 4 KiB pages"
 
 
 def _mapping_table(layout: Layout, limit: int | None) -> Iterator[RenderableType]:
@@ -144,8 +147,8 @@ def _rows(layout: Layout) -> Iterator[list[str | Text]]:
             yield _hole(position, mapping.offset)
         kind = drawing.kind_of(mapping)
         yield [
-            formatting.exact_size(mapping.offset),
-            formatting.exact_size(mapping.size),
+            notation.exact_size(mapping.offset),
+            notation.exact_size(mapping.size),
             formatting.prot(mapping.prot),
             terminal.text(_what(mapping), kind.style),
         ]
@@ -160,7 +163,7 @@ def _what(mapping: Mapping) -> str:
 
 
 def _hole(start: int, end: int) -> list[str | Text]:
-    words = (formatting.exact_size(start), formatting.exact_size(end - start), "", "hole")
+    words = (notation.exact_size(start), notation.exact_size(end - start), "", "hole")
     return [terminal.text(word, "dim") for word in words]
 
 

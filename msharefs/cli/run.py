@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from msharefs import Region, RegionExists, RegionTooLarge, alignment
+from msharefs import Region, RegionExists, RegionTooLarge, alignment, notation
 from msharefs.cli import formatting
 from msharefs.cli.errors import sentence
 from msharefs.cli.params import MODE, REGION, SIZE
@@ -133,7 +133,7 @@ def _run(wishes: Wishes, command: tuple[str, ...]) -> int:
         }
         code = _run_command(supervisor, command, environment)
         if wishes.verbose:
-            _say(f"at most {formatting.size(keeper.peak)} lived in {formatting.name(wishes.path)}")
+            _say(f"at most {notation.size(keeper.peak)} lived in {formatting.name(wishes.path)}")
         return code
 
 

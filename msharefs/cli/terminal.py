@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from msharefs.cli import formatting
+from msharefs import notation
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -294,7 +294,7 @@ def _progress() -> Progress:
         """Bytes per second, in the units of everything else; rich's own counts in thousands."""
 
         def render(self, task: Task) -> Text:
-            return text("" if task.speed is None else f"{formatting.size(int(task.speed))}/s")
+            return text("" if task.speed is None else f"{notation.size(int(task.speed))}/s")
 
     return Progress(
         TextColumn("{task.description}", markup=False),

@@ -9,10 +9,9 @@ from __future__ import annotations
 import errno
 from operator import index
 
-from msharefs import abi
+from msharefs import abi, notation
 from msharefs.client.errors import InvalidArgument, RegionTooLarge
 
-_PROT_BITS = {"r": abi.PROT_READ, "w": abi.PROT_WRITE, "x": abi.PROT_EXEC, "-": 0}
 _U64_MAX = (1 << 64) - 1
 
 
@@ -40,12 +39,10 @@ def region_size(value: int) -> int:
 
 def prot_bits(prot: str) -> int:
     """The PROT_* bits of letters such as "rw", or "rw-" as a layout shows them."""
-    bits = 0
-    for letter in prot:
-        if letter not in _PROT_BITS:
-            raise InvalidArgument(errno.EINVAL, f'prot is made of "r", "w" and "x", not {prot!r}')
-        bits |= _PROT_BITS[letter]
-    return bits
+    try:
+        return notation.prot_bits(prot)
+    except ValueError as error:
+        raise InvalidArgument(errno.EINVAL, str(error)) from None
 
 
 def range_problem(size: int, start: int, length: int, unit: int) -> str | None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from msharefs import notation
 from msharefs.abi import DEFAULT_ALIGN, MAX_ALIGN, MAX_FILE_SIZE, PAGE_SIZE
 
 HUGE_POLICIES = ("always", "within_size", "advise", "never")
@@ -163,15 +164,14 @@ def _with(options: MountOptions, name: str, value: Any) -> MountOptions:
 
 
 def parse_size(text: str, memory: int) -> int:
-    """Bytes from "4096", "64K", "2M", "1G", "1T" or "50%" (of `memory`). UsageError."""
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    """Bytes from "4096", "64K", "64MiB", "1.5G" or "50%" (of `memory`). UsageError."""
     number = text.strip()
     if number.endswith("%"):
-        return int(memory * _positive(text, number[:-1]) // 100)
-    unit = units.get(number[-1:].upper())
-    if unit is None:
-        return _positive(text, number)
-    return _positive(text, number[:-1]) * unit
+        return memory * _percentage(text, number[:-1]) // 100
+    try:
+        return notation.parse_size(number)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def total_memory() -> int:
@@ -193,9 +193,9 @@ def _words(text: str) -> Iterator[str]:
         yield pending
 
 
-def _positive(text: str, digits: str) -> int:
+def _percentage(text: str, digits: str) -> int:
     if not digits.isascii() or not digits.isdigit() or len(digits) > LONGEST_NUMBER:
-        raise UsageError(f"'{text}' is not a size such as 4096, 64K, 2M, 1G, 1T or 50%")
+        raise UsageError(f"'{text}' is not a percentage such as 50%")
     return int(digits)
 
 
@@ -231,12 +231,9 @@ def _parse_inodes(text: str, memory: int) -> int:
 
 def _parse_mode(text: str, memory: int) -> int:
     try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o7777:
-        raise UsageError(f"{text} is not an octal mode such as 1777")
-    return mode
+        return notation.parse_mode(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _id_parser(lookup: Callable[[str], int]) -> Parser:

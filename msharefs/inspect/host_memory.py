@@ -9,8 +9,8 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 
+from msharefs import notation
 from msharefs.abi import HUGE_PAGE_SIZE
-from msharefs.cli import formatting
 from msharefs.inspect.host import Finding, Host
 from msharefs.linux.host import logind_removes_ipc
 from msharefs.linux.proc import meminfo
@@ -42,7 +42,7 @@ def _huge_pages(host: Host) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "huge pages",
-            f"huge pages have {formatting.size(int(size))} here, not 2 MiB, so few regions get any",
+            f"huge pages have {notation.size(int(size))} here, not 2 MiB, so few regions get any",
             "take a kernel with pages of 4 KiB",
         )
     else:
@@ -55,7 +55,7 @@ def _free_blocks(host: Host) -> Iterator[Finding]:
         blocks = line.split("zone", 1)[-1].split()[1:]
         for order, number in enumerate(blocks):
             free += int(number) << (order - _HUGE_ORDER) if order >= _HUGE_ORDER else 0
-    memory = f"{formatting.size(free * HUGE_PAGE_SIZE)} of free memory is in blocks of 2 MiB"
+    memory = f"{notation.size(free * HUGE_PAGE_SIZE)} of free memory is in blocks of 2 MiB"
     if 0 < free < _FEW_HUGE_PAGES:
         yield Finding(
             "warn",
@@ -72,11 +72,11 @@ def _memory(host: Host) -> Iterator[Finding]:
     available, total = facts["MemAvailable"], facts["MemTotal"]
     swap = facts.get("SwapTotal", 0)
     swapping = (
-        f"; regions may go to {formatting.size(swap)} of swap, unless mounted with noswap"
+        f"; regions may go to {notation.size(swap)} of swap, unless mounted with noswap"
         if swap
         else "; there is no swap"
     )
-    words = f"{formatting.size(available)} of {formatting.size(total)} is available"
+    words = f"{notation.size(available)} of {notation.size(total)} is available"
     if available * 20 < total:
         yield Finding("warn", "memory", words, "end something, or mount with a small size=")
     else:
@@ -122,7 +122,7 @@ def _shared_memory(host: Host) -> Iterator[Finding]:
         )
         return
     size = facts.f_blocks * facts.f_frsize
-    words = f"has {formatting.size(size)} for all your mounts together"
+    words = f"has {notation.size(size)} for all your mounts together"
     if size < _SMALL_SHM:
         yield Finding(
             "warn",

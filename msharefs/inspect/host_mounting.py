@@ -15,8 +15,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+from msharefs import notation
 from msharefs.abi import PAGE_SIZE
-from msharefs.cli import formatting
 from msharefs.inspect.host import Finding, Host
 from msharefs.linux import host as host_facts
 from msharefs.linux import mountinfo
@@ -61,7 +61,7 @@ def _pages(_host: Host) -> Iterator[Finding]:
         yield Finding(
             "FAIL",
             "pages",
-            f"this kernel has pages of {formatting.size(size)}",
+            f"this kernel has pages of {notation.size(size)}",
             "msharefs needs a kernel with pages of 4 KiB",
         )
 

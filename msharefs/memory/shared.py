@@ -12,11 +12,11 @@ import os
 import secrets
 import threading
 
+from msharefs.abi import PAGE_SIZE
 from msharefs.memory.segment import PosixSegment
 
 SHM = "/dev/shm"
 PREFIX = "msharefs-"
-PAGE_SIZE = 4096
 
 
 def new_prefix() -> str:

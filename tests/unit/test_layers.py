@@ -33,6 +33,7 @@ except graphlib.CycleError as ring:
 BREAKS = [
     ("abi", "abi.py", "import msharefs.core.errors"),
     ("linux", "linux/syscalls.py", "import msharefs.client.errors"),
+    ("notation", "notation.py", "import msharefs.client.errors"),
     ("core", "core/ledger.py", "import trio"),
     ("core", "core/layout.py", "import msharefs.memory.segment"),
     ("core", "core/checks.py", "import msharefs.fuse.messages"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,9 +60,11 @@ def test_hint_and_fixed_address(place: Path, region: int, client: poke.Poke) -> 
     free = client.mmap(fd, SIZE)
     client.munmap(free, SIZE)
     assert client.mmap(fd, HUGE, address=free + PAGE) == free + PAGE
-    assert client.mmap(fd, HUGE, address=free + HUGE, flags=MAP_FIXED) == free + HUGE
-    client.put(free + HUGE, b"same")
-    assert client.get(free + PAGE, 4) == b"same"
+    for address in (free + HUGE, free + HUGE + PAGE):
+        assert client.mmap(fd, HUGE, address=address, flags=MAP_FIXED) == address
+        client.put(address, b"same")
+        assert client.get(free + PAGE, 4) == b"same"
+        client.put(address, bytes(4))
 
 
 def test_several_windows_in_a_process(place: Path, region: int, client: poke.Poke) -> None:
@@ -80,6 +83,15 @@ def test_window_on_a_part(place: Path, region: int, client: poke.Poke) -> None:
     part = client.mmap(fd, PAGE, offset=HUGE + PAGE)
     client.put(part, b"part")
     assert client.get(whole + HUGE + PAGE, 4) == b"part"
+
+
+def test_whole_length_at_an_offset(place: Path, region: int, client: poke.Poke) -> None:
+    """M3: an offset counts: the window shows the bytes from there on, and ends with the region."""
+    fd = client.open(place)
+    whole, shifted = client.mmap(fd, SIZE), client.mmap(fd, SIZE, offset=HUGE)
+    client.put(whole + HUGE, b"here")
+    assert client.get(shifted, 4) == b"here"
+    assert client.probe(shifted, SIZE, step=HUGE) == "1000"
 
 
 def test_window_beyond_the_end(place: Path, region: int, client: poke.Poke) -> None:
@@ -356,6 +368,26 @@ def test_creator_exits(place: Path, make_poke: MakePoke) -> None:
     assert other.get(other.attach(place, HUGE), 6) == b"legacy"
     layout = raw.layout(place)
     assert (layout["mapped"], layout["creator"]["pid"]) == (HUGE, pid)
+    place.unlink()
+
+
+def test_creating_thread_exits(place: Path, client: poke.Poke) -> None:
+    """M11: the end of the thread that created a region is nothing to its process or to others."""
+    opened_by_thread: list[int] = []
+
+    def create() -> None:
+        opened_by_thread.append(os.open(place, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        os.ftruncate(opened_by_thread[0], SIZE)
+        create_mapping(opened_by_thread[0], 0, HUGE)
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    thread.join()
+    create_mapping(opened_by_thread[0], HUGE, HUGE)
+    os.close(opened_by_thread[0])
+    address = client.attach(place, SIZE)
+    client.fill(address, 2 * HUGE, 1)
+    assert raw.layout(place)["mapped"] == 2 * HUGE
     place.unlink()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.helpers import mount, poke, raw
 from tests.helpers.fixtures import MakeMount, MakePoke
+from tests.helpers.memory_group import memory_group, missing_for_memory_groups
 from tests.helpers.poke import faults
 from tests.helpers.raw import ANONYMOUS, HUGE, PAGE, create_mapping, opened, unmap
 from tests.helpers.waiting import eventually
@@ -245,6 +246,30 @@ def test_noreserve_takes_memory_at_first_touch(place: Path, client: poke.Poke) -
         assert place.stat().st_blocks == 0
         with faults():
             client.get(address + HUGE)
+
+
+@pytest.mark.root_only("makes memory groups")
+@pytest.mark.parametrize("flags", [ANONYMOUS, NORESERVE], ids=["reserved", "noreserve"])
+def test_memory_group_that_pays(
+    place: Path, make_poke: MakePoke, flags: int, *, paged: bool
+) -> None:
+    """M17: who maps and touches does not pay for memory that the server has reserved.
+
+    He does for what comes with his touch: MAP_NORESERVE, and the copies of the paged plane.
+    """
+    missing = missing_for_memory_groups()
+    if missing is not None:
+        pytest.skip(missing)
+    size = CAPACITY // 2
+    with memory_group("client") as group, make_poke() as client, raw.region(place, size):
+        group.add(client.pid)
+        client.create_mapping(client.open(place), 0, size, flags=flags)
+        client.fill(client.attach(place, size), size, 1)
+        assert CAPACITY - raw.free_bytes(place) == size
+        assert (group.used() > size // 2) is (paged or flags == NORESERVE)
+        own = client.mmap(-1, size, flags=raw.MAP_PRIVATE | raw.MAP_ANONYMOUS)
+        client.fill(own, size, 1)
+        assert group.used() > size
 
 
 def test_noreserve_may_promise_more_than_there_is(place: Path, client: poke.Poke) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 import subprocess
@@ -39,6 +40,18 @@ def test_info_can_be_read_in_parts(mounted: mount.Mount) -> None:
             assert os.pread(fd, 100, offset) == b"2097152\n"[offset:]
         assert os.pread(fd, 3, 2) == b"971"
         assert os.read(fd, 4) + os.read(fd, 4) + os.read(fd, 4) == b"2097152\n"
+
+
+def test_info_can_be_mapped_for_reading(mounted: mount.Mount) -> None:
+    """A6: mmap shows the text and zeros to the end of the page; nobody can write through it."""
+    with opened(mounted.path / "mshare_info", os.O_RDONLY) as fd:
+        with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as window:
+            assert window[:] == b"2097152\n"
+        with mmap.mmap(fd, 8, mmap.MAP_PRIVATE) as window:
+            window[0] = ord("9")
+        with refused(errno.EACCES):
+            mmap.mmap(fd, 8, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    assert (mounted.path / "mshare_info").read_bytes() == b"2097152\n"
 
 
 @pytest.mark.root_only("becomes another user")

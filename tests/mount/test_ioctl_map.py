@@ -338,6 +338,19 @@ def test_huge_pages(place: Path, client: poke.Poke, size_bits: int, *, paged: bo
         assert poke.smaps(client.pid, place).get("ShmemPmdMapped", 0) == mapped
 
 
+def test_overlap_inside_a_huge_page(place: Path, client: poke.Poke) -> None:
+    """C7: a page in the middle of a MAP_HUGETLB mapping can be replaced; the rest stays."""
+    with raw.region(place, SIZE) as fd:
+        create_mapping(fd, 0, 2 * HUGE, flags=ANONYMOUS | raw.MAP_HUGETLB)
+        address = client.attach(place, SIZE)
+        client.fill(address, 2 * HUGE, 7)
+        create_mapping(fd, 3 * PAGE, PAGE)
+        assert client.holds(address, 3 * PAGE, 7)
+        assert client.holds(address + 3 * PAGE, PAGE, 0)
+        assert client.holds(address + 4 * PAGE, 2 * HUGE - 4 * PAGE, 7)
+        assert [m["huge"] for m in raw.layout(fd)["mappings"]] == [True, False, True]
+
+
 @pytest.mark.parametrize("offset", [PAGE, HUGE - PAGE, HUGE + PAGE, 1])
 def test_huge_pages_need_alignment(place: Path, region: int, offset: int) -> None:
     """C13: a region_offset that is not a multiple of 2 MiB is EINVAL."""

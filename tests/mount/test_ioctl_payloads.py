@@ -243,6 +243,19 @@ def test_payload_that_cannot_be_read(place: Path, region: int, client: poke.Poke
     assert raw.mapped_ranges(place) == [(PAGE, 2 * HUGE)]
 
 
+@pytest.mark.parametrize("number", sorted({*KNOWN_NUMBERS, ioctl_number("x", 7, 40)}))
+def test_an_argument_that_cannot_be_read_comes_before_all_else(
+    mounted: mount.Mount, place: Path, client: poke.Poke, number: int
+) -> None:
+    """I5: EFAULT before the size is set, without rights, and where there is no ioctl at all."""
+    with raw.region(place):
+        paths = (place, mounted.path / "mshare_info", mounted.path)
+        descriptors = [client.open(path, os.O_RDONLY) for path in paths]
+        for fd in (*descriptors, client.open(place)):
+            with refused(errno.EFAULT):
+                client.call("ioctl", fd, number, 8)
+
+
 def test_payload_inside_the_region_itself(place: Path, region: int, client: poke.Poke) -> None:
     """A3: the struct may lie in shared memory of the region that it speaks of."""
     fd = client.open(place)

@@ -193,6 +193,20 @@ def test_single_pages_of_a_huge_page(place: Path, client: poke.Poke) -> None:
         assert place.stat().st_blocks == HUGE // 2 // 512
 
 
+def test_part_of_a_mapping_of_huge_pages(place: Path, client: poke.Poke) -> None:
+    """U4: MAP_HUGETLB or not, a page can be taken; the rest keeps its contents."""
+    with raw.region(place, SIZE) as fd:
+        create_mapping(fd, 0, 2 * HUGE, flags=raw.ANONYMOUS | raw.MAP_HUGETLB)
+        address = client.attach(place, SIZE)
+        client.fill(address, 2 * HUGE, 4)
+        free = raw.free_bytes(place)
+        unmap(fd, HUGE - PAGE, 2 * PAGE)
+        assert raw.free_bytes(place) - free == 2 * PAGE
+        assert client.probe(address + HUGE - 2 * PAGE, 4 * PAGE) == "1001"
+        assert client.holds(address, HUGE - PAGE, 4)
+        assert client.holds(address + HUGE + PAGE, HUGE - PAGE, 4)
+
+
 def test_client_may_unmap_what_another_mapped(
     place: Path, region: int, make_poke: MakePoke
 ) -> None:

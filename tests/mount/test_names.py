@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.rename import rename2
 from tests.helpers import mount, poke, raw
 from tests.helpers.raw import opened, refused
 
@@ -36,6 +37,16 @@ def test_special_files_are_refused(place: Path, kind: int) -> None:
     with refused(errno.EPERM):
         os.mknod(place, kind | 0o600, os.makedev(1, 3))
     assert not os.path.lexists(place)
+
+
+@pytest.mark.parametrize("flags", [4, 5, 6, 7, 3, 8, 1 << 31])
+def test_renames_of_other_kinds_are_refused(place: Path, flags: int) -> None:
+    """N15: RENAME_WHITEOUT (4), both others at once, and what nobody knows: EINVAL."""
+    with raw.region(place):
+        before = sorted(os.listdir(place.parent))
+        with refused(errno.EINVAL):
+            rename2(place, place.with_name(place.name + "-moved"), flags)
+        assert sorted(os.listdir(place.parent)) == before
 
 
 def test_nameless_files_are_refused(mounted: mount.Mount) -> None:
@@ -135,8 +146,11 @@ def test_regions_in_directories(place: Path, client: poke.Poke) -> None:
 
 
 def test_mknod_makes_a_region(place: Path) -> None:
-    """N1: mknod of a regular file is another way to make a region (NFS servers use it)."""
+    """N14: mknod of a regular file is another way to make a region (NFS servers use it)."""
     os.mknod(place, stat.S_IFREG | 0o640)
+    assert place.stat().st_size == 0
+    with refused(errno.EEXIST):
+        os.mknod(place, stat.S_IFREG | 0o600)
     with opened(place) as fd:
         os.ftruncate(fd, raw.HUGE)
         raw.create_mapping(fd, 0, raw.HUGE)

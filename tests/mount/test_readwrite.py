@@ -67,7 +67,7 @@ def test_read_and_write_are_refused(descriptor: int, attempt: Callable[[int], ob
 
 @pytest.mark.parametrize("flags", [os.O_APPEND, os.O_DIRECT, os.O_SYNC, os.O_NONBLOCK])
 def test_read_and_write_with_open_flags(place: Path, flags: int) -> None:
-    """R1: the flags of open make no difference."""
+    """R1, R10: the flags of open are taken and make no difference."""
     with raw.region(place, HUGE, mapped=True), opened(place, os.O_RDWR | flags) as fd:
         with refused(errno.EINVAL):
             os.write(fd, b"x" * 512)
@@ -93,7 +93,7 @@ def test_write_through_a_mapping_only(place: Path, client: poke.Poke) -> None:
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["hole", "mapped"])
 def test_sendfile_from_a_region(place: Path, *, mapped: bool, paged: bool) -> None:
-    """R1: sendfile of a sized region is EINVAL.
+    """R7: sendfile of a sized region is EINVAL.
 
     On the paged plane the kernel sends what it would give to a page fault: memory, or EIO.
     """
@@ -105,10 +105,18 @@ def test_sendfile_from_a_region(place: Path, *, mapped: bool, paged: bool) -> No
             os.sendfile(sink, fd, 0, 4096)
 
 
-def test_sendfile_from_an_unsized_region(place: Path) -> None:
-    """R1: of an unsized region it gives 0, because the kernel sees the end of the file first."""
-    with raw.region(place) as fd, opened("/dev/null", os.O_WRONLY) as sink:
-        assert os.sendfile(sink, fd, 0, 4096) == 0
+@pytest.mark.parametrize("size", [None, HUGE], ids=["unsized", "sized"])
+def test_sendfile_and_splice_from_beyond_the_end(place: Path, size: int | None) -> None:
+    """R8: 0, because the kernel sees the end of the file first; an unsized region is all end."""
+    reader, writer = os.pipe()
+    try:
+        with raw.region(place, size) as fd:
+            for offset in (size or 0, HUGE + 1, 4 * HUGE):
+                assert os.sendfile(writer, fd, offset, 4096) == 0
+                assert os.splice(fd, writer, 4096, offset_src=offset) == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_sendfile_to_a_region(descriptor: int) -> None:
@@ -118,7 +126,7 @@ def test_sendfile_to_a_region(descriptor: int) -> None:
 
 
 def test_splice_from_a_region(place: Path, *, paged: bool) -> None:
-    """R1: splice of a sized region into a pipe is EINVAL; the paged plane is as with sendfile."""
+    """R7: splice of a sized region into a pipe is EINVAL; the paged plane is as with sendfile."""
     reader, writer = os.pipe()
     try:
         with raw.region(place, HUGE, mapped=True) as fd:
@@ -144,22 +152,29 @@ def test_splice_to_a_region(descriptor: int) -> None:
         os.close(writer)
 
 
-def test_copy_file_range_between_regions(place: Path) -> None:
-    """R1: EINVAL between two regions of a mount."""
+@pytest.mark.parametrize("size", [None, HUGE], ids=["to-unsized", "to-sized"])
+def test_copy_file_range_between_regions(place: Path, size: int | None) -> None:
+    """R7, R9: EINVAL between two regions of a mount; from an unsized one there is nothing: 0."""
     other = place.with_name(place.name + "-other")
-    with raw.region(place, HUGE, mapped=True) as one, raw.region(other, HUGE, mapped=True) as two:
+    empty = place.with_name(place.name + "-empty")
+    with raw.region(place, HUGE, mapped=True) as one, raw.region(other, size) as two:
         with refused(errno.EINVAL):
             os.copy_file_range(one, two, 4096)
+        with raw.region(empty) as three:
+            assert os.copy_file_range(three, two, 4096) == 0
 
 
-def test_copy_file_range_out_of_and_into_a_region(place: Path, tmp_path: Path) -> None:
-    """R1: to and from another file system it is refused, too: by the kernel with EXDEV."""
+@pytest.mark.parametrize("size", [None, HUGE], ids=["unsized", "sized"])
+def test_copy_file_range_out_of_and_into_a_region(
+    place: Path, tmp_path: Path, size: int | None
+) -> None:
+    """R9: to and from another file system it is EXDEV, as between any two."""
     file = tmp_path / "file"
     file.write_bytes(bytes(8192))
-    with raw.region(place, HUGE, mapped=True) as fd, opened(file) as other:
-        with refused(errno.EINVAL, errno.EXDEV):
+    with raw.region(place, size) as fd, opened(file) as other:
+        with refused(errno.EXDEV):
             os.copy_file_range(fd, other, 4096)
-        with refused(errno.EINVAL, errno.EXDEV):
+        with refused(errno.EXDEV):
             os.copy_file_range(other, fd, 4096)
 
 

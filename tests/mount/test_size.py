@@ -14,7 +14,7 @@ import pytest
 from tests.helpers import poke, raw
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import HUGE, PAGE, opened, refused
-from tests.helpers.users import in_child
+from tests.helpers.users import ChildKilledError, in_child
 
 MOUNT_OPTIONS = "size=64M"
 PLANES = ("passthrough", "paged")
@@ -248,18 +248,30 @@ def test_truncate_by_path_sets_the_size(place: Path) -> None:
     place.unlink()
 
 
-def test_resource_limit_of_the_process(place: Path) -> None:
-    """S2: RLIMIT_FSIZE holds, as on any file system: EFBIG."""
+@BOTH_WAYS
+def test_resource_limit_of_the_process(place: Path, set_size: SetSize) -> None:
+    """S11: RLIMIT_FSIZE holds, as on any file system: EFBIG, and a signal that can be caught."""
 
     def attempt() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (HUGE, HUGE))
+        set_size(fd, 2 * HUGE)
+
+    def attempt_and_ignore() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE))
-        os.truncate(place, HUGE)
+        attempt()
+
+    def attempt_and_die() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        attempt()
 
     with raw.region(place) as fd:
         with refused(errno.EFBIG):
-            in_child(attempt)
+            in_child(attempt_and_ignore)
+        with pytest.raises(ChildKilledError) as killed:
+            in_child(attempt_and_die)
+        assert killed.value.signal == signal.SIGXFSZ
         assert os.fstat(fd).st_size == 0
+        set_size(fd, 2 * HUGE)
 
 
 def test_blocks_follow_the_mappings(place: Path) -> None:

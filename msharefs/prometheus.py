@@ -1,110 +1,130 @@
-"""The status of a mount as Prometheus metrics, in the text format, version 0.0.4.
+"""The status of a mount as Prometheus metrics.
 
-Owns their names: base units, totals that only grow. Text out of a status document; what the
-document does not have is left out.
+Owns their names: base units, totals that only grow. Metric families out of a status document,
+each built once; what the document does not have is left out. The text format is
+prometheus_client's, which is imported when something is asked for: it takes a quarter of a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+    from prometheus_client.registry import Collector
 
-# Where it is in the document, its name, its kind, what it is.
-_SIMPLE = (
-    (("uptime",), "uptime_seconds", "gauge", "Seconds since the daemon was started."),
-    (("restarts",), "restarts_total", "counter", "How often the server was restarted."),
-    (
-        ("resent_requests",),
-        "resent_requests_total",
-        "counter",
-        "Requests that the kernel sent again.",
-    ),
-    (
-        ("last_gap_seconds",),
-        "last_gap_seconds",
-        "gauge",
-        "How long requests waited in the last restart.",
-    ),
-    (("regions",), "regions", "gauge", "Regions that exist."),
-    (("mappings",), "mappings", "gauge", "Mappings in all regions."),
-    (("open_handles",), "open_handles", "gauge", "Open files of regions."),
-    (("inodes", "used"), "inodes", "gauge", "Names in use."),
-    (("inodes", "limit"), "inodes_limit", "gauge", "Names that there may be."),
-    (("arena", "size"), "memory_size_bytes", "gauge", "Memory that the mount may use."),
-    (("arena", "used"), "memory_used_bytes", "gauge", "Memory in use."),
-    (("arena", "reserved"), "memory_reserved_bytes", "gauge", "Memory reserved for mappings."),
-    (("arena", "limit"), "memory_limit_bytes", "gauge", "Memory that may be in use right now."),
+Status = Mapping[str, Any]
+
+# Where it is in the document, its name, what it is.
+_GAUGES = (
+    (("uptime",), "uptime_seconds", "Seconds since the daemon was started."),
+    (("last_gap_seconds",), "last_gap_seconds", "How long requests waited in the last restart."),
+    (("regions",), "regions", "Regions that exist."),
+    (("mappings",), "mappings", "Mappings in all regions."),
+    (("open_handles",), "open_handles", "Open files of regions."),
+    (("inodes", "used"), "inodes", "Names in use."),
+    (("inodes", "limit"), "inodes_limit", "Names that there may be."),
+    (("arena", "size"), "memory_size_bytes", "Memory that the mount may use."),
+    (("arena", "used"), "memory_used_bytes", "Memory in use."),
+    (("arena", "reserved"), "memory_reserved_bytes", "Memory reserved for mappings."),
+    (("arena", "limit"), "memory_limit_bytes", "Memory that may be in use right now."),
+)
+_COUNTERS = (
+    (("restarts",), "restarts", "How often the server was restarted."),
+    (("resent_requests",), "resent_requests", "Requests that the kernel sent again."),
 )
 
 
-def exposition(status: Mapping[str, Any]) -> str:
-    """Every metric of one mount, each line labelled with the mount point."""
-    mountpoint = status.get("mount", {}).get("mountpoint", "")
-    return "".join(f"{line}\n" for line in _lines(status, {"mountpoint": mountpoint}))
+def exposition(status: Status) -> str:
+    """Every metric of one mount in the text format, each line labelled with the mount point."""
+    from prometheus_client import generate_latest  # noqa: PLC0415 - see above
+
+    return generate_latest(collector(lambda: status)).decode()
 
 
-def _lines(status: Mapping[str, Any], labels: dict[str, str]) -> Iterator[str]:
-    version, plane = status.get("version"), status.get("data_plane", {}).get("name")
-    if version is not None:
-        yield from _head("info", "gauge", "Always 1; the version and the data plane are labels.")
-        yield _sample("info", labels | {"version": version, "data_plane": str(plane)}, 1)
-    for path, name, kind, text in _SIMPLE:
-        value = _at(status, path)
-        if value is not None:
-            yield from _head(name, kind, text)
-            yield _sample(name, labels, value)
-    operations = status.get("operations", {})
-    if operations:
-        yield from _operations(operations, labels)
+def collector(read: Callable[[], Status]) -> Collector:
+    """What gives the metrics of the status that `read` gives, anew each time it is asked."""
+    from prometheus_client.registry import Collector  # noqa: PLC0415 - see above
+
+    class StatusCollector(Collector):
+        def collect(self) -> Iterator[Metric]:
+            return families(read())
+
+        def describe(self) -> Iterator[Metric]:
+            """Nothing: else a registry would collect at once to learn the names."""
+            return iter(())
+
+    return StatusCollector()
 
 
-def _operations(counters: Mapping[str, Any], labels: dict[str, str]) -> Iterator[str]:
+def families(status: Status) -> Iterator[Metric]:
+    """Every metric of one mount, each sample labelled with the mount point."""
+    from prometheus_client.core import (  # noqa: PLC0415 - see above
+        CounterMetricFamily,
+        GaugeMetricFamily,
+    )
+
+    mountpoint = str(status.get("mount", {}).get("mountpoint", ""))
+    if "version" in status:
+        words = {
+            "mountpoint": mountpoint,
+            "version": str(status["version"]),
+            "data_plane": str(status.get("data_plane", {}).get("name")),
+        }
+        text = "Always 1; the version and the data plane are labels."
+        info = GaugeMetricFamily("msharefs_info", text, labels=list(words))
+        info.add_metric(list(words.values()), 1)
+        yield info
+    for kind, metrics in ((GaugeMetricFamily, _GAUGES), (CounterMetricFamily, _COUNTERS)):
+        for path, name, text in metrics:
+            value = _at(status, path)
+            if value is not None:
+                family = kind(f"msharefs_{name}", text, labels=["mountpoint"])
+                family.add_metric([mountpoint], value)
+                yield family
+    if status.get("operations"):
+        yield from _operations(status["operations"], mountpoint)
+
+
+def _operations(counters: Mapping[str, Any], mountpoint: str) -> Iterator[Metric]:
     """Counters and latency: a histogram where the status has buckets, else sum and count."""
-    by_name = [(labels | {"operation": name}, counter) for name, counter in counters.items()]
-    yield from _head("operations_total", "counter", "Requests answered.")
-    for each, counter in by_name:
-        yield _sample("operations_total", each, counter["count"])
-    yield from _head("operation_errors_total", "counter", "Requests that were refused.")
-    for each, counter in by_name:
-        yield _sample("operation_errors_total", each, counter["errors"])
-    name = "operation_duration_seconds"
-    kind = "histogram" if all("buckets" in counter for _, counter in by_name) else "summary"
-    yield from _head(name, kind, "Time from reading a request to its answer.")
-    for each, counter in by_name:
-        if kind == "histogram":
-            yield from _buckets(name, each, counter)
-        yield _sample(f"{name}_sum", each, counter["seconds"])
-        yield _sample(f"{name}_count", each, counter["count"])
+    from prometheus_client.core import (  # noqa: PLC0415 - see above
+        CounterMetricFamily,
+        HistogramMetricFamily,
+        SummaryMetricFamily,
+    )
+
+    labels = ["mountpoint", "operation"]
+    done = CounterMetricFamily("msharefs_operations", "Requests answered.", labels=labels)
+    failed = CounterMetricFamily(
+        "msharefs_operation_errors", "Requests that were refused.", labels=labels
+    )
+    name, text = "msharefs_operation_duration_seconds", "Time from reading a request to its answer."
+    histogram = HistogramMetricFamily(name, text, labels=labels)
+    summary = SummaryMetricFamily(name, text, labels=labels)
+    has_buckets = all("buckets" in counter for counter in counters.values())
+    for operation, counter in counters.items():
+        values = [mountpoint, operation]
+        done.add_metric(values, counter["count"])
+        failed.add_metric(values, counter["errors"])
+        if has_buckets:
+            histogram.add_metric(values, _buckets(counter), counter["seconds"])
+        else:
+            summary.add_metric(values, counter["count"], counter["seconds"])
+    yield from (done, failed, histogram if has_buckets else summary)
 
 
-def _buckets(name: str, labels: dict[str, str], counter: Mapping[str, Any]) -> Iterator[str]:
-    """`buckets` maps upper bounds in seconds to how many requests took at most so long."""
-    bounds = sorted(counter["buckets"].items(), key=lambda item: float(item[0]))
-    for bound, count in bounds:
-        yield _sample(f"{name}_bucket", labels | {"le": f"{float(bound):g}"}, count)
-    yield _sample(f"{name}_bucket", labels | {"le": "+Inf"}, counter["count"])
+def _buckets(counter: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Upper bounds in seconds, in order, each with how many requests took at most so long."""
+    bounds = sorted((float(bound), count) for bound, count in counter["buckets"].items())
+    return [*((f"{bound:g}", count) for bound, count in bounds), ("+Inf", counter["count"])]
 
 
-def _at(document: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
+def _at(document: Status, path: tuple[str, ...]) -> float | None:
     value: Any = document
     for key in path:
-        if not isinstance(value, dict) or key not in value:
+        if not isinstance(value, Mapping) or key not in value:
             return None
         value = value[key]
     return value if isinstance(value, (int, float)) else None
-
-
-def _head(name: str, kind: str, text: str) -> Iterator[str]:
-    yield f"# HELP msharefs_{name} {text}"
-    yield f"# TYPE msharefs_{name} {kind}"
-
-
-def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
-    inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-    return f"msharefs_{name}{{{inside}}} {value}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

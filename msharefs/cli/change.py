@@ -16,9 +16,10 @@ import click
 
 from msharefs import MshareError, Region, abi, notation
 from msharefs.cli import formatting, terminal
-from msharefs.cli.errors import EXIT_REFUSED, CommandError, sentence
+from msharefs.cli.errors import EXIT_REFUSED, CommandError, inspected, sentence
 from msharefs.cli.params import FILE, MODE, PROT, REGION, SIZE
 from msharefs.inspect import mounts
+from msharefs.inspect.errors import InspectError
 
 
 @click.command(short_help="Make a region.")
@@ -119,14 +120,16 @@ def rm(paths: tuple[str, ...]) -> int:
 
     A region lives on until the last process has closed and unmapped it.
     """
-    failed = False
+    failed: list[str] = []
     for path in paths:
         try:
             _remove(path)
-        except (OSError, CommandError) as error:
-            failed = True
-            reason = sentence(error) if isinstance(error, OSError) else str(error)
-            click.echo(f"mshare: {reason}", err=True)
+        except OSError as error:
+            failed.append(sentence(error))
+        except InspectError as error:
+            failed.append(str(inspected(error)))
+    for reason in failed:
+        click.echo(f"mshare: {reason}", err=True)
     return EXIT_REFUSED if failed else 0
 
 
@@ -134,7 +137,7 @@ def _remove(path: str) -> None:
     """Unlink a region, and nothing that is something else."""
     mount = mounts.mount_of(path)
     if not stat_module.S_ISREG(os.lstat(path).st_mode) or mounts.is_info(mount, path):
-        raise CommandError(f"{formatting.name(path)} is not a region")
+        raise InspectError(f"{path} is not a region")
     os.unlink(path)
 
 

@@ -11,6 +11,8 @@ import re
 
 from msharefs import MshareError, OutOfInodes, OutOfMemory, notation
 from msharefs.cli import formatting
+from msharefs.inspect.dumpfile import DamagedError
+from msharefs.inspect.errors import InspectError
 
 EXIT_OK = 0
 EXIT_REFUSED = 1
@@ -38,6 +40,12 @@ class CommandError(Exception):
     def __init__(self, sentence: str, code: int = EXIT_REFUSED) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+def inspected(error: InspectError) -> CommandError:
+    """What could not be looked at, fit for a terminal, with its exit code."""
+    code = EXIT_DAMAGED if isinstance(error, DamagedError) else EXIT_REFUSED
+    return CommandError(formatting.name(str(error)), code)
 
 
 def sentence(error: OSError) -> str:

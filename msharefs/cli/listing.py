@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from msharefs import notation
 from msharefs.cli import formatting, terminal
 from msharefs.cli.params import DIRECTORY, json_option
-from msharefs.inspect import mounts, processes, regions
+from msharefs.inspect import processes, regions
+from msharefs.inspect.listing import Listing, document, look_at_all
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,30 +34,6 @@ OWNER = terminal.Column("OWNER")
 _COLUMNS = (*FACTS, OWNER, terminal.Column("MODE"))
 
 
-@dataclass(slots=True)
-class Listing:
-    """The regions below one directory of one mount."""
-
-    mount: mounts.Mount
-    top: str
-    huge: regions.HugePages
-    scan: processes.Scan
-    found: list[regions.Facts] = field(default_factory=list)
-    unreadable: list[OSError] = field(default_factory=list)
-
-    @property
-    def removed(self) -> dict[int, list[int]]:
-        """Inodes that are attached and have no name any more, with the pids that hold them."""
-        if self.top != self.mount.path or self.unreadable:
-            return {}
-        named = {facts.file.st_ino for facts in self.found}
-        return {inode: pids for inode, pids in self.scan.attached.items() if inode not in named}
-
-    def attached(self, facts: regions.Facts) -> list[int]:
-        """Who has a region attached, as far as it could be seen."""
-        return self.scan.attached.get(facts.file.st_ino, [])
-
-
 @click.command(short_help="List regions.")
 @click.argument("directory", metavar="[DIR]", type=DIRECTORY, required=False)
 @json_option
@@ -76,92 +52,16 @@ def ls(directory: str | None, *, as_json: bool, watch: float | None) -> None:
     mapped lies in 2 MiB pages, USED BY how many processes have it attached.
     """
     if as_json and watch is None:
-        print(json.dumps(document(_look_at_all(directory)), indent=2))
+        print(json.dumps(document(look_at_all(directory)), indent=2))
     elif as_json:
-        terminal.repeat_lines(lambda: json.dumps(document(_look_at_all(directory))), watch or 0)
+        terminal.repeat_lines(lambda: json.dumps(document(look_at_all(directory))), watch or 0)
     elif watch is not None:
-        terminal.repeat(lambda: _frame(_look_at_all(directory)), watch)
+        terminal.repeat(lambda: _frame(look_at_all(directory)), watch)
     else:
-        listings = _look_at_all(directory)
+        listings = look_at_all(directory)
         terminal.show(_drawing(listings))
         for remark in remarks(listings):
             terminal.note(remark)
-
-
-def _look_at_all(directory: str | None) -> list[Listing]:
-    """The directory that was asked about, or each mount."""
-    listings: list[Listing] = []
-    for mount, top in mounts.chosen(directory):
-        try:
-            listings.append(look(mount, top))
-        except OSError as error:
-            if directory is not None:
-                raise
-            # One mount whose daemon has died must not hide the others.
-            error.filename = mount.path
-            nothing = regions.HugePages(by_default=False, on_request=False)
-            listings.append(Listing(mount, top, nothing, processes.Scan(), unreadable=[error]))
-    return listings
-
-
-def look(mount: mounts.Mount, top: str) -> Listing:
-    """Everything there is to tell of the regions below `top`."""
-    listing = Listing(
-        mount,
-        top,
-        regions.HugePages.of(mounts.status_or_nothing(mount)),
-        processes.scan(mount.device),
-    )
-    for path in mounts.regions(mount, top, listing.unreadable.append):
-        try:
-            listing.found.append(regions.facts_of(path))
-        except FileNotFoundError:
-            continue
-    return listing
-
-
-def document(listings: Sequence[Listing]) -> dict[str, Any]:
-    """What --json prints."""
-    return {
-        "regions": [
-            region_document(listing.mount, facts, listing.huge) | {"pids": listing.attached(facts)}
-            for listing in listings
-            for facts in listing.found
-        ],
-        "removed": [
-            {"mount": listing.mount.path, "inode": inode, "pids": pids}
-            for listing in listings
-            for inode, pids in listing.removed.items()
-        ],
-        "unreadable": [error.filename for listing in listings for error in listing.unreadable],
-        "unseen_processes": max(listing.scan.unseen for listing in listings),
-        "processes_hidden": any(listing.scan.hidden for listing in listings),
-    }
-
-
-def region_document(
-    mount: mounts.Mount, facts: regions.Facts, huge: regions.HugePages
-) -> dict[str, Any]:
-    """One region as JSON; what may not be read is null."""
-    layout = facts.layout
-    return {
-        "path": facts.path,
-        "mount": mount.path,
-        "inode": facts.file.st_ino,
-        "size": facts.size,
-        "mapped": None if layout is None else layout.mapped,
-        "reserved": None if layout is None else layout.reserved,
-        "memory": facts.memory,
-        "huge": None if layout is None else huge.bytes_of(layout),
-        "mappings": None if layout is None else len(layout.mappings),
-        "open_handles": None if layout is None else layout.open_handles,
-        "owner": facts.owner,
-        "group": facts.group,
-        "uid": facts.file.st_uid,
-        "gid": facts.file.st_gid,
-        "mode": f"{facts.file.st_mode & 0o7777:04o}",
-        "links": facts.file.st_nlink,
-    }
 
 
 def remarks(listings: Sequence[Listing]) -> list[str]:
@@ -201,7 +101,7 @@ def row(listing: Listing, facts: regions.Facts) -> list[str | Text]:
     mapped = "?" if layout is None else notation.size(layout.mapped)
     huge = "?" if layout is None else _huge_share(listing.huge, layout.mapped, layout)
     return [
-        facts.shown,
+        formatting.name(facts.name),
         notation.size(facts.size) if facts.size else "not set",
         mapped,
         notation.size(facts.memory),
@@ -222,7 +122,10 @@ def _drawing(listings: Sequence[Listing]) -> RenderableType:
     parts: list[RenderableType] = []
     for listing in listings:
         if len(listings) > 1:
-            parts += [*([""] if parts else []), terminal.text(f"{listing.mount.shown}:", "bold")]
+            parts += [
+                *([""] if parts else []),
+                terminal.text(f"{formatting.name(listing.mount.path)}:", "bold"),
+            ]
         if listing.found:
             parts.append(terminal.table(_COLUMNS, (row(listing, facts) for facts in listing.found)))
         else:

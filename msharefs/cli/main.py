@@ -14,6 +14,7 @@ import click
 
 from msharefs import __version__
 from msharefs.cli import errors
+from msharefs.inspect.errors import InspectError
 
 PROGRAM = "mshare"
 
@@ -90,6 +91,9 @@ def main() -> int:
         return errors.EXIT_INTERRUPTED
     except errors.CommandError as error:
         return _complain(str(error), error.code)
+    except InspectError as error:
+        refusal = errors.inspected(error)
+        return _complain(str(refusal), refusal.code)
     except OSError as error:
         return _complain(errors.sentence(error), errors.EXIT_REFUSED)
     except KeyboardInterrupt:

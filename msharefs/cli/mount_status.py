@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,9 @@ import click
 
 from msharefs import notation
 from msharefs.cli import formatting, terminal
-from msharefs.cli.errors import CommandError
 from msharefs.cli.params import DIRECTORY, json_option
 from msharefs.inspect import mounts
+from msharefs.inspect.operations import Counter, Total, bound_within, by_frequency, largest_bound
 from msharefs.prometheus import exposition
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def status(directory: str | None, *, as_json: bool, prometheus: bool) -> None:
     """
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus do not go together")
-    mount = only_mount(directory)
+    mount = mounts.only(directory)
     document = mounts.status(mount)
     if as_json:
         print(json.dumps(document, indent=2))
@@ -54,20 +55,11 @@ def status(directory: str | None, *, as_json: bool, prometheus: bool) -> None:
         terminal.show(*drawing(mount, document), "", operations(document, most))
 
 
-def only_mount(directory: str | None) -> mounts.Mount:
-    """The mount that is meant. CommandError if that is not clear."""
-    chosen = mounts.chosen(directory)
-    if len(chosen) > 1:
-        places = ", ".join(mount.shown for mount, _ in chosen)
-        raise CommandError(f"several are mounted, so say which: {places}")
-    return chosen[0][0]
-
-
 def drawing(mount: mounts.Mount, document: dict[str, Any]) -> Iterator[RenderableType]:
     """Everything but the operations."""
     plane, pids = document.get("data_plane", {}), document.get("pids", {})
     yield terminal.line(
-        (mount.shown, "bold cyan"),
+        (formatting.name(mount.path), "bold cyan"),
         f"  msharefs {document.get('version', '?')}, "
         f"up {formatting.duration(document.get('uptime', 0))}",
     )
@@ -110,8 +102,7 @@ def regions_line(document: dict[str, Any]) -> str:
 
 def operations(document: dict[str, Any], most: int | None = None) -> RenderableType:
     """A line for each kind of request, the most frequent first; those beyond `most` in one."""
-    counters: dict[str, dict[str, Any]] = document.get("operations", {})
-    ordered = sorted(counters.items(), key=lambda item: -item[1]["count"])
+    ordered = by_frequency(document)
     rest = ordered[most:] if most is not None and len(ordered) > most else []
     rows = [_row(name, [counter]) for name, counter in ordered[: len(ordered) - len(rest)]]
     if rest:
@@ -119,29 +110,26 @@ def operations(document: dict[str, Any], most: int | None = None) -> RenderableT
     return terminal.table(_COLUMNS, rows)
 
 
-def _row(name: str, counters: Sequence[dict[str, Any]]) -> list[str | Text]:
-    count = sum(counter["count"] for counter in counters)
-    seconds = sum(counter["seconds"] for counter in counters)
+def _row(name: str, counters: Sequence[Counter]) -> list[str | Text]:
+    total = Total.of(counters)
     return [
         name,
-        f"{count:,}",
-        f"{sum(counter['errors'] for counter in counters):,}",
-        formatting.latency(seconds / count) if count else "-",
-        _bound_of(0.99, counters, count),
-        formatting.latency(seconds),
+        f"{total.count:,}",
+        f"{total.errors:,}",
+        formatting.latency(total.seconds / total.count) if total.count else "-",
+        _nearly_all(counters),
+        formatting.latency(total.seconds),
     ]
 
 
-def _bound_of(share: float, counters: Sequence[dict[str, Any]], count: int) -> str:
-    """The smallest bound of the histograms within which that share of the requests was done."""
-    within: dict[float, int] = {}
-    for counter in counters:
-        for bound, number in counter.get("buckets", {}).items():
-            within[float(bound)] = within.get(float(bound), 0) + number
-    for bound, number in sorted(within.items()):
-        if number >= share * count:
-            return formatting.latency(bound)
-    return f"> {formatting.latency(max(within))}" if within else "-"
+def _nearly_all(counters: Sequence[Counter]) -> str:
+    """How long 99 of 100 requests took at most."""
+    bound = bound_within(0.99, counters)
+    if bound is None:
+        return "-"
+    if bound == math.inf:
+        return f"> {formatting.latency(largest_bound(counters))}"
+    return formatting.latency(bound)
 
 
 def _line(name: str, *parts: str | tuple[str, str] | Text) -> Text:

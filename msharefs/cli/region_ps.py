@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -44,46 +44,21 @@ def ps(path: str, *, as_json: bool) -> None:
     scan = processes.scan(mount.device)
     found = list(processes.processes(mount.device, inode, scan.attached.get(inode, [])))
     if as_json:
-        print(json.dumps(document(found, scan), indent=2))
+        print(json.dumps(processes.document(found, scan), indent=2))
         return
     if found:
         terminal.show(
             terminal.table(_COLUMNS, _rows(found)), "", terminal.text(_total(found), "bold")
         )
     else:
-        terminal.show(terminal.text(f"no process is seen that has {facts.shown} attached", "dim"))
+        terminal.show(
+            terminal.text(
+                f"no process is seen that has {formatting.name(facts.name)} attached", "dim"
+            )
+        )
     blind = listing.blind_spot(scan)
     if blind:
         terminal.note(blind)
-
-
-def document(found: Sequence[processes.Process], scan: processes.Scan) -> dict[str, Any]:
-    """What --json prints."""
-    return {
-        "processes": [
-            {
-                "pid": process.pid,
-                "uid": process.uid,
-                "user": process.user,
-                "command": process.command,
-                "windows": [
-                    {
-                        "address": window.address,
-                        "offset": window.offset,
-                        "size": window.size,
-                        "prot": window.prot[:3],
-                        "touched": window.touched,
-                        "huge": window.huge,
-                        "page_tables_saved": window.saved,
-                    }
-                    for window in process.windows
-                ],
-            }
-            for process in found
-        ],
-        "unseen_processes": scan.unseen,
-        "processes_hidden": scan.hidden,
-    }
 
 
 def _rows(found: Sequence[processes.Process]) -> list[list[str | Text]]:

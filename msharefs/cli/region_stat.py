@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -41,7 +40,7 @@ def stat(path: str, *, as_json: bool, everything: bool) -> None:
     scan = processes.scan(mount.device)
     pids = scan.attached.get(facts.file.st_ino, [])
     if as_json:
-        print(json.dumps(document(mount, facts, huge, pids), indent=2))
+        print(json.dumps(regions.full_document(facts, mount, huge, pids), indent=2))
         return
     layout = regions.needs_layout(facts)
     terminal.show(*_summary(facts, layout, huge, len(pids)))
@@ -52,22 +51,6 @@ def stat(path: str, *, as_json: bool, everything: bool) -> None:
     blind = listing.blind_spot(scan)
     if blind:
         terminal.note(blind)
-
-
-def document(
-    mount: mounts.Mount, facts: regions.Facts, huge: regions.HugePages, pids: list[int]
-) -> dict[str, Any]:
-    """What --json prints."""
-    layout = regions.needs_layout(facts)
-    small, here = huge.table_cost(layout)
-    return listing.region_document(mount, facts, huge) | {
-        "pids": pids,
-        "page_tables": {"small_pages": small, "here": here},
-        "creator": asdict(layout.creator),
-        "maps": layout.maps,
-        "unmaps": layout.unmaps,
-        "layout": [asdict(mapping) for mapping in layout.mappings],
-    }
 
 
 def picture(layout: Layout) -> Iterator[RenderableType]:
@@ -88,7 +71,7 @@ def _summary(
     facts: regions.Facts, layout: Layout, huge: regions.HugePages, users: int
 ) -> Iterator[RenderableType]:
     creator = layout.creator
-    yield _field("Region", facts.shown, "bold cyan")
+    yield _field("Region", formatting.name(facts.name), "bold cyan")
     if not facts.size:
         yield _field("Size", "not set yet, so nothing can be mapped")
     else:

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from msharefs.cli import formatting
 from msharefs.cli.errors import CommandError
-from msharefs.cli.mount_status import only_mount
 from msharefs.cli.params import DIRECTORY
 from msharefs.inspect import mounts
 
@@ -27,7 +27,7 @@ def restart(directory: str) -> None:
     The mount stays, and so do regions, attached processes and open files. Requests wait
     meanwhile. Needs the rights to send a signal to the mount's supervisor.
     """
-    mount = only_mount(directory)
+    mount = mounts.only(directory)
     old = mounts.status(mount)
     supervisor = int(old["pids"]["supervisor"])
     try:
@@ -40,7 +40,7 @@ def restart(directory: str) -> None:
         raise CommandError(f"supervisor {supervisor} belongs to somebody else") from error
     new = _wait_for_another(mount, old["pids"]["server"])
     print(
-        f"{mount.shown}: server {new['pids']['server']} of version {new['version']} has taken "
+        f"{formatting.name(mount.path)}: server {new['pids']['server']} of version {new['version']} has taken "
         f"over from {old['pids']['server']} after {new['last_gap_seconds'] * 1000:.0f} ms"
     )
 

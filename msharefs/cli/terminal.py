@@ -212,10 +212,11 @@ def _repeat_live(
     from rich.live import Live  # noqa: PLC0415 - see above
 
     with _keys() as keys:
-        # An alternate screen, so that what was on the terminal before comes back.
+        # An alternate screen, so that what was on the terminal before comes back; what does not
+        # fit on it is cut.
         with Live(console=console(), screen=True, auto_refresh=False) as live:
             for _ in numbers:
-                live.update(_fitting(frame()), refresh=True)
+                live.update(frame(), refresh=True)
                 if keys.quits_within(interval):
                     return
 
@@ -230,19 +231,6 @@ def _repeat_plain(
             show("")
         show(frame())
         sys.stdout.flush()
-
-
-def _fitting(frame: RenderableType) -> RenderableType:
-    """A frame cut at the bottom of the screen."""
-    from rich.segment import Segment, Segments  # noqa: PLC0415 - see above
-
-    screen = console()
-    lines = screen.render_lines(frame, pad=False)[: screen.height]
-    parts: list[Segment] = []
-    for number, each in enumerate(lines):
-        parts.extend([Segment.line()] if number else [])
-        parts.extend(each)
-    return Segments(parts)
 
 
 class _Keys:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from msharefs.cli import formatting, listing, mount_status, terminal
 from msharefs.cli.params import DIRECTORY, json_option
-from msharefs.inspect import mounts, regions
+from msharefs.inspect.mounts import Mount
+from msharefs.inspect.operations import Meter, Sample
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,125 +20,6 @@ _COLUMNS = (*listing.FACTS, terminal.Column("CHANGES/S", right=True), listing.OW
 _MOST_OPERATIONS = 4
 _LABEL = 12
 """How wide the names of the lines above the table are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A mount at one moment."""
-
-    taken: float
-    status: dict[str, Any]
-    listing: listing.Listing
-
-
-class Meter:
-    """Takes samples of one mount and tells the rates between the last two."""
-
-    def __init__(self, directory: str | None) -> None:
-        """Look at the mount that `directory` lies on."""
-        self._mount = mount_status.only_mount(directory)
-        self._top = directory or self._mount.path
-        self._before: Sample | None = None
-        self._now: Sample | None = None
-
-    def take(self) -> Sample:
-        """The next sample."""
-        self._before = self._now
-        self._now = Sample(
-            time.monotonic(),
-            mounts.status_or_nothing(self._mount),
-            listing.look(self._mount, self._top),
-        )
-        return self._now
-
-    def document(self) -> dict[str, Any]:
-        """What --json prints for the next sample."""
-        now = self.take()
-        return {
-            "time": round(time.time(), 3),
-            "status": now.status,
-            "operations_per_second": {name: round(rate, 3) for name, rate, _ in self._operations()},
-            **listing.document([now.listing]),
-        }
-
-    def frame(self) -> RenderableType:
-        """What the screen shows for the next sample."""
-        from rich.console import Group  # noqa: PLC0415 - only to draw
-
-        now = self.take()
-        return Group(*self._head(now), "", *self._table(now))
-
-    def _head(self, now: Sample) -> list[RenderableType]:
-        title: list[str | tuple[str, str]] = [(self._mount.shown, "bold cyan")]
-        if not now.status:
-            return [terminal.line(*title, "  its status may not be read by you")]
-        title.append(f"  up {formatting.duration(now.status.get('uptime', 0))}")
-        title.append(f", {mount_status.regions_line(now.status)}")
-        return [
-            terminal.line(*title),
-            mount_status.memory_line(now.status),
-            terminal.line(("Requests".ljust(_LABEL), "bold"), self._requests()),
-        ]
-
-    def _requests(self) -> str:
-        """The rate of all requests and of the most frequent kinds."""
-        rates = self._operations()
-        if not rates:
-            return "none" if self._before else "..."
-        words = [f"{sum(rate for _, rate, _ in rates):,.0f}/s"]
-        words += [
-            f"{name} {rate:,.0f}/s {formatting.latency(mean)}"
-            for name, rate, mean in rates[:_MOST_OPERATIONS]
-        ]
-        # What does not fit is left out as a whole.
-        while len(words) > 1 and len(", ".join(words)) > terminal.console().width - _LABEL:
-            words.pop()
-        return ", ".join(words)
-
-    def _operations(self) -> list[tuple[str, float, float]]:
-        """Between the last two samples: name, requests per second, mean time; busiest first."""
-        if self._before is None or self._now is None:
-            return []
-        past = self._before.status.get("operations", {})
-        seconds = max(self._now.taken - self._before.taken, 1e-9)
-        rates: list[tuple[str, float, float]] = []
-        for name, counter in self._now.status.get("operations", {}).items():
-            old = past.get(name, {"count": 0, "seconds": 0.0})
-            # A server that was restarted may count from zero again.
-            done = counter["count"] - old["count"]
-            if done > 0:
-                spent = max(counter["seconds"] - old["seconds"], 0.0)
-                rates.append((name, done / seconds, spent / done))
-        return sorted(rates, key=lambda each: -each[1])
-
-    def _table(self, now: Sample) -> list[RenderableType]:
-        ordered = sorted(now.listing.found, key=lambda facts: (-facts.memory, facts.name))
-        if not ordered:
-            return [terminal.text("no regions", "dim")]
-        old = self._changes_before()
-        rows: list[list[str | Text]] = []
-        for facts in ordered:
-            cells = listing.row(now.listing, facts)
-            shared = len(listing.FACTS)
-            rows.append([*cells[:shared], self._change_rate(facts, old, now), cells[shared]])
-        remarks = listing.remarks([now.listing])
-        return [
-            terminal.table(_COLUMNS, rows),
-            *(terminal.text(remark, "dim") for remark in remarks),
-        ]
-
-    def _changes_before(self) -> dict[int, int]:
-        """How often each region had been mapped and unmapped at the sample before."""
-        if self._before is None:
-            return {}
-        return {facts.file.st_ino: _changes(facts) for facts in self._before.listing.found}
-
-    def _change_rate(self, facts: regions.Facts, old: dict[int, int], now: Sample) -> str:
-        before = old.get(facts.file.st_ino)
-        if before is None or self._before is None or facts.layout is None:
-            return "-"
-        rate = max(_changes(facts) - before, 0) / max(now.taken - self._before.taken, 1e-9)
-        return f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.1f}"
 
 
 @click.command(short_help="Watch a mount live.")
@@ -162,10 +42,66 @@ def top(directory: str | None, *, as_json: bool, interval: float, count: int | N
     """
     meter = Meter(directory)
     if as_json:
-        terminal.repeat_lines(lambda: json.dumps(meter.document()), interval, count)
+        terminal.repeat_lines(lambda: json.dumps(meter.take().document()), interval, count)
     else:
-        terminal.repeat(meter.frame, interval, count)
+        terminal.repeat(lambda: frame(meter.mount, meter.take()), interval, count)
 
 
-def _changes(facts: regions.Facts) -> int:
-    return 0 if facts.layout is None else facts.layout.maps + facts.layout.unmaps
+def frame(mount: Mount, sample: Sample) -> RenderableType:
+    """What the screen shows of a sample."""
+    from rich.console import Group  # noqa: PLC0415 - only to draw
+
+    return Group(*_head(mount, sample), "", *_table(sample))
+
+
+def _head(mount: Mount, sample: Sample) -> list[RenderableType]:
+    title: list[str | tuple[str, str]] = [(formatting.name(mount.path), "bold cyan")]
+    if not sample.status:
+        return [terminal.line(*title, "  its status may not be read by you")]
+    title.append(f"  up {formatting.duration(sample.status.get('uptime', 0))}")
+    title.append(f", {mount_status.regions_line(sample.status)}")
+    return [
+        terminal.line(*title),
+        mount_status.memory_line(sample.status),
+        terminal.line(("Requests".ljust(_LABEL), "bold"), _requests(sample)),
+    ]
+
+
+def _requests(sample: Sample) -> str:
+    """The rate of all requests and of the most frequent kinds."""
+    rates = sample.rates()
+    if not rates:
+        return "none" if sample.before else "..."
+    words = [f"{sum(rate.per_second for rate in rates):,.0f}/s"]
+    words += [
+        f"{rate.name} {rate.per_second:,.0f}/s {formatting.latency(rate.mean)}"
+        for rate in rates[:_MOST_OPERATIONS]
+    ]
+    # What does not fit is left out as a whole.
+    while len(words) > 1 and len(", ".join(words)) > terminal.console().width - _LABEL:
+        words.pop()
+    return ", ".join(words)
+
+
+def _table(sample: Sample) -> list[RenderableType]:
+    found = sample.listing
+    ordered = sorted(found.found, key=lambda facts: (-facts.memory, facts.name))
+    if not ordered:
+        return [terminal.text("no regions", "dim")]
+    rates = sample.change_rates()
+    rows: list[list[str | Text]] = []
+    for facts in ordered:
+        cells = listing.row(found, facts)
+        shared = len(listing.FACTS)
+        rows.append([*cells[:shared], _rate(rates.get(facts.file.st_ino)), cells[shared]])
+    remarks = listing.remarks([found])
+    return [
+        terminal.table(_COLUMNS, rows),
+        *(terminal.text(remark, "dim") for remark in remarks),
+    ]
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.1f}"

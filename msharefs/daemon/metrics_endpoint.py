@@ -7,12 +7,12 @@ values are those of msharefs.prometheus; the status is asked for in the loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import trio
 
-from msharefs.prometheus import exposition
+from msharefs.prometheus import collector
 
 log = logging.getLogger(__name__)
 
@@ -21,27 +21,11 @@ async def publish(address: str, port: int, status: Callable[[], dict[str, Any]])
     """Serve metrics until cancelled. An address that is taken is logged: the mount is more
     important than its figures."""
     # Few mounts have an endpoint, and the import costs each start of a server.
-    from prometheus_client import (  # noqa: PLC0415 - see above
-        CollectorRegistry,
-        Metric,
-        start_http_server,
-    )
-    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415
-    from prometheus_client.registry import Collector  # noqa: PLC0415
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - see above
 
     token = trio.lowlevel.current_trio_token()
-
-    class StatusCollector(Collector):
-        def collect(self) -> Iterator[Metric]:
-            text = exposition(trio.from_thread.run_sync(status, trio_token=token))
-            yield from text_string_to_metric_families(text)
-
-        def describe(self) -> Iterator[Metric]:
-            """Nothing: else the registry would collect at once, in the loop that is asked."""
-            yield from ()
-
     registry = CollectorRegistry()
-    registry.register(StatusCollector())
+    registry.register(collector(lambda: trio.from_thread.run_sync(status, trio_token=token)))
     try:
         server, _thread = start_http_server(port, address, registry)
     except OSError as error:

@@ -20,7 +20,7 @@ import struct
 import zlib
 from typing import Any
 
-from msharefs.cli.errors import EXIT_DAMAGED, CommandError
+from msharefs.inspect.errors import InspectError
 
 MAGIC = b"MSHAREFS DUMP 1\n"
 LARGEST_BLOCK = 1 << 20
@@ -30,11 +30,8 @@ _BLOCK = struct.Struct("<QII")
 _END_BODY = struct.Struct("<QI")
 
 
-class DamagedError(CommandError):
+class DamagedError(InspectError):
     """The file is no dump, or not all of one as it was written."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, EXIT_DAMAGED)
 
 
 class Writer:
@@ -75,26 +72,27 @@ class Reader:
         self._blocks = 0
         self._pending: tuple[int, int] | None = None
         # A short or foreign file is most likely no dump at all, so this is not called torn.
-        if self._take(len(MAGIC), lenient=True) != MAGIC:
+        if self._summed(self._some(len(MAGIC))) != MAGIC:
             raise DamagedError(f"{name} is not a dump of a region")
-        length = int(_U32.unpack(self._take(4))[0])
+        length = int(_U32.unpack(self._summed(self._all(4)))[0])
         if length > _LARGEST_HEADER:
             raise self.damaged("its header")
-        text = self._take(length)
-        if zlib.crc32(text) != _U32.unpack(self._take(4))[0]:
+        text = self._summed(self._all(length))
+        if zlib.crc32(text) != _U32.unpack(self._summed(self._all(4)))[0]:
             raise self.damaged("its header")
         self.header: dict[str, Any] = self._parsed(text)
 
     def next_block(self) -> tuple[int, int] | None:
         """Offset and length of the next block, whose bytes `read_into` gives; None at the end."""
-        head = self._take(_BLOCK.size, summed=False)
+        # Summed below, if it is not the end, which has the sum itself.
+        head = self._all(_BLOCK.size)
         offset, length, check = _BLOCK.unpack(head)
         if length == 0:
             self._finish(head[: _END_BODY.size], offset, check)
             return None
         if length > LARGEST_BLOCK:
             raise self.damaged(f"its block {self._blocks + 1}")
-        self._sum = zlib.crc32(head, self._sum)
+        self._summed(head)
         self._blocks += 1
         self._pending = (length, check)
         return offset, length
@@ -131,19 +129,24 @@ class Reader:
         if os.read(self._fd, 1):
             raise self.damaged("what comes after its end")
 
-    def _take(self, length: int, *, lenient: bool = False, summed: bool = True) -> bytes:
+    def _some(self, length: int) -> bytes:
+        """The next bytes, fewer where the file ends."""
         parts: list[bytes] = []
-        while length:
-            part = os.read(self._fd, min(length, LARGEST_BLOCK))
-            if not part:
-                if lenient:
-                    break
-                raise self._torn()
+        while length and (part := os.read(self._fd, min(length, LARGEST_BLOCK))):
             parts.append(part)
             length -= len(part)
-        data = b"".join(parts)
-        if summed:
-            self._sum = zlib.crc32(data, self._sum)
+        return b"".join(parts)
+
+    def _all(self, length: int) -> bytes:
+        """The next bytes, as many as asked for."""
+        data = self._some(length)
+        if len(data) < length:
+            raise self._torn()
+        return data
+
+    def _summed(self, data: bytes) -> bytes:
+        """The same bytes, counted in the sum over all."""
+        self._sum = zlib.crc32(data, self._sum)
         return data
 
     def _parsed(self, text: bytes) -> dict[str, Any]:

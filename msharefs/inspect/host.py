@@ -1,7 +1,7 @@
 """A machine to look at, and what a look at it gives.
 
 Owns how `mshare doctor` reads a machine: with the caller's rights, below one root directory,
-changing nothing. What is looked for is in _host_mounting and _host_memory.
+changing nothing. What is looked for is in host_mounting and host_memory.
 """
 
 from __future__ import annotations

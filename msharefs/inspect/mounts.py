@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from msharefs.abi import INFO_NAME, STATUS_ATTRIBUTE
-from msharefs.cli import formatting
-from msharefs.cli.errors import CommandError
+from msharefs.inspect.errors import InspectError
 from msharefs.linux import mountinfo
 
 KIND = "fuse.msharefs"
@@ -32,11 +31,6 @@ class Mount:
     source: str
     device: int
     """st_dev of every file on it."""
-
-    @property
-    def shown(self) -> str:
-        """The path, fit for a terminal."""
-        return formatting.name(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +54,12 @@ def mounts() -> list[Mount]:
 
 
 def mount_of(path: str) -> Mount:
-    """The msharefs that `path` lies on. OSError if it does not exist, CommandError if none."""
+    """The msharefs that `path` lies on. OSError if it does not exist, InspectError if none."""
     device = os.stat(path).st_dev
     for mount in mounts():
         if mount.device == device:
             return mount
-    raise CommandError(f"{formatting.name(path)} is not on a mounted msharefs")
+    raise InspectError(f"{path} is not on a mounted msharefs")
 
 
 def chosen(directory: str | None) -> list[tuple[Mount, str]]:
@@ -73,12 +67,21 @@ def chosen(directory: str | None) -> list[tuple[Mount, str]]:
     if directory is not None:
         mount = mount_of(directory)
         if not os.path.isdir(directory):
-            raise CommandError(f"{formatting.name(directory)} is not a directory")
+            raise InspectError(f"{directory} is not a directory")
         return [(mount, directory)]
     everything = [(mount, mount.path) for mount in mounts()]
     if not everything:
-        raise CommandError("no msharefs is mounted here")
+        raise InspectError("no msharefs is mounted here")
     return everything
+
+
+def only(directory: str | None) -> Mount:
+    """The mount that is meant: the one of `directory`, or the only one there is."""
+    found = chosen(directory)
+    if len(found) > 1:
+        places = ", ".join(mount.path for mount, _ in found)
+        raise InspectError(f"several are mounted, so say which: {places}")
+    return found[0][0]
 
 
 def status(mount: Mount) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def status(mount: Mount) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise CommandError(f"{mount.shown} gives a status that is not understood")
+        raise InspectError(f"{mount.path} gives a status that is not understood")
     return document
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from msharefs.abi import HUGE_PAGE_SIZE
 from msharefs.linux import mountinfo, proc
@@ -99,6 +100,35 @@ def processes(device: int, inode: int, pids: list[int]) -> Iterator[Process]:
                 yield Process(pid, proc.effective_uid(pid), command(pid), windows)
         except (ProcessLookupError, PermissionError):
             continue  # it has ended, or it has become another user's, since the scan
+
+
+def document(found: Sequence[Process], seen: Scan) -> dict[str, Any]:
+    """Those processes as plain data, sizes in bytes, with what the scan could not see."""
+    return {
+        "processes": [
+            {
+                "pid": process.pid,
+                "uid": process.uid,
+                "user": process.user,
+                "command": process.command,
+                "windows": [
+                    {
+                        "address": window.address,
+                        "offset": window.offset,
+                        "size": window.size,
+                        "prot": window.prot[:3],
+                        "touched": window.touched,
+                        "huge": window.huge,
+                        "page_tables_saved": window.saved,
+                    }
+                    for window in process.windows
+                ],
+            }
+            for process in found
+        ],
+        "unseen_processes": seen.unseen,
+        "processes_hidden": seen.hidden,
+    }
 
 
 def command(pid: int) -> str:

@@ -1,4 +1,4 @@
-"""What a command knows of one region: its file's facts, its layout, and what it costs.
+"""What there is to know of one region: its file's facts, its layout, and what it costs.
 
 Owns the arithmetic of huge pages and page tables. It looks, and changes nothing.
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 import grp
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 from msharefs.abi import HUGE_PAGE_SIZE
-from msharefs.cli import formatting
-from msharefs.cli.errors import CommandError
 from msharefs.client.layout import Layout, read_layout
 from msharefs.inspect import mounts, processes
+from msharefs.inspect.errors import InspectError
 
 _SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
@@ -55,11 +54,6 @@ class Facts:
     def mode(self) -> str:
         """Its permissions as letters: "rw-r-----"."""
         return stat.filemode(self.file.st_mode)[1:]
-
-    @property
-    def shown(self) -> str:
-        """The name, fit for a terminal."""
-        return formatting.name(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +106,57 @@ def facts_of(found: mounts.Found) -> Facts:
 
 
 def look_at(path: str) -> tuple[mounts.Mount, Facts]:
-    """The facts of the region at `path`, and its mount. OSError, CommandError if it is none."""
+    """The facts of the region at `path`, and its mount. OSError, InspectError if it is none."""
     mount = mounts.mount_of(path)
     file = os.stat(path)
     if not stat.S_ISREG(file.st_mode) or mounts.is_info(mount, path):
-        raise CommandError(f"{formatting.name(path)} is not a region")
+        raise InspectError(f"{path} is not a region")
     return mount, Facts(path, path, file, _layout_or_nothing(path))
 
 
+def document(facts: Facts, mount: mounts.Mount, huge: HugePages) -> dict[str, Any]:
+    """One region as plain data, sizes in bytes; what may not be read is null."""
+    layout = facts.layout
+    return {
+        "path": facts.path,
+        "mount": mount.path,
+        "inode": facts.file.st_ino,
+        "size": facts.size,
+        "mapped": None if layout is None else layout.mapped,
+        "reserved": None if layout is None else layout.reserved,
+        "memory": facts.memory,
+        "huge": None if layout is None else huge.bytes_of(layout),
+        "mappings": None if layout is None else len(layout.mappings),
+        "open_handles": None if layout is None else layout.open_handles,
+        "owner": facts.owner,
+        "group": facts.group,
+        "uid": facts.file.st_uid,
+        "gid": facts.file.st_gid,
+        "mode": f"{facts.file.st_mode & 0o7777:04o}",
+        "links": facts.file.st_nlink,
+    }
+
+
+def full_document(
+    facts: Facts, mount: mounts.Mount, huge: HugePages, pids: list[int]
+) -> dict[str, Any]:
+    """The same with the whole layout, and the processes `pids` that have it attached."""
+    layout = needs_layout(facts)
+    small, here = huge.table_cost(layout)
+    return document(facts, mount, huge) | {
+        "pids": pids,
+        "page_tables": {"small_pages": small, "here": here},
+        "creator": asdict(layout.creator),
+        "maps": layout.maps,
+        "unmaps": layout.unmaps,
+        "layout": [asdict(mapping) for mapping in layout.mappings],
+    }
+
+
 def needs_layout(facts: Facts) -> Layout:
-    """The layout, for commands that are about it. CommandError for who may not read it."""
+    """The layout, for commands that are about it. InspectError for who may not read it."""
     if facts.layout is None:
-        raise CommandError(f"{facts.shown} may not be read by you")
+        raise InspectError(f"{facts.name} may not be read by you")
     return facts.layout
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from msharefs import Region
-from tests.cli.tool import command, drawn, environment, mshare, mshare_as, on_terminal
-from tests.helpers.fixtures import MakePoke
+from tests.cli.tool import alone_with, command, drawn, environment, mshare, mshare_as, on_terminal
+from tests.helpers.fixtures import MakeMount, MakePoke
 from tests.helpers.mount import Mount
 from tests.helpers.poke import Poke
 from tests.helpers.users import ALICE
@@ -98,11 +98,16 @@ def test_directories_are_searched_and_may_be_named(mounted: Mount, region: Path)
         folder.rmdir()
 
 
-def test_without_a_directory_every_mount_is_listed(mounted: Mount, region: Path) -> None:
-    """This one is among them."""
+def test_without_a_directory_every_mount_is_listed(
+    mounted: Mount, region: Path, make_mount: MakeMount
+) -> None:
+    """In the order in which they were mounted."""
+    other = make_mount("size=16M")
     make(region, 2 * MIB)
-    paths = [each["path"] for each in mshare("ls", "--json").json["regions"]]
-    assert str(region) in paths
+    make(other.path / "r", 2 * MIB)
+    before = alone_with(mounted.path, other.path)
+    paths = [each["path"] for each in mshare("ls", "--json", before=before).json["regions"]]
+    assert paths == [str(region), str(other.path / "r")]
 
 
 def test_an_empty_mount_is_no_error(mounted: Mount, place: Path) -> None:

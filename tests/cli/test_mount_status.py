@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from msharefs import Region
-from tests.cli.tool import drawn, mshare, mshare_as, on_terminal
+from tests.cli.tool import alone_with, drawn, mshare, mshare_as, on_terminal
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import Mount
 from tests.helpers.users import ALICE
@@ -63,8 +64,10 @@ def test_status_fits_a_terminal(mounted: Mount, place: Path) -> None:
 def test_status_prints_metrics(mounted: Mount, place: Path) -> None:
     """For Prometheus, labelled with the mount point."""
     text = mshare("status", mounted.path, "--prometheus").ok().out
-    assert f'msharefs_memory_size_bytes{{mountpoint="{mounted.path}"}} {256 * MIB}\n' in text
-    assert "msharefs_operation_duration_seconds" in text
+    found = {family.name: family.samples for family in text_string_to_metric_families(text)}
+    (size,) = found["msharefs_memory_size_bytes"]
+    assert (size.labels, size.value) == ({"mountpoint": str(mounted.path)}, 256 * MIB)
+    assert "msharefs_operation_duration_seconds" in found
     refused = mshare("status", mounted.path, "--prometheus", "--json").refused(2)
     assert "--json and --prometheus" in refused
 
@@ -74,9 +77,12 @@ def test_status_without_a_directory_wants_a_single_mount(
 ) -> None:
     """Where there are several it says which."""
     other = make_mount("size=16M")
-    sentence = mshare("status").refused()
-    assert str(mounted.path) in sentence
-    assert str(other.path) in sentence
+    sentence = mshare("status", before=alone_with(mounted.path, other.path)).refused()
+    assert sentence.endswith(f"say which: {mounted.path}, {other.path}")
+    assert mshare("status", "--json", before=alone_with(other.path)).json["mount"] == {
+        "source": other.source,
+        "mountpoint": str(other.path),
+    }
 
 
 def test_status_may_be_forbidden(make_mount: MakeMount) -> None:

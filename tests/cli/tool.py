@@ -17,7 +17,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,24 @@ def command() -> list[str]:
     return [sys.executable, "-P", "-m", "msharefs.cli.main"]
 
 
+_ALONE = """
+import os, subprocess, sys
+from msharefs.linux import mountinfo
+end = sys.argv.index("--")
+for mount in mountinfo.own_mounts():
+    if mount.kind == "fuse.msharefs" and mount.path not in sys.argv[1:end]:
+        subprocess.run(["umount", "-l", mount.path], check=True)
+os.execvp(sys.argv[end + 1], sys.argv[end + 1:])
+"""
+
+
+def alone_with(*mounts: Path) -> list[str]:
+    """What to put before a command that shall see these msharefs mounts and no others, however
+    many other people have on this machine, and in whatever state those are."""
+    python = [sys.executable, "-P", "-c", _ALONE]
+    return ["unshare", "--mount", *python, *map(str, mounts), "--"]
+
+
 def environment(**more: str) -> dict[str, str]:
     """Ours without what decides about colour and width, and with `more`."""
     inherited = {
@@ -77,10 +95,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **more}
 
 
-def mshare(*arguments: str | Path, stdin: bytes = b"", **more: str) -> Result:
-    """Run it to its end, with pipes."""
+def mshare(
+    *arguments: str | Path, stdin: bytes = b"", before: Sequence[str] = (), **more: str
+) -> Result:
+    """Run it to its end, with pipes; `before` are words to put before the command."""
     done = subprocess.run(
-        [*command(), *map(str, arguments)],
+        [*before, *command(), *map(str, arguments)],
         input=stdin,
         capture_output=True,
         env=environment(**more),

@@ -41,6 +41,8 @@ BREAKS = [
     ("fuse", "fuse/control.py", "import msharefs.memory.private"),
     ("protocol", "fuse/messages.py", "import msharefs.core.errors"),
     ("client", "client/region.py", "import msharefs.core.layout"),
+    ("inspect", "inspect/listing.py", "import msharefs.cli.formatting"),
+    ("inspect", "inspect/host_memory.py", "import rich.text"),
     ("preload", "preload/keeper.py", "import msharefs.core.layout"),
     ("cli", "cli/listing.py", "import msharefs.memory.segment"),
     ("mshare", "cli/listing.py", "import msharefs.daemon.options"),

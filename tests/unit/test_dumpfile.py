@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msharefs.cli.errors import EXIT_DAMAGED
+from msharefs.cli.errors import EXIT_DAMAGED, inspected
 from msharefs.inspect.dumpfile import MAGIC, DamagedError, Reader, Writer
 
 Blocks = list[tuple[int, bytes]]
@@ -64,7 +64,7 @@ def test_a_file_without_its_end_is_torn(length: int) -> None:
     """Wherever it was cut, with the exit code for it."""
     with pytest.raises(DamagedError, match="it is torn") as caught:
         read(written(BLOCKS)[:length])
-    assert caught.value.code == EXIT_DAMAGED
+    assert inspected(caught.value).code == EXIT_DAMAGED
 
 
 @pytest.mark.parametrize("position", range(0, len(written(BLOCKS)), 7))

@@ -1,0 +1,38 @@
+"""How the mounts of a machine are doing, each a sentence and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+from msharefs.inspect import mounts
+from msharefs.inspect.host import Finding
+from msharefs.inspect.probe import answer_of
+
+
+def check_mounts() -> Iterator[Finding]:
+    """Each msharefs that is mounted, looked at without waiting for one that hangs."""
+    for mount in mounts.mounts():
+        number = answer_of(mount.path)
+        if number is None:
+            connection = os.minor(mount.device)
+            yield Finding(
+                "FAIL",
+                "mount",
+                f"{mount.path} does not answer",
+                f"read its log; 'echo 1 > /sys/fs/fuse/connections/{connection}/abort' as root "
+                "ends the waiting of all its programs, and the mount",
+            )
+        elif number in {errno.ENOTCONN, errno.ECONNABORTED}:
+            yield Finding(
+                "FAIL",
+                "mount",
+                f"the daemon of {mount.path} has died",
+                "mount it again, which brings its regions back",
+            )
+        elif number == 0:
+            yield Finding("ok", "mount", f"{mount.path} answers")
+        else:
+            # Another user's, most likely: nothing is wrong with it.
+            yield Finding("ok", "mount", f"{mount.path} is not for you: {os.strerror(number)}")

@@ -1,0 +1,88 @@
+"""The regions of a directory or of every mount, with who has them attached.
+
+Owns what belongs to one look at a mount, and its form as plain data for JSON. A mount that fails
+does not hide the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from msharefs.inspect import mounts, processes, regions
+
+
+@dataclass(slots=True)
+class Listing:
+    """The regions below one directory of one mount."""
+
+    mount: mounts.Mount
+    top: str
+    huge: regions.HugePages
+    scan: processes.Scan
+    found: list[regions.Facts] = field(default_factory=list)
+    unreadable: list[OSError] = field(default_factory=list)
+
+    @property
+    def removed(self) -> dict[int, list[int]]:
+        """Inodes that are attached and have no name any more, with the pids that hold them."""
+        if self.top != self.mount.path or self.unreadable:
+            return {}
+        named = {facts.file.st_ino for facts in self.found}
+        return {inode: pids for inode, pids in self.scan.attached.items() if inode not in named}
+
+    def attached(self, facts: regions.Facts) -> list[int]:
+        """Who has a region attached, as far as it could be seen."""
+        return self.scan.attached.get(facts.file.st_ino, [])
+
+
+def look_at_all(directory: str | None) -> list[Listing]:
+    """The directory that is asked about, or each mount. OSError and InspectError about it; of
+    all mounts the failure of one is in its listing."""
+    listings: list[Listing] = []
+    for mount, top in mounts.chosen(directory):
+        try:
+            listings.append(look(mount, top))
+        except OSError as error:
+            if directory is not None:
+                raise
+            error.filename = mount.path
+            nothing = regions.HugePages(by_default=False, on_request=False)
+            listings.append(Listing(mount, top, nothing, processes.Scan(), unreadable=[error]))
+    return listings
+
+
+def look(mount: mounts.Mount, top: str) -> Listing:
+    """Everything there is to tell of the regions below `top`. Raises OSError."""
+    listing = Listing(
+        mount,
+        top,
+        regions.HugePages.of(mounts.status_or_nothing(mount)),
+        processes.scan(mount.device),
+    )
+    for path in mounts.regions(mount, top, listing.unreadable.append):
+        try:
+            listing.found.append(regions.facts_of(path))
+        except FileNotFoundError:
+            continue
+    return listing
+
+
+def document(listings: Sequence[Listing]) -> dict[str, Any]:
+    """All of it as plain data, sizes in bytes."""
+    return {
+        "regions": [
+            regions.document(facts, listing.mount, listing.huge) | {"pids": listing.attached(facts)}
+            for listing in listings
+            for facts in listing.found
+        ],
+        "removed": [
+            {"mount": listing.mount.path, "inode": inode, "pids": pids}
+            for listing in listings
+            for inode, pids in listing.removed.items()
+        ],
+        "unreadable": [error.filename for listing in listings for error in listing.unreadable],
+        "unseen_processes": max(listing.scan.unseen for listing in listings),
+        "processes_hidden": any(listing.scan.hidden for listing in listings),
+    }

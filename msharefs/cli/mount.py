@@ -1,7 +1,8 @@
 """msharefs-mount SOURCE MOUNTPOINT [-o OPTIONS] [-f]: the mount(8) helper.
 
-Owns the command line, the exit code and becoming a daemon. In the background it returns
-when the mount answers, or says in one sentence why it does not.
+Owns the command line, the exit code and the word from the daemon in the background: the
+command returns when the mount answers, or says in one sentence why it does not. A command
+that is interrupted or killed before leaves no mount behind.
 """
 
 from __future__ import annotations
@@ -10,13 +11,21 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from typing import NoReturn
 
 from msharefs import __version__
+from msharefs.daemon import caller
 from msharefs.daemon.options import TESTING, UsageError, parse_options, total_memory
 from msharefs.daemon.startup import MountRequest, check_host, supervise
-from msharefs.daemon.supervisor import EXIT_SYSTEM, EXIT_USAGE, MountError
+from msharefs.daemon.supervisor import (
+    EXIT_INTERRUPTED,
+    EXIT_MOUNT,
+    EXIT_SYSTEM,
+    EXIT_USAGE,
+    MountError,
+)
 
 PROGRAM = "msharefs-mount"
 
@@ -28,11 +37,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main() -> int:
     """The entry point. Returns the exit code."""
+    caller.ready_to_start()
     logging.basicConfig(format=f"{PROGRAM}: %(message)s")
     try:
         request = parse_command_line(sys.argv[1:])
         check_host(request)
         if request.foreground:
+            caller.let_go()
             supervise(request, lambda: None)
         else:
             _serve_in_background(request)
@@ -40,6 +51,8 @@ def main() -> int:
         return _complain(str(error), EXIT_USAGE)
     except MountError as error:
         return _complain(str(error), error.code)
+    except KeyboardInterrupt:
+        return _complain("interrupted; nothing is mounted", EXIT_INTERRUPTED)
     return 0
 
 
@@ -64,20 +77,40 @@ def parse_command_line(arguments: list[str]) -> MountRequest:
         sloppy=words.sloppy,
         testing=os.environ.get(TESTING) == "1",
     )
-    # Links in the path of the mount point would make /proc/mounts show another one.
-    mountpoint = os.path.realpath(words.mountpoint)
-    return MountRequest(words.source, mountpoint, options, words.foreground)
+    return MountRequest(words.source, _resolved(words.mountpoint), options, words.foreground)
+
+
+def _resolved(mountpoint: str) -> str:
+    """Absolute, and without links, with which /proc/mounts would show another path."""
+    if not mountpoint:
+        raise UsageError("the mount point is an empty word")
+    try:
+        return os.path.realpath(mountpoint)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{mountpoint} is relative to a directory that has been removed; give the whole path"
+        ) from None
 
 
 def _serve_in_background(request: MountRequest) -> None:
-    """Fork the supervisor, and wait for its word. Raises MountError with it."""
+    """Fork the supervisor, and wait for its word. Raises MountError with it, and
+    KeyboardInterrupt when the supervisor has taken back what it had made."""
     reader, writer = os.pipe()
-    if os.fork() == 0:
+    # A Ctrl-C between fork and the child's own session would be its own, too.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    supervisor = os.fork()
+    if supervisor == 0:
         os.close(reader)
         os._exit(_become_daemon(request, writer))
     os.close(writer)
-    with os.fdopen(reader, encoding="utf-8") as pipe:
-        word = pipe.read()
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        word = _read_all(reader)
+    except KeyboardInterrupt:
+        os.kill(supervisor, signal.SIGTERM)
+        os.close(reader)
+        os.waitpid(supervisor, 0)
+        raise
     if not word:
         raise MountError("the supervisor ended without a word", EXIT_SYSTEM)
     outcome = json.loads(word)
@@ -85,39 +118,59 @@ def _serve_in_background(request: MountRequest) -> None:
         raise MountError(outcome["sentence"], outcome["code"])
 
 
+def _read_all(pipe: int) -> bytes:
+    """Until all writers have closed it."""
+    text = b""
+    while piece := os.read(pipe, 4096):
+        text += piece
+    return text
+
+
 def _become_daemon(request: MountRequest, writer: int) -> int:
-    """The child: own session, no terminal, no directory, one report on `writer`."""
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-
-    def report(code: int, sentence: str = "") -> None:
-        os.write(writer, json.dumps({"code": code, "sentence": sentence}).encode())
-        os.close(writer)
-
-    announced = False
-
-    def announce() -> None:
-        nonlocal announced
-        announced = True
-        report(0)
-
+    """The child: a supervisor with nothing of the caller's, and one report on `writer`."""
+    caller.detach()
+    caller.let_go(keep=[writer])
+    word = _Word(writer)
     try:
-        supervise(request, announce)
+        supervise(request, word.announce)
     except MountError as error:
-        if announced:
-            logging.getLogger(PROGRAM).error("%s", error)
-        else:
-            report(error.code, str(error))
-        return error.code
+        return word.fail(str(error), error.code)
     except Exception as error:
         logging.getLogger(PROGRAM).exception("the supervisor failed")
-        if not announced:
-            report(EXIT_SYSTEM, f"the supervisor failed: {error!r}")
-        return EXIT_SYSTEM
+        return word.fail(f"the supervisor failed: {error!r}", EXIT_SYSTEM)
     return 0
+
+
+class _Word:
+    """What the command is told of its mount, once."""
+
+    def __init__(self, pipe: int) -> None:
+        """The pipe belongs to this object."""
+        self._pipe: int | None = pipe
+
+    def announce(self) -> None:
+        """The mount answers. Raises MountError where the command does not wait for it any
+        more: whoever had it killed takes the mount for failed."""
+        if not self._say(0, ""):
+            raise MountError("the command ended before the mount answered", EXIT_MOUNT)
+
+    def fail(self, sentence: str, code: int) -> int:
+        """The mount cannot be made, or is lost. Returns the code."""
+        if self._pipe is None or not self._say(code, sentence):
+            logging.getLogger(PROGRAM).error("%s", sentence)
+        return code
+
+    def _say(self, code: int, sentence: str) -> bool:
+        """Whether somebody was there to hear it."""
+        assert self._pipe is not None
+        pipe, self._pipe = self._pipe, None
+        try:
+            os.write(pipe, json.dumps({"code": code, "sentence": sentence}).encode())
+        except BrokenPipeError:
+            return False
+        finally:
+            os.close(pipe)
+        return True
 
 
 def _complain(sentence: str, code: int) -> int:

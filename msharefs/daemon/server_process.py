@@ -23,8 +23,6 @@ from typing import Any
 
 EXIT_RESTART = 75
 """Of a server: it was asked to make room for another."""
-START_TIMEOUT = 30.0
-"""Seconds until a server has said what it is waited for."""
 LARGEST_MESSAGE = 1 << 16
 
 
@@ -41,8 +39,9 @@ class ServerProcess:
             self._socket, self._process = _start(state, device)
         except OSError as error:
             raise ServerError(f"no process for a server: {error}") from error
-        self._socket.settimeout(START_TIMEOUT)
         self._loaded = False
+        self.tuning: Mapping[str, int] | None = None
+        """Settings that it wishes for its mount, once it serves."""
 
     @property
     def pid(self) -> int:
@@ -55,20 +54,20 @@ class ServerProcess:
 
     def loaded_within(self, seconds: float) -> bool:
         """Wait until all its code is in memory, but not longer. Raises ServerError."""
-        if not self._loaded and select.select([self._socket], [], [], seconds)[0]:
-            self._listen()
+        if not self._loaded:
+            self._listen(seconds)
         return self._loaded
 
-    def serve(self, restarts: int, gone_at: float) -> Mapping[str, int]:
-        """Let it serve, and wait until it does. Returns the settings that it wishes for its
-        mount. `restarts` counts the servers before it, of which the last ended at `gone_at`
-        (time.monotonic). Raises ServerError."""
+    def serve(self, restarts: int, gone_at: float) -> None:
+        """Let it serve. `restarts` counts the servers before it, of which the last ended at
+        `gone_at` (time.monotonic)."""
         self._tell({"serve": {"restarts": restarts, "gone_at": gone_at}})
-        while True:
-            answer = self._listen()
-            if "ready" in answer:
-                tuning: Mapping[str, int] = answer["tuning"]
-                return tuning
+
+    def serves_within(self, seconds: float) -> bool:
+        """After `serve`: wait until it answers requests, but not longer. Raises ServerError."""
+        if self.tuning is None:
+            self._listen(seconds)
+        return self.tuning is not None
 
     def ask_to_stop(self) -> None:
         """It finishes what is in hand and ends with EXIT_RESTART."""
@@ -85,17 +84,17 @@ class ServerProcess:
         with suppress(OSError):
             send(self._socket, message)
 
-    def _listen(self) -> Mapping[str, Any]:
-        try:
-            answer = receive(self._socket)
-        except TimeoutError:
-            raise ServerError("the server did not answer in time") from None
-        if answer is None:
+    def _listen(self, seconds: float) -> None:
+        """Take note of its next message, if one comes in time."""
+        if not select.select([self._socket], [], [], seconds)[0]:
+            return
+        message = receive(self._socket)
+        if message is None:
             raise ServerError("the server ended at once")
-        if "error" in answer:
-            raise ServerError(answer["error"])
-        self._loaded = self._loaded or "loaded" in answer
-        return answer
+        if "error" in message:
+            raise ServerError(message["error"])
+        self._loaded = self._loaded or "loaded" in message
+        self.tuning = message.get("tuning", self.tuning)
 
 
 def _start(state: str, device: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -121,8 +120,7 @@ def send(supervision: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 def receive(supervision: socket.socket) -> Mapping[str, Any] | None:
-    """One message of the other side, or None if it is gone. Raises TimeoutError if the
-    socket has a time limit."""
+    """One message of the other side, or None if it is gone."""
     try:
         message = supervision.recv(LARGEST_MESSAGE)
     except ConnectionResetError:

@@ -14,11 +14,11 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from msharefs.daemon import namespace, systemd
 from msharefs.daemon.failpoint import Failpoint
-from msharefs.daemon.server_process import EXIT_RESTART, START_TIMEOUT, ServerError, ServerProcess
+from msharefs.daemon.server_process import EXIT_RESTART, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
 from msharefs.fuse import mounting
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 EXIT_USAGE = 1
 EXIT_SYSTEM = 2
+EXIT_INTERRUPTED = 8
 EXIT_MOUNT = 32
 """Of the command, as mount(8) has them."""
 
@@ -37,8 +38,10 @@ STANDBY_DELAY = 0.5
 """Seconds that a server serves before a standby is made: a mount may be short-lived, and just
 after a start there is other work."""
 
+START_TIMEOUT = 30.0
+"""Seconds until a server has done what it is waited for."""
 LOOK = 0.1
-"""Seconds between looks at what else happens while new code is loaded."""
+"""Seconds between looks at what else happens while a server is waited for."""
 
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Blocked, and waited for one by one."""
@@ -86,11 +89,12 @@ class Supervisor:
         """Have a server and wait until it serves. Raises ServerError."""
         self._server = self._take_standby() or self._launch()
         self._failpoint("server started")
-        tuning = self._server.serve(self._restarts, self._gone_at)
+        self._server.serve(self._restarts, self._gone_at)
+        self._wait(self._server.serves_within)
         self._failpoint("server serves")
         self._started = time.monotonic()
         self._standby_due = True
-        self._tune(tuning)
+        self._tune(self._server.tuning or {})
 
     def hold(self) -> None:
         """Until the mount is gone: SIGTERM and SIGINT unmount it, unless in use; SIGHUP and
@@ -183,22 +187,31 @@ class Supervisor:
         self._failpoint("server asked to stop")
 
     def _load(self) -> ServerProcess:
-        """A server whose code is in memory. Raises ServerError, also if something that cannot
-        wait happens meanwhile."""
+        """A server whose code is in memory. Raises ServerError, also if the one that serves
+        dies meanwhile."""
         newer = self._launch()
-        deadline = time.monotonic() + START_TIMEOUT
+
+        def loaded_within(seconds: float) -> bool:
+            if self._exit_code() is not None:
+                raise ServerError("the server died meanwhile")
+            return newer.loaded_within(seconds)
+
         try:
-            while not newer.loaded_within(LOOK):
-                if time.monotonic() > deadline:
-                    raise ServerError("it takes too long")
-                if self._exit_code() is not None:
-                    raise ServerError("the server died meanwhile")
-                if signal.sigpending() & _UNMOUNT:
-                    raise ServerError("told to unmount meanwhile")
+            self._wait(loaded_within)
         except ServerError:
             newer.end()
             raise
         return newer
+
+    def _wait(self, done_within: Callable[[float], bool]) -> None:
+        """Until a server has done it. Raises ServerError if it takes too long, or we shall
+        unmount: whoever said so is not kept waiting."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while not done_within(LOOK):
+            if time.monotonic() > deadline:
+                raise ServerError("the server did not answer in time")
+            if signal.sigpending() & _UNMOUNT:
+                raise ServerError("told to unmount meanwhile")
 
     def _replace_server(self, code: int) -> bool:
         """Start servers until one serves, or nothing is left to be served. Requests wait in

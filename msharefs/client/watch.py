@@ -9,6 +9,7 @@ It knows a layout and how to ask for one, not what it is the layout of (region.p
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,20 @@ class Source:
     """Whether somebody has closed it, in another thread for example."""
 
 
-def layouts(source: Source, interval: float, timeout: float | None) -> Iterator[Layout]:
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time, in seconds; a test brings its own."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+CLOCK = Clock()
+
+
+def layouts(
+    source: Source, interval: float, timeout: float | None, *, clock: Clock = CLOCK
+) -> Iterator[Layout]:
     """The layout now, then each time it is another one; see `Region.watch`.
 
     `interval` and `timeout` are seconds. Ends when the source is closed, or after `timeout`
@@ -42,12 +56,12 @@ def layouts(source: Source, interval: float, timeout: float | None) -> Iterator[
         while True:
             seen = source.layout()
             yield seen
-            deadline = None if timeout is None else time.monotonic() + timeout
+            deadline = math.inf if timeout is None else clock.now() + timeout
             while source.generation(seen.size) == seen.generation:
-                pause = interval if deadline is None else min(interval, deadline - time.monotonic())
-                if pause < 0:
+                left = deadline - clock.now()
+                if left <= 0:
                     return
-                time.sleep(pause)
+                clock.sleep(min(interval, left))
 
 
 @contextmanager

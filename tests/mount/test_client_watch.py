@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -86,22 +85,18 @@ def test_size_of_a_new_region_is_a_change(place: Path) -> None:
 
 
 def test_watch_waits_for_a_change_that_comes_later(region: Region) -> None:
-    """It is told while the watch waits, long before its time is up."""
-    watch = region.watch(interval=QUICK, timeout=20)
+    """Whoever waits is told of it; a watch without a timeout ends by nothing else."""
+    watch = region.watch(interval=QUICK)
     next(watch)
     changer = threading.Timer(0.05, region.map, (PAGE, PAGE))
     changer.start()
-    began = time.monotonic()
     assert next(watch).mapped == 2 * PAGE
-    assert time.monotonic() - began < 10
     changer.join()
 
 
 def test_timeout_ends_the_watch(region: Region) -> None:
-    """After so many seconds without a change the loop is over; each change begins them anew."""
-    began = time.monotonic()
+    """Without a change the loop is over by itself."""
     assert len(list(region.watch(interval=QUICK, timeout=0.1))) == 1
-    assert 0.1 <= time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("pages", [1, 300])

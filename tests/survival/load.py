@@ -1,6 +1,6 @@
 """Clients at work while the server is killed again and again: the run, and what came of it.
 
-Owns the killer and the comparison with the clients' models, which tests and scripts/soak
+Owns the killer and the comparison with the clients' models, which the test and soak.py
 share. What a client does is the stress test's (tests/stress/random_client.py).
 """
 

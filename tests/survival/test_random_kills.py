@@ -1,7 +1,7 @@
 """The server is killed at random instants under sixteen clients: nothing is lost, nothing
 is doubled, no client sees an error, and nothing leaks.
 
-scripts/soak is the long run. MSHAREFS_SURVIVAL_SEED repeats a choice of operations.
+soak.py is the long run. MSHAREFS_SURVIVAL_SEED repeats a choice of operations.
 """
 
 from __future__ import annotations

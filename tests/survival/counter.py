@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""counter_demo: eight processes count in a region while its server is killed every second.
+"""Eight processes count in a region while its server is killed every second.
 
 Each adds 1 with an atomic instruction and opens and closes the region all the time, so that
 it depends on the server as well as on the memory. In the middle the server is replaced once
@@ -17,8 +16,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msharefs import Region
 from tests.helpers.mount import Mount, missing_for_mounts
@@ -76,7 +73,7 @@ def main() -> int:
     seconds = parser.parse_args().seconds
     missing = missing_for_mounts()
     if missing is not None:
-        print(f"counter_demo: {missing}", file=sys.stderr)
+        print(f"counter: {missing}", file=sys.stderr)
         return 2
     mounted = Mount("size=16M")
     try:

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""soak: kill the server again and again under sixteen clients, and compare every byte.
+"""Kill the server again and again under sixteen clients, and compare every byte.
 
 Prints a table whose figures below the line must all be 0, and ends with 1 if one is not.
 Needs root, as a mount with an arena of its own does. `make soak KILLS=200` runs it.
@@ -10,9 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.helpers.mount import STOP_SECONDS, Mount, missing_for_mounts, unmount
 from tests.survival import load

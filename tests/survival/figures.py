@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""survival_figures: what the journal costs an operation, and how long a restart takes.
+"""What the journal costs an operation, and how long a restart takes.
 
 Measures the same operations with and without the journal side by side, in turns, on
 memory that does nothing, then a real mount; and the time from a kill of the server to the
@@ -16,9 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from msharefs import Region, abi
 from msharefs.core.durable import Durability, DurableManager
@@ -157,14 +153,22 @@ def on_a_mount(mounted: Mount) -> dict[str, float]:
             os.close(fd)
             os.unlink(new)
 
+        def mkdir() -> None:
+            os.mkdir(folder)
+            os.rmdir(folder)
+
+        def rename() -> None:
+            os.rename(kept, other)
+            os.rename(other, kept)
+
         def mapping() -> None:
             raw.create_mapping(region.fileno(), 0, 4096)
             raw.unmap(region.fileno(), 0, 4096)
 
         calls: dict[str, Callable[[], object]] = {
             "create + size + close + unlink": create,
-            "mkdir + rmdir": lambda: (os.mkdir(folder), os.rmdir(folder)),
-            "rename": lambda: (os.rename(kept, other), os.rename(other, kept)),
+            "mkdir + rmdir": mkdir,
+            "rename": rename,
             "chmod": lambda: os.chmod(kept, 0o640),
             "open + close": lambda: os.close(os.open(kept, os.O_RDWR)),
             "map + unmap": mapping,
@@ -204,31 +208,35 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         core = side_by_side(directory)
     missing = missing_for_mounts()
-    mount_times: dict[str, float] = {}
-    if missing is None:
-        mounted = Mount("size=256M,align=4096")
-        try:
-            mounted.wait_until_it_answers()
-            mount_times = on_a_mount(mounted)
-            fill(mounted, asked.regions)
-            gaps = {when: restart_gap(mounted, asked.kills, rest) for when, rest in RESTS.items()}
-        finally:
-            mounted.discard()
+    if missing is not None:
+        show_operations(core, {})
+        print(f"no mount measured: {missing}")
+        return 0
+    mounted = Mount("size=256M,align=4096")
+    try:
+        mounted.wait_until_it_answers()
+        show_operations(core, on_a_mount(mounted))
+        fill(mounted, asked.regions)
+        print(f"  next answer after a kill, {asked.regions} regions, {asked.kills} kills each:")
+        for when, rest in RESTS.items():
+            times = restart_gap(mounted, asked.kills, rest)
+            middle, longest = statistics.median(times), max(times)
+            print(f"    {when:<40}median {middle:4.0f} ms, longest {longest:4.0f} ms")
+    finally:
+        mounted.discard()
+    return 0
+
+
+def show_operations(core: dict[str, tuple[float, float]], mounted: dict[str, float]) -> None:
+    """The table of the operations, with those on a mount where there are any."""
     print(f"  {'microseconds':<32}{'plain':>9}{'journal':>9}{'costs':>9}{'mount':>9}{'ratio':>8}")
     for name, (plain, journalled) in core.items():
         line = f"  {name:<32}{plain:>9.1f}{journalled:>9.1f}{journalled - plain:>9.1f}"
-        if name in mount_times:
-            whole = mount_times[name]
+        if name in mounted:
+            whole = mounted[name]
             # What the mount would take without what the journal adds.
             line += f"{whole:>9.1f}{whole / (whole - journalled + plain):>8.2f}"
         print(line)
-    if missing is not None:
-        print(f"no mount measured: {missing}")
-        return 0
-    print(f"  next answer after a kill, {asked.regions} regions, {asked.kills} kills each:")
-    for when, times in gaps.items():
-        print(f"    {when:<40}median {statistics.median(times):4.0f} ms, longest {max(times):4.0f} ms")
-    return 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PREFIX ?= /usr/local
-HELPER ?= /sbin/mount.msharefs
+# What mount(8) looks for: -t msharefs, and -t fuse.msharefs, the type that /proc/mounts shows.
+HELPERS ?= /sbin/mount.msharefs /sbin/mount.fuse.msharefs
 COMMANDS := msharefs-mount mshare
 # Mounting in a private arena needs root; so do the tests of it.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
@@ -64,15 +65,16 @@ dist: setup  ## wheel and source archive in dist/
 	@rm -rf dist
 	@$(BIN)/hatchling build
 
-install-helper: setup  ## the commands in /usr/local/bin and /sbin/mount.msharefs, as links into .venv
+install-helper: setup  ## the commands in /usr/local/bin and the helpers of mount(8) in /sbin, as links into .venv
 	@set -e; for name in $(COMMANDS); do \
 	    $(SUDO) ln -sfn "$(CURDIR)/$(BIN)/$$name" "$(PREFIX)/bin/$$name"; \
 	    echo "$(PREFIX)/bin/$$name -> $(CURDIR)/$(BIN)/$$name"; done
-	@$(SUDO) ln -sfn "$(PREFIX)/bin/msharefs-mount" "$(HELPER)"
-	@echo "$(HELPER) -> $(PREFIX)/bin/msharefs-mount"
+	@set -e; for helper in $(HELPERS); do \
+	    $(SUDO) ln -sfn "$(PREFIX)/bin/msharefs-mount" "$$helper"; \
+	    echo "$$helper -> $(PREFIX)/bin/msharefs-mount"; done
 
 uninstall-helper:  ## take those links away again
-	@set -e; for link in $(HELPER) $(COMMANDS:%=$(PREFIX)/bin/%); do \
+	@set -e; for link in $(HELPERS) $(COMMANDS:%=$(PREFIX)/bin/%); do \
 	    if [ -L "$$link" ]; then $(SUDO) rm -- "$$link"; echo "removed $$link"; fi; done
 
 clean:  ## take away all that make made, .venv too

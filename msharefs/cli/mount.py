@@ -13,11 +13,13 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from typing import NoReturn
 
 from msharefs import __version__
 from msharefs.daemon import caller
-from msharefs.daemon.options import TESTING, UsageError, parse_options, total_memory
+from msharefs.daemon.option_values import UsageError
+from msharefs.daemon.options import TESTING, parse_options, total_memory
 from msharefs.daemon.startup import MountRequest, check_host, supervise
 from msharefs.daemon.supervisor import (
     EXIT_INTERRUPTED,
@@ -28,6 +30,8 @@ from msharefs.daemon.supervisor import (
 )
 
 PROGRAM = "msharefs-mount"
+HELPER_PREFIX = "mount."
+"""Of the names under which mount(8) calls its helpers (/sbin/mount.msharefs)."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,13 +39,29 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What the words say. `options` is the text of all -o; `mountpoint` is absolute and
+    without links."""
+
+    source: str
+    mountpoint: str
+    options: str
+    sloppy: bool
+    foreground: bool
+    dry_run: bool
+
+
 def main() -> int:
     """The entry point. Returns the exit code."""
     caller.ready_to_start()
     logging.basicConfig(format=f"{PROGRAM}: %(message)s")
     try:
-        request = parse_command_line(sys.argv[1:])
+        line = parse_command_line(sys.argv[1:], program=sys.argv[0])
+        request = mount_request(line)
         check_host(request)
+        if line.dry_run:
+            return 0
         if request.foreground:
             caller.let_go()
             supervise(request, lambda: None)
@@ -56,8 +76,8 @@ def main() -> int:
     return 0
 
 
-def parse_command_line(arguments: list[str]) -> MountRequest:
-    """What the arguments ask for. Raises UsageError; --help and --version exit."""
+def parse_command_line(arguments: list[str], *, program: str = PROGRAM) -> CommandLine:
+    """What the arguments of `program` ask for. Raises UsageError; --help and --version exit."""
     parser = _Parser(prog=PROGRAM, description="Mount msharefs.", allow_abbrev=False)
     parser.add_argument("source", help="any word; shown as the mounted device")
     parser.add_argument("mountpoint", help="the directory to mount on")
@@ -66,18 +86,36 @@ def parse_command_line(arguments: list[str]) -> MountRequest:
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("-s", dest="sloppy", action="store_true", help="ignore unknown options")
-    # What mount(8) hands to its helpers, and has done itself.
+    # What mount(8) hands to its helpers: the first three it has done itself.
     parser.add_argument("-n", "-v", "--verbose", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("-t", "-N", dest="_ignored", help=argparse.SUPPRESS)
+    parser.add_argument("-t", dest="_type", help=argparse.SUPPRESS)
+    parser.add_argument("-N", dest="namespace", help=argparse.SUPPRESS)
     parser.add_argument("-V", "--version", action="version", version=f"msharefs {__version__}")
     words = parser.parse_args(arguments)
-    options = parse_options(
-        ",".join(words.options),
-        memory=total_memory(),
+    if words.namespace is not None:
+        raise UsageError("-N cannot be had: enter the namespace with nsenter(1), and mount there")
+    # To a helper -f says --fake: do everything but the mount itself.
+    is_helper = os.path.basename(program).startswith(HELPER_PREFIX)
+    return CommandLine(
+        source=words.source,
+        mountpoint=_resolved(words.mountpoint),
+        options=",".join(words.options),
         sloppy=words.sloppy,
+        foreground=words.foreground and not is_helper,
+        dry_run=words.foreground and is_helper,
+    )
+
+
+def mount_request(line: CommandLine) -> MountRequest:
+    """The mount that a command line asks for. Raises UsageError."""
+    options = parse_options(
+        line.options,
+        memory=total_memory(),
+        sloppy=line.sloppy,
         testing=os.environ.get(TESTING) == "1",
     )
-    return MountRequest(words.source, _resolved(words.mountpoint), options, words.foreground)
+    source = options.fsname or line.source
+    return MountRequest(source, line.mountpoint, options, line.foreground)
 
 
 def _resolved(mountpoint: str) -> str:

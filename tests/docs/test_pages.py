@@ -24,7 +24,13 @@ STAND_INS = {
     "git clone URL msharefs": f"ln -s {ROOT} msharefs",
 }
 # Blocks that are lines for a file, by their first line, with the file.
-APPENDED = {"msharefs  /mnt/mshare  msharefs  size=512M,mode=1777  0  0": "/etc/fstab"}
+APPENDED = dict.fromkeys(
+    [
+        "msharefs  /mnt/mshare  msharefs  size=512M,mode=1777  0  0",
+        "msharefs  /home/ann/regions  fuse.msharefs  user,noauto,size=64M  0  0",
+    ],
+    "/etc/fstab",
+)
 # Blocks that cannot be typed here, by their first line: why, and who looks at them instead.
 ELSEWHERE = {
     "cp packaging/msharefs@.service /etc/systemd/system/": "no systemd runs; test_units.py",

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from msharefs import __version__
-from msharefs.cli.mount import main, parse_command_line
-from msharefs.daemon.options import UsageError
+from msharefs.cli.mount import main, mount_request, parse_command_line
+from msharefs.daemon.option_values import UsageError
+from msharefs.daemon.startup import MountRequest
+
+
+def requested(words: list[str]) -> MountRequest:
+    """The mount that these words ask for."""
+    return mount_request(parse_command_line(words))
 
 
 def test_source_and_mountpoint(tmp_path: Path) -> None:
     """Enough for a mount with all defaults, in the background."""
-    request = parse_command_line(["msharefs", str(tmp_path)])
+    request = requested(["msharefs", str(tmp_path)])
     assert (request.source, request.mountpoint) == ("msharefs", str(tmp_path))
     assert (request.foreground, request.options.data) == (False, "auto")
 
@@ -23,13 +29,13 @@ def test_source_and_mountpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flag", ["-f", "--foreground"])
 def test_foreground(flag: str) -> None:
     """Before or after the words."""
-    assert parse_command_line([flag, "none", "/"]).foreground
-    assert parse_command_line(["none", "/", flag]).foreground
+    assert requested([flag, "none", "/"]).foreground
+    assert requested(["none", "/", flag]).foreground
 
 
 def test_options_add_up() -> None:
     """Several -o are one list."""
-    request = parse_command_line(["none", "/", "-o", "size=1G,rw", "-omode=700"])
+    request = requested(["none", "/", "-o", "size=1G,rw", "-omode=700"])
     options = request.options
     assert (options.size, options.mode, options.passed_on) == (1 << 30, 0o700, ("rw",))
 
@@ -37,14 +43,40 @@ def test_options_add_up() -> None:
 def test_the_line_of_mount_8(tmp_path: Path) -> None:
     """`mount -t fuse.msharefs-mount` and an fstab line call the helper so."""
     words = ["msharefs", str(tmp_path), "-sfnv", "-o", "rw,nosuid,_netdev", "-t", "fuse.x"]
-    request = parse_command_line(words)
+    request = requested(words)
     assert request.mountpoint == str(tmp_path)
     assert request.options.passed_on == ("rw", "nosuid")
 
 
 def test_sloppy_ignores_unknown_options() -> None:
-    """mount -s."""
-    assert parse_command_line(["none", "/", "-s", "-o", "what=ever"]).options.data == "auto"
+    """mount -s: what is unknown, and what others know and cannot be had; not a bad value."""
+    for word in ("what=ever", "auto_unmount", "x-msharefs.crash=request_read"):
+        assert requested(["none", "/", "-s", "-o", word]) == requested(["none", "/"])
+    with pytest.raises(UsageError, match="'size'"):
+        requested(["none", "/", "-s", "-o", "size=what"])
+
+
+@pytest.mark.parametrize("program", ["/sbin/mount.msharefs", "mount.fuse.msharefs"])
+def test_fake_as_mount_8_says_it(program: str) -> None:
+    """To a helper -f is --fake, alone or among other letters; to a person the foreground."""
+    for flag in ("-f", "-sf", "-sfnv"):
+        line = parse_command_line(["none", "/", flag], program=program)
+        assert (line.dry_run, line.foreground) == (True, False)
+        line = parse_command_line(["none", "/", flag], program="/usr/bin/msharefs-mount")
+        assert (line.dry_run, line.foreground) == (False, True)
+    assert not parse_command_line(["none", "/", "-v"], program=program).dry_run
+
+
+def test_a_mount_namespace_is_not_entered() -> None:
+    """mount -N leaves the entering to its helper; to mount in the wrong place would be worse."""
+    with pytest.raises(UsageError, match="nsenter"):
+        requested(["none", "/", "-N", "/proc/1/fd/3"])
+
+
+def test_fsname_is_the_source() -> None:
+    """As in libfuse's file systems; the last word counts."""
+    assert requested(["none", "/", "-o", "fsname=this"]).source == "this"
+    assert requested(["none", "/"]).source == "none"
 
 
 def test_private_options_take_the_environment_of_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,23 +87,23 @@ def test_private_options_take_the_environment_of_a_test(monkeypatch: pytest.Monk
         if said is not None:
             monkeypatch.setenv("MSHAREFS_TESTING", said)
         with pytest.raises(UsageError, match="for the tests alone"):
-            parse_command_line(words)
+            requested(words)
     monkeypatch.setenv("MSHAREFS_TESTING", "1")
-    assert parse_command_line(words).options.crash == "request_read"
+    assert requested(words).options.crash == "request_read"
 
 
 def test_links_in_the_mount_point_are_followed(tmp_path: Path) -> None:
     """/proc/mounts shows the real path, and umount looks for it there."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    request = parse_command_line(["none", str(tmp_path / "link" / ".." / "link")])
+    request = requested(["none", str(tmp_path / "link" / ".." / "link")])
     assert request.mountpoint == str(tmp_path / "real")
 
 
 def test_a_relative_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Absolute from here on: the daemon goes to another directory."""
     monkeypatch.chdir(tmp_path)
-    assert parse_command_line(["none", "here"]).mountpoint == os.path.join(tmp_path, "here")
+    assert requested(["none", "here"]).mountpoint == os.path.join(tmp_path, "here")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +123,7 @@ def test_a_relative_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_mistakes_are_usage_errors(words: list[str]) -> None:
     """One sentence, no traceback, no exit from within; no word is guessed from a part."""
     with pytest.raises(UsageError) as caught:
-        parse_command_line(words)
+        requested(words)
     assert str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -100,14 +132,14 @@ def test_mistakes_are_usage_errors(words: list[str]) -> None:
 def test_version(flag: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 0, and nothing else is needed."""
     with pytest.raises(SystemExit) as caught:
-        parse_command_line([flag])
+        requested([flag])
     assert (caught.value.code, capsys.readouterr().out) == (0, f"msharefs {text}\n")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 0; what mount(8) alone uses is not shown."""
     with pytest.raises(SystemExit) as caught:
-        parse_command_line(["--help"])
+        requested(["--help"])
     shown = capsys.readouterr().out
     assert caught.value.code == 0
     assert "mountpoint" in shown

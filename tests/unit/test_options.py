@@ -13,14 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msharefs.daemon import options as options_module
-from msharefs.daemon.options import (
-    MountOptions,
-    UsageError,
-    log_level,
-    parse_options,
-    parse_size,
-    total_memory,
-)
+from msharefs.daemon.option_values import UsageError, parse_size
+from msharefs.daemon.options import MountOptions, log_level, parse_options, total_memory
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 MEMORY = 8 * GIB
@@ -45,6 +39,9 @@ GENERIC = [
     *["noatime", "nodiratime", "defaults", "atime", "diratime", "relatime", "norelatime"],
     *["strictatime", "nostrictatime", "lazytime", "nolazytime", "auto", "noauto", "nofail"],
     *["_netdev", "user", "nouser", "users", "owner", "group", "silent", "loud"],
+    *["nousers", "noowner", "nogroup", "iversion", "noiversion", "mand", "nomand"],
+    *["symfollow", "nosymfollow", "nonempty", "inode64", "subtype=msharefs"],
+    *["user=ann", "uhelper=hal", "helper=fuse.msharefs", "user_id=0", "group_id=1000"],
     *["allow_other", "default_permissions"],
 ]
 
@@ -91,6 +88,7 @@ def test_defaults() -> None:
         ("nr_inodes=100", "nr_inodes", 100),
         ("nr_inodes=1M", "nr_inodes", MIB),
         ("nr_inodes=1", "nr_inodes", 2),  # root and mshare_info are there in any case
+        ("nr_inodes=0", "nr_inodes", (1 << 31) - 1),  # no limit, as on tmpfs
         ("align=4K", "align", 4096),
         ("align=2097152", "align", 2 * MIB),
         ("align=512G", "align", 512 * GIB),
@@ -123,6 +121,8 @@ def test_defaults() -> None:
         ("allow_other", "allow_other", True),
         ("fresh", "fresh", True),
         ("metrics=127.0.0.1:9100", "metrics", ("127.0.0.1", 9100)),
+        ("metrics=:9100,metrics=off", "metrics", None),
+        ("fsname=here", "fsname", "here"),
     ],
 )
 def test_each_option_sets_its_field(text: str, field: str, value: object) -> None:
@@ -163,7 +163,6 @@ def test_the_last_one_counts() -> None:
         f"size={1 << 63}",
         "size=9999999999T",
         f"size={'9' * 5000}",
-        "nr_inodes=0",
         "nr_inodes=-1",
         "nr_inodes=many",
         "nr_inodes=2147483648",
@@ -275,6 +274,50 @@ def test_options_of_others_are_accepted(word: str) -> None:
     assert parsed(word, testing=True) == parsed("")
 
 
+def test_the_line_of_proc_mounts_can_be_copied() -> None:
+    """As genfstab does: what the kernel shows of a mount is taken for another."""
+    shown = "rw,nosuid,nodev,relatime,user_id=0,group_id=0,default_permissions,allow_other"
+    options = parsed(shown)
+    assert options.passed_on == ("rw", "nosuid", "nodev")
+    assert options.allow_other
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("auto_unmount", "takes it up"),
+        ("allow_root", "say allow_other"),
+        ("setuid=ann", "uid="),
+        ("drop_privileges", "by itself"),
+        ("umask=022", "say mode="),
+        ("debug", "log_level=debug"),
+        ("kernel_cache", "libfuse"),
+        ("max_read=4096", "libfuse"),
+        ("fd=5", "fusermount3"),
+        ("subtype=sshfs", "fuse.msharefs"),
+        ("subtype", "fuse.msharefs"),
+        ("inode32", "64 bits"),
+        ("nr_blocks=100", "say size="),
+        ("usrquota", "no quotas"),
+        ("context=a:b:c", "SELinux"),
+        ("bind", "mount(8)"),
+        ("rshared", "mount(8)"),
+        ("loop=/dev/loop0", "image"),
+    ],
+)
+def test_what_others_know_and_we_have_not_is_refused_by_name(word: str, reason: str) -> None:
+    """With the reason, or what to say in its place."""
+    sentence = refusal(word)
+    assert sentence.startswith(f"option '{word.partition('=')[0]}' cannot be had: ")
+    assert reason in sentence
+
+
+def test_later_words_take_earlier_ones_back() -> None:
+    """fusermount3 knows no atime, so it must not be told noatime either."""
+    assert parsed("noatime,rw,atime,nodiratime,diratime,noexec").passed_on == ("rw", "noexec")
+    assert parsed("atime,noatime").passed_on == ("noatime",)
+
+
 def test_what_mount_must_do_is_passed_on() -> None:
     """In order, once for each word; what is done elsewhere is not."""
     words = "rw,nosuid,nodev,noexec,relatime,noauto,nofail,_netdev,user,x-a,size=1G,noatime"
@@ -309,9 +352,10 @@ def test_an_odd_option_is_refused_too(word: str) -> None:
         parsed(word)
 
 
-def test_switches_take_no_value() -> None:
+@pytest.mark.parametrize("name", ["noswap", "allow_other", "ro", "atime", "nofail"])
+def test_switches_take_no_value(name: str) -> None:
     """noswap=1 is not an option."""
-    assert "noswap" in refusal("noswap=1")
+    assert refusal(f"{name}=1") == f"option '{name}' takes no value"
 
 
 def test_sloppy_ignores_unknown_options_alone() -> None:

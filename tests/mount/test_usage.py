@@ -64,6 +64,7 @@ def test_unknown_option_is_ignored_when_sloppy(place: Background) -> None:
         "size=-1M",
         "size=12Q",
         "size=1.5",
+        "size=64MB",
         "size=many",
         "size=0%",
         "size=9999999999T",
@@ -132,7 +133,7 @@ def test_memory_policy_that_this_kernel_has(place: Background) -> None:
 
 def test_sizes_are_read_in_every_unit(place: Background) -> None:
     """N11: bytes, K, M, G and per cent of the memory, in df as they were asked for."""
-    for text, size in (("8388608", 8), ("8192K", 8), ("16m", 16), ("1G", 1024)):
+    for text, size in (("8388608", 8), ("8192K", 8), ("16m", 16), ("16MiB", 16), ("1.5G", 1536)):
         assert place.start("-o", f"size={text}").returncode == 0
         assert raw.free_bytes(place.path) == size * raw.MIB
         place.unmount_and_check()

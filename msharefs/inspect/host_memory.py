@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from msharefs import notation
 from msharefs.abi import HUGE_PAGE_SIZE
 from msharefs.inspect.host import Finding, Host
+from msharefs.linux import cgroup
 from msharefs.linux.host import logind_removes_ipc
 from msharefs.linux.proc import meminfo
 
@@ -83,6 +84,23 @@ def _memory(host: Host) -> Iterator[Finding]:
         yield Finding("ok", "memory", words + swapping)
 
 
+def _memory_groups(host: Host) -> Iterator[Finding]:
+    groups = cgroup.memory_groups(host.root)
+    if not groups:
+        return
+    tightest = min(groups, key=lambda group: group.available)
+    limit = min(group.limit for group in groups)
+    words = (
+        f"the control group {tightest.path} leaves your processes "
+        f"{notation.size(tightest.available)}; mounts made here may use {notation.size(limit)} in all"
+    )
+    if tightest.available * 20 < limit:
+        advice = "raise the group's limit (memory.max, or --memory of the container)"
+        yield Finding("warn", "memory group", words, advice)
+    else:
+        yield Finding("ok", "memory group", words)
+
+
 def _limits(host: Host) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     counts = host.read("/proc/sys/vm/max_map_count")
@@ -151,6 +169,7 @@ def _logind(host: Host) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
     _huge_pages,
     _memory,
+    _memory_groups,
     _limits,
     _shared_memory,
     _logind,

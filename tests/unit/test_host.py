@@ -99,6 +99,21 @@ def test_each_fault_is_found_and_advised_on(
     assert advice in finding.advice
 
 
+@pytest.mark.parametrize(("used", "level"), [(100 << 20, "ok"), (299 << 20, "warn")])
+def test_a_limit_of_the_memory_group_is_told(root: Path, used: int, level: str) -> None:
+    """A container has less than the machine; what is charged already is gone."""
+    assert "memory group" not in look(root)
+    put(root, "proc/self/cgroup", "0::/box\n")
+    put(root, "proc/self/mountinfo", "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    put(root, "sys/fs/cgroup/box/memory.max", f"{300 << 20}\n")
+    put(root, "sys/fs/cgroup/box/memory.current", f"{used}\n")
+    finding = look(root)["memory group"]
+    assert finding.level == level
+    assert "/sys/fs/cgroup/box" in finding.sentence
+    assert "300 MiB in all" in finding.sentence
+    assert ("memory.max" in finding.advice) == (level == "warn")
+
+
 def test_a_missing_device_fails(root: Path) -> None:
     """With what to do on a machine and in a container."""
     (root / "dev/fuse").unlink()

@@ -18,12 +18,12 @@ from msharefs import Region, RegionExists, RegionTooLarge, alignment, notation
 from msharefs.cli import formatting
 from msharefs.cli.errors import sentence
 from msharefs.cli.params import MODE, REGION, SIZE
+from msharefs.preload.collector import Collector
 from msharefs.preload.guard import Guard
-from msharefs.preload.keeper import Keeper
 from msharefs.preload.library import LibraryError, find_library
-from msharefs.preload.registry import SIZE as REGISTRY_SIZE
-from msharefs.preload.registry import Registry, try_lock
-from msharefs.preload.supervisor import Supervisor
+from msharefs.preload.runner import Runner
+from msharefs.preload.segments import SIZE as TABLE_SIZE
+from msharefs.preload.segments import SegmentTable, try_lock
 
 # As env(1) and timeout(1) have them.
 EXIT_FAILED = 125
@@ -46,7 +46,7 @@ class RunError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class RunOptions:
     """The options."""
 
     path: str
@@ -91,7 +91,7 @@ class Wishes:
 @click.option("-v", "--verbose", is_flag=True, help="Say what was put where.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
-def run(ctx: click.Context, /, command: tuple[str, ...], **options: object) -> None:
+def run(ctx: click.Context, /, command: tuple[str, ...], **words: object) -> None:
     """Run COMMAND with its large shared anonymous memory in a region.
 
     COMMAND and all that it starts are not changed: a library that is loaded into them puts
@@ -100,9 +100,9 @@ def run(ctx: click.Context, /, command: tuple[str, ...], **options: object) -> N
 
     Example: mshare run --region /mnt/mshare/pg -- postgres -D /srv/pg
     """
-    wishes = Wishes(**options)  # type: ignore[arg-type]  # click has checked the types
+    options = RunOptions(**words)  # type: ignore[arg-type]  # click has checked the types
     try:
-        code = _run(wishes, command)
+        code = _run(options, command)
     except RunError as error:
         _say(str(error))
         code = error.code
@@ -115,80 +115,80 @@ def run(ctx: click.Context, /, command: tuple[str, ...], **options: object) -> N
     ctx.exit(code)
 
 
-def _run(wishes: Wishes, command: tuple[str, ...]) -> int:
+def _run(options: RunOptions, command: tuple[str, ...]) -> int:
     library = _preloadable(find_library())
     with ExitStack() as stack:
-        region, guard = stack.enter_context(_region_of_the_run(wishes))
-        registry = None
-        if wishes.shm:
-            registry = Registry(region, _room_for_registry(region))
-        keeper = Keeper(region, registry, guard)
-        stack.callback(keeper.close)
-        supervisor = Supervisor(keeper, keep=wishes.keep, say=_say if wishes.verbose else None)
-        stack.callback(supervisor.close)
+        region, guard = stack.enter_context(_region_of_the_run(options))
+        table = None
+        if options.shm:
+            table = SegmentTable(region, _room_for_table(region))
+        collector = Collector(region, table, guard)
+        stack.callback(collector.close)
+        runner = Runner(collector, keep=options.keep, say=_say if options.verbose else None)
+        stack.callback(runner.close)
         environment = {
             **os.environ,
-            **_settings(wishes, region, registry, supervisor.name),
+            **_settings(options, region, table, runner.name),
             "LD_PRELOAD": ":".join(filter(None, [library, os.environ.get("LD_PRELOAD")])),
         }
-        code = _run_command(supervisor, command, environment)
-        if wishes.verbose:
-            _say(f"at most {notation.size(keeper.peak)} lived in {formatting.name(wishes.path)}")
+        code = _run_command(runner, command, environment)
+        if options.verbose:
+            _say(
+                f"at most {notation.size(collector.peak)} lived in {formatting.name(options.path)}"
+            )
         return code
 
 
-def _run_command(
-    supervisor: Supervisor, command: tuple[str, ...], environment: dict[str, str]
-) -> int:
+def _run_command(runner: Runner, command: tuple[str, ...], environment: dict[str, str]) -> int:
     shown = formatting.name(command[0])
     try:
-        supervisor.start(command, environment)
+        runner.start(command, environment)
     except FileNotFoundError:
         raise RunError(f"{shown}: command not found", EXIT_NOT_FOUND) from None
     except OSError as error:
         raise RunError(f"{shown}: {error.strerror}", EXIT_NOT_RUNNABLE) from None
-    return supervisor.wait()
+    return runner.wait()
 
 
 def _settings(
-    wishes: Wishes, region: Region, registry: Registry | None, supervisor: str
+    options: RunOptions, region: Region, table: SegmentTable | None, runner: str
 ) -> dict[str, str]:
     """What the library reads (settings.c)."""
     status = os.fstat(region.fileno())
     return {
         "MSHAREFS_REGION": os.fsdecode(region.path),
         "MSHAREFS_REGION_ID": f"{status.st_dev}:{status.st_ino}",
-        "MSHAREFS_MIN_SIZE": str(wishes.min_size),
-        "MSHAREFS_SUPERVISOR": supervisor,
-        "MSHAREFS_REGISTRY": "" if registry is None else str(registry.offset),
-        "MSHAREFS_STRICT": str(int(wishes.strict)),
-        "MSHAREFS_VERBOSE": str(int(wishes.verbose)),
+        "MSHAREFS_MIN_SIZE": str(options.min_size),
+        "MSHAREFS_COLLECTOR": runner,
+        "MSHAREFS_SEGMENTS": "" if table is None else str(table.offset),
+        "MSHAREFS_STRICT": str(int(options.strict)),
+        "MSHAREFS_VERBOSE": str(int(options.verbose)),
     }
 
 
 @contextmanager
-def _region_of_the_run(wishes: Wishes) -> Iterator[tuple[Region, int]]:
+def _region_of_the_run(options: RunOptions) -> Iterator[tuple[Region, int]]:
     """The region, open, and the process that guards it (0: none). One that was made for the run
     is removed at the end of it, however that comes about."""
     path = os.path.join(
-        os.path.realpath(os.path.dirname(wishes.path) or "."), os.path.basename(wishes.path)
+        os.path.realpath(os.path.dirname(options.path) or "."), os.path.basename(options.path)
     )
     try:
-        region = _create(path, wishes)
+        region = _create(path, options)
     except RegionExists:
         with _existing(path) as region:
             yield region, 0
         return
     with region, ExitStack() as stack:
         guard = 0
-        if not wishes.keep:
+        if not options.keep:
             status = os.fstat(region.fileno())
             watching = Guard(path, (status.st_dev, status.st_ino))
             stack.callback(_remove, watching)
             guard = watching.pid
         _claim(region)
         # What was asked for, whatever the umask.
-        os.fchmod(region.fileno(), wishes.mode)
+        os.fchmod(region.fileno(), options.mode)
         yield region, guard
 
 
@@ -200,15 +200,15 @@ def _remove(guard: Guard) -> None:
         _say(sentence(error))
 
 
-def _create(path: str, wishes: Wishes) -> Region:
+def _create(path: str, options: RunOptions) -> Region:
     """A new region of the size that was asked for, or else of the largest default."""
-    size = wishes.size or DEFAULT_SIZE
+    size = options.size or DEFAULT_SIZE
     unit = alignment(os.path.dirname(path))
     while True:
         try:
-            return Region.create(path, -(-size // unit) * unit, mode=wishes.mode)
+            return Region.create(path, -(-size // unit) * unit, mode=options.mode)
         except RegionTooLarge:
-            if wishes.size or size <= SMALLEST_DEFAULT:
+            if options.size or size <= SMALLEST_DEFAULT:
                 raise
             size //= 2
 
@@ -230,12 +230,12 @@ def _claim(region: Region) -> None:
         )
 
 
-def _room_for_registry(region: Region) -> int:
+def _room_for_table(region: Region) -> int:
     """Behind everything that is mapped already."""
     mapped = [mapping.end for mapping in region.layout().mappings]
     offset = -(-max(mapped, default=0) // SPARE) * SPARE
-    if offset + REGISTRY_SIZE > region.size:
-        raise RunError("the region has no room for the registry of --shm")
+    if offset + TABLE_SIZE > region.size:
+        raise RunError("the region has no room for the table of --shm")
     return offset
 
 

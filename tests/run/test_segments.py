@@ -33,7 +33,7 @@ def work(start: Start, place: Path) -> Iterator[Run]:
 
 
 def segments(path: Path) -> list[int]:
-    """The sizes in MiB of what is mapped, without the registry."""
+    """The sizes in MiB of what is mapped, without the table."""
     return [size for size in sizes(path) if size]
 
 

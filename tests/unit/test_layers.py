@@ -43,7 +43,7 @@ BREAKS = [
     ("client", "client/region.py", "import msharefs.core.layout"),
     ("inspect", "inspect/listing.py", "import msharefs.cli.formatting"),
     ("inspect", "inspect/host_memory.py", "import rich.text"),
-    ("preload", "preload/keeper.py", "import msharefs.core.layout"),
+    ("preload", "preload/collector.py", "import msharefs.core.layout"),
     ("cli", "cli/listing.py", "import msharefs.memory.segment"),
     ("mshare", "cli/listing.py", "import msharefs.daemon.options"),
     ("circles", "client/errors.py", "import msharefs.client.region"),

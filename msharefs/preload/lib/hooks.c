@@ -29,9 +29,6 @@
 
 #define WHAT "shared anonymous memory"
 
-/* So many windows in one munmap are told one by one. */
-#define CUTS 8
-
 /* What mmap(2) is given for the window.  MAP_FIXED, MAP_POPULATE and MAP_LOCKED follow when
  * the memory is there. */
 #define PASSED_ON (MAP_FIXED_NOREPLACE | MAP_32BIT | MAP_STACK | MAP_NORESERVE)
@@ -51,56 +48,6 @@ static bool wanted(const struct settings *run, size_t size, int flags, uint64_t 
 	       !(flags & MAP_GROWSDOWN) && !(offset % run->page) && huge_pages_can_do(flags);
 }
 
-/* Take the windows at these addresses out of the table; how many, the first CUTS of them
- * in `cuts`. */
-static unsigned int cut_windows(uintptr_t start, uintptr_t end, struct piece *cuts)
-{
-	struct piece cut;
-	unsigned int count;
-
-	for (count = 0; windows_any() && windows_cut(start, end, &cut); count++)
-		if (count < CUTS)
-			cuts[count] = cut;
-	return count;
-}
-
-static void tell_cuts(const struct piece *cuts, unsigned int count)
-{
-	unsigned int i;
-
-	for (i = 0; i < count && i < CUTS; i++) {
-		if (cuts[i].segment)
-			syscall(SYS_shmdt, cuts[i].segment);
-		tell_supervisor(TELL_GONE, cuts[i].offset);
-	}
-	if (count > CUTS)
-		tell_supervisor(TELL_COLLECT, 0);
-}
-
-void forget_windows(uintptr_t start, uintptr_t end)
-{
-	struct piece cuts[CUTS];
-
-	tell_cuts(cuts, cut_windows(start, end, cuts));
-}
-
-static long unmap(uintptr_t start, size_t size)
-{
-	struct piece cuts[CUTS];
-	unsigned int i, count;
-	long result;
-
-	/* First the table: as soon as the addresses are free another thread may get them. */
-	count = cut_windows(start, start + size, cuts);
-	result = call_munmap((void *)start, size);
-	if (!result)
-		tell_cuts(cuts, count);
-	else
-		for (i = 0; i < count && i < CUTS; i++)
-			windows_add(&cuts[i]);
-	return result;
-}
-
 /* The window is made elsewhere and moved there, so that what is at a fixed address stays if
  * there is no memory. */
 static long move_to(void *at, size_t size, void *target)
@@ -110,7 +57,7 @@ static long move_to(void *at, size_t size, void *target)
 	if (is_error(moved))
 		call_munmap(at, size);
 	else
-		forget_windows((uintptr_t)target, (uintptr_t)target + size);
+		windows_forget((uintptr_t)target, (uintptr_t)target + size);
 	return moved;
 }
 
@@ -162,14 +109,14 @@ static long in_region(void *at, size_t size, int prot, int flags)
 		return result;
 	piece.start = (uintptr_t)address;
 	piece.end = piece.start + window.size;
-	/* A full table is no failure: the supervisor finds out by itself, only later. */
+	/* A full table is no failure: the collector finds out by itself, only later. */
 	windows_add(&piece);
 	result = finish(address, &window, flags);
 	if (result) {
-		unmap(piece.start, window.size);
+		windows_unmap(piece.start, window.size);
 		return result;
 	}
-	tell_supervisor(TELL_PLACED, piece.offset);
+	tell_collector(TELL_PLACED, piece.offset);
 	say_placed(WHAT, window.size, piece.offset);
 	return (long)address;
 }
@@ -179,7 +126,7 @@ static long from_kernel(void *at, size_t size, int prot, int flags, int fd, uint
 	long result = call_mmap(at, size, prot, flags, fd, offset);
 
 	if (flags & MAP_FIXED && !is_error(result))
-		forget_windows((uintptr_t)at, (uintptr_t)at + size);
+		windows_forget((uintptr_t)at, (uintptr_t)at + size);
 	return result;
 }
 
@@ -215,7 +162,7 @@ HOOK int munmap(void *at, size_t size)
 
 	if (!run || !windows_any() || start % run->page || size > SIZE_MAX - start - run->page)
 		return (int)answer(call_munmap(at, size));
-	return (int)answer(unmap(start, round_up(size, run->page)));
+	return (int)answer(windows_unmap(start, round_up(size, run->page)));
 }
 
 /* The table after the kernel has moved, copied or cut the window `from` that begins at
@@ -223,7 +170,6 @@ HOOK int munmap(void *at, size_t size)
 static void follow(const struct piece *from, uintptr_t old, size_t size, uintptr_t now,
 		   size_t new_size, bool stays)
 {
-	struct piece cuts[CUTS];
 	struct piece moved = {
 		.start = now,
 		.end = now + new_size,
@@ -232,14 +178,14 @@ static void follow(const struct piece *from, uintptr_t old, size_t size, uintptr
 
 	if (now == old) {
 		if (size > new_size)
-			forget_windows(old + new_size, old + size);
+			windows_forget(old + new_size, old + size);
 		return;
 	}
-	if (!stays && cut_windows(old, old + size, cuts) == 1)
-		moved.segment = cuts[0].segment;
+	if (!stays)
+		moved.segment = windows_take(old, old + size);
 	windows_add(&moved);
 	if (new_size < size)
-		tell_supervisor(TELL_GONE, moved.offset);
+		tell_collector(TELL_GONE, moved.offset);
 }
 
 HOOK void *mremap(void *old, size_t size, size_t new_size, int flags, ...)
@@ -270,7 +216,7 @@ HOOK void *mremap(void *old, size_t size, size_t new_size, int flags, ...)
 	if (is_error(result))
 		return (void *)answer(result);
 	if (flags & MREMAP_FIXED && run)
-		forget_windows((uintptr_t)target, (uintptr_t)target + new_size);
+		windows_forget((uintptr_t)target, (uintptr_t)target + new_size);
 	if (ours)
 		follow(&window, (uintptr_t)old, size, (uintptr_t)result, new_size,
 		       !size || flags & MREMAP_DONTUNMAP);

@@ -8,7 +8,7 @@
  * read(2) and write(2) on the descriptor do not see it.
  */
 #define _GNU_SOURCE
-#include "registry.h"
+#include "segments.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -92,7 +92,7 @@ static int move_in(const struct visit *visit, ino_t inode, uint64_t size)
 
 	if (failed)
 		return failed;
-	failed = registry_add(visit, KIND_POSIX, inode, offset, size);
+	failed = segments_add(visit, KIND_POSIX, inode, offset, size);
 	if (failed)
 		region_unmap(visit->fd, offset, size);
 	else
@@ -104,7 +104,7 @@ static int move_in(const struct visit *visit, ino_t inode, uint64_t size)
  * failure is one of the program's call. */
 static int provide(const struct visit *visit, const struct stat *status, uint64_t size, bool *ours)
 {
-	struct segment *segment = registry_find(visit, KIND_POSIX, status->st_ino);
+	struct segment *segment = segments_find(visit, KIND_POSIX, status->st_ino);
 	uint64_t pages = round_up(size, settings()->page);
 
 	*ours = segment;
@@ -112,7 +112,7 @@ static int provide(const struct visit *visit, const struct stat *status, uint64_
 		return pages < segment->size ? shrink(visit, segment, pages)
 					     : grow(visit, segment, pages);
 	if (size < settings()->min_size || !is_new(status) ||
-	    registry_find(visit, KIND_LEFT, status->st_ino))
+	    segments_find(visit, KIND_LEFT, status->st_ino))
 		return 0;
 	return move_in(visit, status->st_ino, pages);
 }
@@ -125,14 +125,14 @@ static int resize(const struct stat *status, uint64_t size)
 	int failed;
 
 	for (;;) {
-		failed = registry_enter(&visit);
+		failed = segments_enter(&visit);
 		if (!failed) {
 			failed = provide(&visit, status, size, &ours);
-			registry_leave(&visit);
+			segments_leave(&visit);
 		}
 		if (failed != -ENOMEM || collected)
 			break;
-		tell_supervisor(TELL_COLLECT, 0);
+		tell_collector(TELL_COLLECT, 0);
 		collected = true;
 	}
 	if (!failed || ours)
@@ -171,9 +171,9 @@ static long allocate_segment(int fd, const struct stat *status, uint64_t end, bo
 			return failed;
 		}
 	}
-	if (!registry_enter(&visit)) {
-		*ours = registry_find(&visit, KIND_POSIX, status->st_ino);
-		registry_leave(&visit);
+	if (!segments_enter(&visit)) {
+		*ours = segments_find(&visit, KIND_POSIX, status->st_ino);
+		segments_leave(&visit);
 	}
 	/* Its size, but no memory of its own. */
 	if (*ours && end > (uint64_t)status->st_size)
@@ -228,11 +228,11 @@ HOOK int shm_open(const char *name, int flags, mode_t mode)
 	if (!next_shm_open)
 		return (int)answer(-ENOSYS);
 	fd = next_shm_open(name, flags, mode);
-	if (fd >= 0 && flags & O_TRUNC && is_segment(fd, &status) && !registry_enter(&visit)) {
-		segment = registry_find(&visit, KIND_POSIX, status.st_ino);
+	if (fd >= 0 && flags & O_TRUNC && is_segment(fd, &status) && !segments_enter(&visit)) {
+		segment = segments_find(&visit, KIND_POSIX, status.st_ino);
 		if (segment)
 			shrink(&visit, segment, 0);
-		registry_leave(&visit);
+		segments_leave(&visit);
 	}
 	return fd;
 }
@@ -248,7 +248,7 @@ HOOK int shm_unlink(const char *name)
 		return (int)answer(-ENOSYS);
 	result = next_shm_unlink(name);
 	if (!result && run && run->shm)
-		tell_supervisor(TELL_HINT, 0);
+		tell_collector(TELL_HINT, 0);
 	return result;
 }
 
@@ -294,9 +294,9 @@ static void note_window(uintptr_t start, size_t size, int flags, uint64_t range,
 	};
 
 	if (flags & MAP_FIXED)
-		forget_windows(piece.start, piece.end);
+		windows_forget(piece.start, piece.end);
 	windows_add(&piece);
-	tell_supervisor(TELL_PLACED, range);
+	tell_collector(TELL_PLACED, range);
 }
 
 bool shm_mmap(void *at, size_t size, int prot, int flags, int fd, uint64_t offset, long *result)
@@ -309,22 +309,22 @@ bool shm_mmap(void *at, size_t size, int prot, int flags, int fd, uint64_t offse
 
 	if (!is_segment(fd, &status) || kernel_refuses(fd, prot, flags, offset))
 		return false;
-	*result = registry_enter(&visit);
+	*result = segments_enter(&visit);
 	if (*result) {
 		/* Memory of its own beside that of the others would be worse than none. */
 		if (may_be_ours(&status))
 			left_outside(WHAT, (uint64_t)status.st_size, (int)-*result);
 		return may_be_ours(&status);
 	}
-	segment = registry_find(&visit, KIND_POSIX, status.st_ino);
+	segment = segments_find(&visit, KIND_POSIX, status.st_ino);
 	ours = segment;
 	if (ours) {
 		range = segment->offset;
 		*result = attach(&visit, fd, segment, at, size, prot, flags, offset);
 	} else if (size >= settings()->min_size && is_new(&status) &&
-		 !registry_find(&visit, KIND_LEFT, status.st_ino))
-		registry_add(&visit, KIND_LEFT, status.st_ino, 0, 0);
-	registry_leave(&visit);
+		 !segments_find(&visit, KIND_LEFT, status.st_ino))
+		segments_add(&visit, KIND_LEFT, status.st_ino, 0, 0);
+	segments_leave(&visit);
 	if (ours && !is_error(*result))
 		note_window((uintptr_t)*result, size, flags, range, offset);
 	return ours;

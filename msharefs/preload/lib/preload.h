@@ -37,11 +37,11 @@ struct settings {
 	const char *region;     /* the absolute path of the region */
 	dev_t device;           /* what that path must lead to */
 	ino_t inode;
-	const char *supervisor; /* name of the abstract socket, without the leading zero */
+	const char *collector; /* name of the abstract socket, without the leading zero */
 	size_t min_size;
 	size_t page;
-	uint64_t registry;      /* where in the region the registry of segments is */
-	bool shm;               /* there is a registry */
+	uint64_t table;      /* where in the region the table of segments is */
+	bool shm;               /* there is a table */
 	bool strict;
 	bool verbose;
 };
@@ -102,11 +102,18 @@ bool windows_add(const struct piece *piece);
 /* The piece that holds the address. */
 bool windows_find(uintptr_t address, struct piece *found);
 
-/* Take the addresses out of the table: one window at a time.  `cut` is what went, with its
- * segment if all of the window went. */
-bool windows_cut(uintptr_t start, uintptr_t end, struct piece *cut);
+/* What was mapped at these addresses is not there any more: take it out of the table, and
+ * tell the collector. */
+void windows_forget(uintptr_t start, uintptr_t end);
 
-/* supervisor.c: telling the process that gives ranges back. */
+/* munmap(2) of addresses with windows among them.  The result or -errno. */
+long windows_unmap(uintptr_t start, size_t size);
+
+/* Take the addresses out of the table and tell nobody, because the window is elsewhere by now.
+ * The System V segment that went with it, if it was one whole window. */
+void *windows_take(uintptr_t start, uintptr_t end);
+
+/* collector.c: telling the process that gives ranges back. */
 enum tell {
 	TELL_PLACED = 'p',  /* a range was attached */
 	TELL_GONE = 'g',    /* a window on a range went; wait for the verdict */
@@ -114,7 +121,7 @@ enum tell {
 	TELL_HINT = 'h',    /* look at everything when there is time */
 };
 
-void tell_supervisor(enum tell what, uint64_t offset);
+void tell_collector(enum tell what, uint64_t offset);
 
 /* say.c: one line on standard error. */
 void say_left(const char *what, uint64_t size, int error);
@@ -126,9 +133,6 @@ void left_outside(const char *what, uint64_t size, int error);
 /* posix.c: file mappings of segments that live in the region.  True if it is one, and then
  * *result is what mmap returns or -errno. */
 bool shm_mmap(void *at, size_t size, int prot, int flags, int fd, uint64_t offset, long *result);
-
-/* hooks.c: what was mapped at these addresses is not there any more. */
-void forget_windows(uintptr_t start, uintptr_t end);
 
 static inline uint64_t round_up(uint64_t value, uint64_t unit)
 {

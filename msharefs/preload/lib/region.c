@@ -254,7 +254,7 @@ int region_place(int fd, const struct window *window, void **at, uint64_t *offse
 		if ((failed != -ENOMEM && failed != -ENOSPC) || collected)
 			return failed;
 		/* Memory of processes that have ended may still be there. */
-		tell_supervisor(TELL_COLLECT, 0);
+		tell_collector(TELL_COLLECT, 0);
 		collected = true;
 	}
 }

@@ -20,7 +20,7 @@ enum { UNREAD, ABSENT, PRESENT };
 static atomic_int state;
 static struct settings known;
 static char region[PATH_MAX];
-static char supervisor[NAME_SIZE];
+static char collector[NAME_SIZE];
 
 /* getenv(3) would do, but for the programs that replace environ by NULL. */
 static const char *word(const char *name)
@@ -63,7 +63,7 @@ static bool read_settings(void)
 {
 	const char *identity = word("MSHAREFS_REGION_ID");
 	const char *size = word("MSHAREFS_MIN_SIZE");
-	const char *registry = word("MSHAREFS_REGISTRY");
+	const char *table = word("MSHAREFS_SEGMENTS");
 	uint64_t device, inode, least;
 
 	if (!identity || !size || !copy(region, sizeof(region), word("MSHAREFS_REGION")))
@@ -74,11 +74,11 @@ static bool read_settings(void)
 	known.region = region;
 	known.device = (dev_t)device;
 	known.inode = (ino_t)inode;
-	known.supervisor =
-		copy(supervisor, sizeof(supervisor), word("MSHAREFS_SUPERVISOR")) ? supervisor : NULL;
+	known.collector =
+		copy(collector, sizeof(collector), word("MSHAREFS_COLLECTOR")) ? collector : NULL;
 	known.min_size = least ? least : 1;
 	known.page = (size_t)sysconf(_SC_PAGESIZE);
-	known.shm = registry && *registry && !*number(registry, &known.registry);
+	known.shm = table && *table && !*number(table, &known.table);
 	known.strict = set("MSHAREFS_STRICT");
 	known.verbose = set("MSHAREFS_VERBOSE");
 	return true;

@@ -8,7 +8,7 @@
  * program gets is a window on the region.
  */
 #define _GNU_SOURCE
-#include "registry.h"
+#include "segments.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -69,12 +69,12 @@ static int move_in(const struct visit *visit, int id, uint64_t size, uint32_t fl
 	uint64_t offset;
 	int failed;
 
-	if (registry_find(visit, KIND_SYSTEM_V, (uint64_t)id) || !is_new(id))
+	if (segments_find(visit, KIND_SYSTEM_V, (uint64_t)id) || !is_new(id))
 		return 0;
 	failed = region_create(visit->fd, size, flags, &offset);
 	if (failed)
 		return failed;
-	failed = registry_add(visit, KIND_SYSTEM_V, (uint64_t)id, offset, size);
+	failed = segments_add(visit, KIND_SYSTEM_V, (uint64_t)id, offset, size);
 	if (failed)
 		region_unmap(visit->fd, offset, size);
 	else
@@ -89,14 +89,14 @@ static void provide(int id, uint64_t size, uint32_t flags)
 	int failed;
 
 	for (;;) {
-		failed = registry_enter(&visit);
+		failed = segments_enter(&visit);
 		if (!failed) {
 			failed = move_in(&visit, id, size, flags);
-			registry_leave(&visit);
+			segments_leave(&visit);
 		}
 		if (failed != -ENOMEM || collected)
 			break;
-		tell_supervisor(TELL_COLLECT, 0);
+		tell_collector(TELL_COLLECT, 0);
 		collected = true;
 	}
 	if (failed)
@@ -161,14 +161,14 @@ static long attach(const struct visit *visit, const struct segment *segment, con
 static long note_window(const struct piece *window, int flags)
 {
 	if (flags & SHM_REMAP)
-		forget_windows(window->start, window->end);
+		windows_forget(window->start, window->end);
 	/* shmdt must find it. */
 	if (!windows_add(window)) {
 		call_munmap((void *)window->start, window->end - window->start);
 		syscall(SYS_shmdt, window->segment);
 		return -ENOMEM;
 	}
-	tell_supervisor(TELL_PLACED, window->offset);
+	tell_collector(TELL_PLACED, window->offset);
 	return (long)window->start;
 }
 
@@ -181,15 +181,15 @@ HOOK void *shmat(int id, const void *at, int flags)
 
 	if (!shm_is_on())
 		return (void *)answer(call_shmat(id, at, flags));
-	result = registry_enter(&visit);
+	result = segments_enter(&visit);
 	/* Memory of its own beside that of the others would be worse than none. */
 	if (result && may_be_ours(id))
 		return (void *)answer(result);
 	if (result)
 		return (void *)answer(call_shmat(id, at, flags));
-	segment = registry_find(&visit, KIND_SYSTEM_V, (uint64_t)id);
+	segment = segments_find(&visit, KIND_SYSTEM_V, (uint64_t)id);
 	result = segment ? attach(&visit, segment, at, flags, &window) : call_shmat(id, at, flags);
-	registry_leave(&visit);
+	segments_leave(&visit);
 	if (window.segment)
 		result = note_window(&window, flags);
 	return (void *)answer(result);
@@ -202,7 +202,7 @@ HOOK int shmdt(const void *at)
 	/* The segment itself is detached when the window has gone. */
 	if (shm_is_on() && windows_find((uintptr_t)at, &window) && window.segment &&
 	    window.start == (uintptr_t)at)
-		return munmap((void *)window.start, window.end - window.start);
+		return (int)answer(windows_unmap(window.start, window.end - window.start));
 	return (int)syscall(SYS_shmdt, at);
 }
 
@@ -211,6 +211,6 @@ HOOK int shmctl(int id, int command, struct shmid_ds *buffer)
 	int result = (int)syscall(SYS_shmctl, id, command, buffer);
 
 	if (result >= 0 && command == IPC_RMID && shm_is_on())
-		tell_supervisor(TELL_HINT, 0);
+		tell_collector(TELL_HINT, 0);
 	return result;
 }

@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * windows.c - which addresses of this process are windows on the region.
+ * windows.c - which addresses of this process are windows on the region, and their end.
  *
  * A fixed table without locks, so that a signal handler and a forked child find it usable
  * whatever they have interrupted.  A child's copy is right, because it inherits the windows
  * too; exec starts both anew.  An entry whose start is BUSY belongs to the thread that made
  * it so; a child forked meanwhile loses that one entry.
  */
+#define _GNU_SOURCE
 #include "preload.h"
 
 #include <stdatomic.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define ENTRIES 1024
+
+/* So many windows in one munmap are told one by one. */
+#define CUTS 8
 
 #define FREE 0
 #define BUSY 1
@@ -109,7 +115,7 @@ static void keep_rest(struct entry *entry, const struct piece *whole, const stru
 		atomic_store(&entry->start, FREE);
 }
 
-bool windows_cut(uintptr_t start, uintptr_t end, struct piece *cut)
+static bool cut_one(uintptr_t start, uintptr_t end, struct piece *cut)
 {
 	struct entry *entry, *last = end_of_table();
 	struct piece whole;
@@ -135,4 +141,61 @@ bool windows_cut(uintptr_t start, uintptr_t end, struct piece *cut)
 		return true;
 	}
 	return false;
+}
+
+/* Take the windows at these addresses out of the table; how many, the first CUTS of them
+ * in `cuts`. */
+static unsigned int cut_windows(uintptr_t start, uintptr_t end, struct piece *cuts)
+{
+	struct piece cut;
+	unsigned int count;
+
+	for (count = 0; cut_one(start, end, &cut); count++)
+		if (count < CUTS)
+			cuts[count] = cut;
+	return count;
+}
+
+static void tell_cuts(const struct piece *cuts, unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 0; i < count && i < CUTS; i++) {
+		if (cuts[i].segment)
+			syscall(SYS_shmdt, cuts[i].segment);
+		tell_collector(TELL_GONE, cuts[i].offset);
+	}
+	if (count > CUTS)
+		tell_collector(TELL_COLLECT, 0);
+}
+
+void windows_forget(uintptr_t start, uintptr_t end)
+{
+	struct piece cuts[CUTS];
+
+	tell_cuts(cuts, cut_windows(start, end, cuts));
+}
+
+long windows_unmap(uintptr_t start, size_t size)
+{
+	struct piece cuts[CUTS];
+	unsigned int i, count;
+	long result;
+
+	/* First the table: as soon as the addresses are free another thread may get them. */
+	count = cut_windows(start, start + size, cuts);
+	result = call_munmap((void *)start, size);
+	if (!result)
+		tell_cuts(cuts, count);
+	else
+		for (i = 0; i < count && i < CUTS; i++)
+			windows_add(&cuts[i]);
+	return result;
+}
+
+void *windows_take(uintptr_t start, uintptr_t end)
+{
+	struct piece cuts[CUTS];
+
+	return cut_windows(start, end, cuts) == 1 ? cuts[0].segment : NULL;
 }

@@ -1,7 +1,7 @@
 """Runs the program and stays until nothing of it uses the region.
 
 Owns the processes of a run: the program is started with the library, signals are passed on
-to it, its orphans become ours, and messages of the library lead to what keeper.py decides.
+to it, its orphans become ours, and messages of the library lead to what collector.py decides.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from contextlib import suppress
 
 from msharefs.client.errors import MshareError
 from msharefs.linux import syscalls
-from msharefs.preload.keeper import Keeper
-from msharefs.preload.registry import RegistryBusyError
+from msharefs.preload.collector import Collector
+from msharefs.preload.segments import TableBusyError
 
 EXIT_SIGNAL = 128
 
@@ -29,7 +29,7 @@ CHECK_SECONDS = 10.0
 """How often everything is looked at by itself: a message may get lost, and exec(2) sends
 none."""
 BUSY_SECONDS = 0.01
-"""When to try again while a process of the run holds the registry."""
+"""When to try again while a process of the run holds the table."""
 
 # What the library sends: what has happened, and where in the region.
 MESSAGE = struct.Struct("=QQ")
@@ -59,15 +59,15 @@ class Tell(enum.IntEnum):
     HINT = ord("h")
 
 
-class Supervisor:
+class Runner:
     """One run of one program."""
 
     def __init__(
-        self, keeper: Keeper, *, keep: bool = False, say: Callable[[str], None] | None = None
+        self, collector: Collector, *, keep: bool = False, say: Callable[[str], None] | None = None
     ) -> None:
         """`keep`: what processes have at their end stays mapped. `say` is told what may
         surprise whoever waits."""
-        self._keeper = keeper
+        self._collector = collector
         self._keep = keep
         self._say = say
         self.name = f"msharefs-run-{secrets.token_hex(16)}"
@@ -120,11 +120,11 @@ class Supervisor:
     def _is_over(self) -> bool:
         if self._status is None or self._pending:
             return False
-        return self._lost or not self._keeper.holders
+        return self._lost or not self._collector.holders
 
     def _explain_waiting(self) -> None:
         if self._say is not None and self._status is not None and not self._pending:
-            names = ", ".join(map(str, sorted(self._keeper.holders)))
+            names = ", ".join(map(str, sorted(self._collector.holders)))
             if names:
                 self._say(f"the command has ended; waiting for process {names} with memory here")
             self._say = None
@@ -132,7 +132,7 @@ class Supervisor:
     def _step(self) -> None:
         """Wait until something happens and do what it asks for."""
         # One that ends while a look is due anyway would only wake us again and again.
-        pidfds = [] if self._pending or self._lost else self._keeper.pidfds
+        pidfds = [] if self._pending or self._lost else self._collector.pidfds
         timeout = BUSY_SECONDS if self._pending else max(0.0, self._next - time.monotonic())
         waited_for = [self._socket.fileno(), self._wake_reader, *pidfds]
         ready, _, _ = select.select(waited_for, [], [], timeout)
@@ -164,8 +164,8 @@ class Supervisor:
     def _collect(self) -> None:
         try:
             if not self._lost:
-                self._keeper.collect(self._only)
-        except RegistryBusyError:
+                self._collector.collect(self._only)
+        except TableBusyError:
             return
         except MshareError:
             self._lost = True
@@ -191,8 +191,8 @@ class Supervisor:
     def _handle(self, what: int, offset: int, pid: int, address: bytes | str | None) -> None:
         if what == Tell.PLACED and pid:
             with suppress(MshareError):
-                self._keeper.placed(offset, pid)
-        elif what == Tell.GONE and self._keeper.still_held(offset):
+                self._collector.placed(offset, pid)
+        elif what == Tell.GONE and self._collector.still_held(offset):
             self._reply(address)
         else:
             self._ask({offset} if self._keep and what == Tell.GONE else None)

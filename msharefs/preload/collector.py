@@ -1,7 +1,7 @@
 """What lives in a run's region, who has it, and giving back what nobody has.
 
 Owns the only decision that a range is free again. It knows no signals and no sockets; the
-supervisor tells it what has happened.
+runner tells it what has happened.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from msharefs.client.region import Region
 from msharefs.preload.holders import Holders, Span, find_holders, overlaps, windows_of
-from msharefs.preload.registry import LEFT, Registry, vanished
+from msharefs.preload.segments import LEFT, SegmentTable, vanished
 
 
 @dataclass(slots=True)
@@ -24,18 +24,18 @@ class Watch:
     pidfd: int
 
 
-class Keeper:
+class Collector:
     """The ranges of one run."""
 
-    def __init__(self, region: Region, registry: Registry | None, guard: int = 0) -> None:
+    def __init__(self, region: Region, table: SegmentTable | None, guard: int = 0) -> None:
         """Whatever is mapped in the region now belongs to others and is left alone. This
         process and the guard have nothing of the run."""
         self._ours = frozenset({os.getpid(), guard})
         self._region = region
-        self._registry = registry
+        self._table = table
         status = os.fstat(region.fileno())
         self._file = status.st_dev, status.st_ino
-        # With the registry, which is there already.
+        # With the table, which is there already.
         self._foreign = {m.offset for m in region.layout().mappings}
         self._watches: dict[Span, Watch] = {}
         self.peak = 0
@@ -70,7 +70,7 @@ class Keeper:
         """Look at everything, and give back what nobody has: all of it, or `only` the ranges
         with these offsets in them.
 
-        Raises RegistryBusyError: to be called again soon.
+        Raises TableBusyError: to be called again soon.
         """
         with self._locked():
             # First the ranges, then the processes: a range that appears in between is not
@@ -94,8 +94,8 @@ class Keeper:
         """Let go of everything."""
         for span in list(self._watches):
             self._unwatch(span)
-        if self._registry is not None:
-            self._registry.close()
+        if self._table is not None:
+            self._table.close()
 
     def _ranges(self) -> list[Span]:
         """The run's own ranges."""
@@ -109,21 +109,21 @@ class Keeper:
 
     def _named_segments(self, holders: Holders) -> list[Span]:
         """Where segments are that exist, attached or not. Entries of others go."""
-        if self._registry is None:
+        if self._table is None:
             return []
-        segments = list(self._registry.segments())
+        segments = list(self._table.segments())
         idle = [s for s in segments if s.kind == LEFT or not holders.of(s.span)]
         dead = vanished(idle)
         for segment in dead:
-            self._registry.remove(segment)
+            self._table.remove(segment)
         return [s.span for s in segments if s not in dead and s.kind != LEFT]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        if self._registry is None:
+        if self._table is None:
             yield
             return
-        with self._registry.locked():
+        with self._table.locked():
             yield
 
     def _watch(self, span: Span, pids: list[int]) -> None:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * supervisor.c - tells mshare run that something has changed.
+ * collector.c - tells mshare run that something has changed.
  *
  * Only mshare run gives ranges back, because only one process can decide that nobody has a
  * range attached any more without another deciding otherwise at the same moment.  A
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How long a program waits at most for a supervisor that does not answer. */
+/* How long a program waits at most for a collector that does not answer. */
 #define PATIENCE_SECONDS 2
 
 struct message {
@@ -27,9 +27,9 @@ struct message {
 	uint64_t offset;
 };
 
-static socklen_t name_supervisor(struct sockaddr_un *name)
+static socklen_t name_collector(struct sockaddr_un *name)
 {
-	const char *text = settings()->supervisor;
+	const char *text = settings()->collector;
 	size_t length = strlen(text);
 
 	memset(name, 0, sizeof(*name));
@@ -61,7 +61,7 @@ static void send_message(int fd, enum tell what, uint64_t offset)
 	struct timeval patience = {PATIENCE_SECONDS, 0};
 	sa_family_t family = AF_UNIX;
 	struct sockaddr_un name;
-	socklen_t length = name_supervisor(&name);
+	socklen_t length = name_collector(&name);
 
 	if (wait) {
 		/* An address without a name makes the kernel choose one, so that there is an
@@ -78,12 +78,12 @@ static void send_message(int fd, enum tell what, uint64_t offset)
 		await_reply(fd);
 }
 
-void tell_supervisor(enum tell what, uint64_t offset)
+void tell_collector(enum tell what, uint64_t offset)
 {
 	int before = errno;
 	long fd;
 
-	if (!settings()->supervisor)
+	if (!settings()->collector)
 		return;
 	fd = syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0) {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * registry.h - which segments with a name live in the region (mshare run --shm).
+ * segments.h - which segments with a name live in the region (mshare run --shm).
  *
  * A POSIX or System V segment may exist with nobody attached, so the kernel's list of
- * mappings does not tell whether its range is in use.  The registry does: a table in the
+ * mappings does not tell whether its range is in use.  The table does: a table in the
  * region itself, at the offset that mshare run chose, behind a lock that the
- * kernel takes back from a process that dies.  supervisor.py reads and clears it, by the
+ * kernel takes back from a process that dies.  segments.py reads and clears it, by the
  * same layout.
  */
 #ifndef MSHAREFS_REGISTRY_H
@@ -15,7 +15,7 @@
 
 #include <signal.h>
 
-#define REGISTRY_SIZE 65536
+#define TABLE_SIZE 65536
 
 enum kind {
 	KIND_NONE = 0,
@@ -42,14 +42,14 @@ struct visit {
 	sigset_t mask;
 };
 
-int registry_enter(struct visit *visit);
-void registry_leave(struct visit *visit);
+int segments_enter(struct visit *visit);
+void segments_leave(struct visit *visit);
 /* KIND_NONE finds an empty entry. */
-struct segment *registry_find(const struct visit *visit, enum kind kind, uint64_t id);
+struct segment *segments_find(const struct visit *visit, enum kind kind, uint64_t id);
 
 /* A new entry; -ENOSPC if all are taken. */
-int registry_add(const struct visit *visit, enum kind kind, uint64_t id, uint64_t offset,
+int segments_add(const struct visit *visit, enum kind kind, uint64_t id, uint64_t offset,
 		 uint64_t size);
-void registry_remove(struct segment *segment);
+void segments_remove(struct segment *segment);
 
 #endif

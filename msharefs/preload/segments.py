@@ -1,4 +1,4 @@
-"""The registry of named segments, which the library keeps in the region (registry.h).
+"""The table of named segments, which the library keeps in the region (segments.h).
 
 Owns its layout on this side, the lock in front of it, and whether a segment still exists.
 """
@@ -28,8 +28,8 @@ SYSTEM_V_LIST = Path("/proc/sysvipc/shm")
 FLOCK = struct.Struct("hhqqi4x")
 
 
-class RegistryBusyError(Exception):
-    """A process of the run is changing the registry."""
+class TableBusyError(Exception):
+    """A process of the run is changing the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class Segment:
     """A segment with a name; what is in the region of it is `span`."""
 
     place: int
-    """Where in the registry its entry is."""
+    """Where in the table its entry is."""
     kind: int
     id: int
     span: Span
 
 
-class Registry:
-    """The registry at an offset of an open region."""
+class SegmentTable:
+    """The table at an offset of an open region."""
 
     def __init__(self, region: Region, offset: int) -> None:
-        """Put memory there: an empty registry."""
+        """Put memory there: an empty table."""
         self.offset = offset
         self._region = region
         region.map(offset, SIZE, replace=False)
@@ -55,9 +55,9 @@ class Registry:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody changes the registry inside. RegistryBusyError if somebody is at it now."""
+        """Nobody changes the table inside. TableBusyError if somebody is at it now."""
         if not try_lock(self._region.fileno(), self.offset):
-            raise RegistryBusyError
+            raise TableBusyError
         try:
             yield
         finally:

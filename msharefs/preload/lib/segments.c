@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * registry.c - entering, searching and leaving the registry of segments.
+ * segments.c - entering, searching and leaving the table of segments.
  */
 #define _GNU_SOURCE
-#include "registry.h"
+#include "segments.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define SEGMENTS (REGISTRY_SIZE / sizeof(struct segment))
+#define SEGMENTS (TABLE_SIZE / sizeof(struct segment))
 
 /* _NSIG / 8 of the kernel; the C library's sigset_t is larger. */
 #define KERNEL_SIGSET 8
@@ -24,7 +24,7 @@ static int lock(int fd, short type)
 	struct flock lock = {
 		.l_type = type,
 		.l_whence = SEEK_SET,
-		.l_start = (off_t)settings()->registry,
+		.l_start = (off_t)settings()->table,
 		.l_len = 1,
 	};
 	int before = errno;
@@ -50,8 +50,8 @@ static int attach(struct visit *visit)
 		return visit->fd;
 	failed = lock(visit->fd, F_WRLCK);
 	if (!failed) {
-		at = call_mmap(NULL, REGISTRY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, visit->fd,
-			       settings()->registry);
+		at = call_mmap(NULL, TABLE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, visit->fd,
+			       settings()->table);
 		visit->segments = (struct segment *)at;
 		if (!is_error(at))
 			return 0;
@@ -61,7 +61,7 @@ static int attach(struct visit *visit)
 	return failed;
 }
 
-int registry_enter(struct visit *visit)
+int segments_enter(struct visit *visit)
 {
 	sigset_t all;
 	int failed;
@@ -74,16 +74,16 @@ int registry_enter(struct visit *visit)
 	return failed;
 }
 
-void registry_leave(struct visit *visit)
+void segments_leave(struct visit *visit)
 {
-	call_munmap(visit->segments, REGISTRY_SIZE);
+	call_munmap(visit->segments, TABLE_SIZE);
 	/* A child forked meanwhile has the descriptor too: closing ours would not unlock. */
 	lock(visit->fd, F_UNLCK);
 	call_close(visit->fd);
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &visit->mask, NULL, KERNEL_SIGSET);
 }
 
-struct segment *registry_find(const struct visit *visit, enum kind kind, uint64_t id)
+struct segment *segments_find(const struct visit *visit, enum kind kind, uint64_t id)
 {
 	struct segment *segment;
 
@@ -93,10 +93,10 @@ struct segment *registry_find(const struct visit *visit, enum kind kind, uint64_
 	return NULL;
 }
 
-int registry_add(const struct visit *visit, enum kind kind, uint64_t id, uint64_t offset,
+int segments_add(const struct visit *visit, enum kind kind, uint64_t id, uint64_t offset,
 		 uint64_t size)
 {
-	struct segment *segment = registry_find(visit, KIND_NONE, 0);
+	struct segment *segment = segments_find(visit, KIND_NONE, 0);
 
 	if (!segment)
 		return -ENOSPC;
@@ -108,7 +108,7 @@ int registry_add(const struct visit *visit, enum kind kind, uint64_t id, uint64_
 	return 0;
 }
 
-void registry_remove(struct segment *segment)
+void segments_remove(struct segment *segment)
 {
 	__atomic_store_n(&segment->kind, (uint64_t)KIND_NONE, __ATOMIC_RELEASE);
 }

@@ -547,3 +547,22 @@ def test_pages_in_holes_make_room_for_a_plan(world: World) -> None:
     segment_of(region).poke(0, b"stray")
     world.manager.perform(plan)
     assert segment_of(region).pages == {4, 5, 6, 7}
+
+
+def test_a_plan_gets_more_room_each_time_that_it_is_taken(world: World) -> None:
+    """A neighbour touches holes just before each try: five MiB, which is more than is to spare
+    at first. The room to spare grows with each try until the plan succeeds."""
+    region, neighbour = world.region(b"one", size=SIZE), world.region(b"other", size=SIZE)
+    tries = 0
+
+    def touch(step: str, ino: int) -> None:
+        nonlocal tries
+        if (step, ino) == ("reserve", region.ino):
+            tries += 1
+            free = world.memory.limit - world.memory.used()
+            segment_of(neighbour).poke(0, bytes(min(5 * MIB, free)))
+
+    world.memory.before = touch
+    world.map(region, 0, 4 * MIB)
+    assert tries > 2
+    assert len(segment_of(region).pages) * PAGE == 4 * MIB

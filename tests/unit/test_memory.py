@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from msharefs.linux import syscalls
 from msharefs.memory import segment as segment_module
 from msharefs.memory import shared
 from msharefs.memory.segment import PosixSegment
 from msharefs.memory.shared import SharedArena
 from tests.helpers.fixtures import strict
-from tests.unit.support import arena_child
+from tests.unit.support import arena_child, memory_checks
 from tests.unit.support.fakes import FakeMemory
 from tests.unit.support.memory_checks import (
     HUGE_CHECKS,
@@ -196,6 +197,56 @@ def test_names_of_a_shared_arena_cannot_be_guessed() -> None:
     segment = one.create(7)
     assert (one.stored(), other.stored()) == ([7], [])
     segment.destroy()
+
+
+def test_a_shared_arena_over_its_capacity_keeps_what_is_there() -> None:
+    """A mount that is smaller than the one before: what has memory is reserved again without a
+    byte of it being touched, a page more is ENOSPC."""
+    prefix = shared.new_prefix()
+    earlier = SharedArena(CAPACITY, prefix).create(7)
+    earlier.set_size(16 * PAGE)
+    earlier.reserve(0, 6 * PAGE)
+    earlier.write(memoryview(b"kept"), 5 * PAGE)
+    os.close(earlier.fd)
+    segment = SharedArena(4 * PAGE, prefix).take_up(7)
+    try:
+        segment.reserve(0, 6 * PAGE)
+        with fails_with(errno.ENOSPC):
+            segment.reserve(5 * PAGE, 2 * PAGE)
+        kept = bytearray(4)
+        segment.read_into(memoryview(kept), 5 * PAGE)
+        assert (bytes(kept), segment.allocated()) == (b"kept", 6 * PAGE)
+    finally:
+        segment.destroy()
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EBUSY])
+def test_huge_pages_are_tried_again(
+    system_memory: SystemMemory, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A page that was locked for a moment is no reason to refuse; one that stays locked is."""
+    busy = [code, 0, code, code, code]
+
+    def collapse(fd: int, start: int, size: int, unit: int) -> None:
+        number = busy.pop(0)
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(syscalls, "collapse", collapse)
+    segment = system_memory.create(1)
+    segment.make_huge(0, 2 << 20)
+    assert busy == [code, code, code]
+    with fails_with(errno.ENOMEM):
+        segment.make_huge(0, 2 << 20)
+    assert busy == []
+    segment.destroy()
+
+
+def test_every_check_of_memory_is_run() -> None:
+    """A check that stands in no list would be one that nothing has to pass."""
+    written = {name for name in vars(memory_checks) if name.startswith("check_")}
+    listed = {check.__name__ for check in [*SEGMENT_CHECKS, *MEMORY_CHECKS, *HUGE_CHECKS]}
+    assert listed == written
 
 
 def test_segments_are_for_their_owner_alone(system_memory: SystemMemory) -> None:

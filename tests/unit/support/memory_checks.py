@@ -279,6 +279,7 @@ SEGMENT_CHECKS: list[Callable[[Bench], None]] = [
     check_destroy_lets_go_of_the_descriptor,
     check_segments_are_apart,
     check_bytes_go_in_and_out,
+    check_a_window_shows_the_bytes_themselves,
     check_a_segment_can_be_taken_up,
     check_stored_segments_are_listed,
 ]

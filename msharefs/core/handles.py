@@ -3,7 +3,7 @@ its mappings were changed, which is too often for the journal; and the last inod
 
 Owns the layout of that memory: a record of the last handle, the last inode number, then
 the counts by slot. The record makes a change exactly once of a request that the kernel sends again: it is
-written first, and finished when the counts are taken up after a crash.
+written first, and finished when the counts are opened after a crash.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class HandleCounts:
         if self._last_request:
             _COUNT.pack_into(self._buffer, _place(slot), count)
 
-    def take_up(self, used: set[int]) -> None:
+    def open(self, used: set[int]) -> None:
         """These slots belong to regions; all others are free."""
         self._next = max(used, default=-1) + 1
         self._free = [slot for slot in range(self._next) if slot not in used]

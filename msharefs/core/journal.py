@@ -1,8 +1,8 @@
 """The journal: a mount's state in sqlite3, so that it outlives the process that serves it.
 
-Owns the schema and every statement. One transaction an operation; each also remembers
-which request it answers, so that one that the kernel sends again is not applied twice.
-It survives the death of a process, not of the machine, whose memory goes with it:
+Owns the schema, every statement, and the transaction: one an operation, which also
+remembers which request it answers, so that one that the kernel sends again is not applied
+twice. It survives the death of a process, not of the machine, whose memory goes with it:
 synchronous=OFF, and no fsync anywhere.
 """
 
@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
+from msharefs.core.errors import RefusedError
 from msharefs.core.inode import Caller, Directory, Inode
 from msharefs.core.layout import Mapping
 from msharefs.core.region import Region, State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REMEMBERED_REQUESTS = 64
 """More than can be applied and not yet answered at any moment."""
 
 _SCHEMA = """
 -- kind: D a directory, R a region, I mshare_info. parent: of a directory.
--- size -1: a region whose size is not set. token: what the data plane needs to know the
--- segment's registration by; slot: where the region's handles are counted.
+-- size -1: a region whose size is not set. registration: what the kernel knows the segment
+-- by, 0 for not yet; slot: where the region's handles are counted.
 CREATE TABLE inode (
     ino INTEGER PRIMARY KEY, kind TEXT, mode INTEGER, uid INTEGER, gid INTEGER,
     nlink INTEGER, atime_ns INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, parent INTEGER,
-    size INTEGER, token INTEGER, slot INTEGER, maps INTEGER, unmaps INTEGER,
+    size INTEGER, registration INTEGER, slot INTEGER,
     creator_pid INTEGER, creator_uid INTEGER, creator_gid INTEGER);
 CREATE TABLE name (
     parent INTEGER, name BLOB, ino INTEGER, cookie INTEGER,
@@ -41,6 +43,12 @@ CREATE TABLE mapping (
 CREATE TABLE applied (
     sequence INTEGER PRIMARY KEY, request INTEGER, opcode INTEGER, result INTEGER);
 """
+_FROM_SCHEMA_1 = """
+ALTER TABLE inode RENAME COLUMN token TO registration;
+ALTER TABLE inode DROP COLUMN maps;
+ALTER TABLE inode DROP COLUMN unmaps;
+"""
+"""What version 0.1.0 wrote is changed in place when it is opened."""
 
 
 class JournalError(Exception):
@@ -68,11 +76,17 @@ class Applied:
 
 
 class Journal:
-    """An open journal. Every method but the reading ones is part of a transaction."""
+    """An open journal. What writes is part of a transaction: see `change`."""
 
-    def __init__(self, path: str) -> None:
-        """Open or make it. Raises NewerJournalError, or JournalError where it is torn or
-        foreign."""
+    def __init__(
+        self, path: str, failpoint: Callable[[str], None], broken: Callable[[], None]
+    ) -> None:
+        """Open or make it. `failpoint` is called at each step, for tests that end the
+        process there; `broken` that the tables and the journal may differ, after which the
+        process has to start again from the journal. Raises NewerJournalError, or JournalError
+        where it is torn or foreign."""
+        self.failpoint = failpoint
+        self.broken = broken
         try:
             self._db = _open(path)
         except (sqlite3.Error, JournalError) as error:
@@ -83,35 +97,33 @@ class Journal:
             ) from error
         self._execute = self._db.execute
         self._sequence = self._last_sequence()
-        self._open = False
+        # Whether anything was written since the last commit.
+        self.pending = False
 
-    def begin(self) -> bool:
-        """Start a transaction, unless one is open. Returns whether it did."""
-        if self._open:
-            return False
-        self._execute("BEGIN")
-        self._open = True
-        return True
+    def change(self, request: Request | None, result: int = 0) -> Transaction:
+        """A context in which the tables change and the change is recorded, for `request`, or
+        for none that the kernel would send again. `result` is the inode number in its answer.
 
-    def roll_back(self) -> None:
-        """Nothing was changed after all."""
-        self._execute("ROLLBACK")
-        self._open = False
+        At its end all is durable. A RefusedError before the first record means that nothing
+        was changed, any other exception that the tables and the journal may differ (`broken`).
+        """
+        return Transaction(self, request, result)
 
     def commit(self, request: Request | None, result: int) -> None:
-        """Make everything since `begin` durable, together with the fact that it answers
+        """Make all that was written durable, together with the fact that it answers
         `request`."""
         if request is not None:
             self._sequence += 1
-            self._execute(
+            self._write(
                 "INSERT INTO applied VALUES (?, ?, ?, ?)",
                 (self._sequence, request.unique, request.opcode, result),
             )
             if self._sequence % REMEMBERED_REQUESTS == 0:
                 oldest = self._sequence - REMEMBERED_REQUESTS
-                self._execute("DELETE FROM applied WHERE sequence <= ?", (oldest,))
-        self._execute("COMMIT")
-        self._open = False
+                self._write("DELETE FROM applied WHERE sequence <= ?", (oldest,))
+        if self.pending:
+            self._execute("COMMIT")
+            self.pending = False
 
     def applied(self, unique: int) -> Applied | None:
         """What a request did, if it was applied."""
@@ -122,23 +134,19 @@ class Journal:
 
     def forget_requests(self) -> None:
         """The connection whose requests were remembered is gone."""
-        self.begin()
-        self._execute("DELETE FROM applied")
-        self.commit(None, 0)
+        self._write("DELETE FROM applied")
 
     def save(self, inode: Inode) -> None:
         """Write an inode's attributes."""
-        kind, parent, size, token, slot = "I", 0, 0, 0, 0
-        maps = unmaps = 0
+        kind, parent, size, registration, slot = "I", 0, 0, 0, 0
         creator = Caller(0, 0, 0)
         if isinstance(inode, Directory):
             kind, parent = "D", inode.parent
         elif isinstance(inode, Region):
             kind, size = "R", inode.size if inode.state is State.SIZED else -1
-            token, slot = inode.token, inode.slot
-            maps, unmaps, creator = inode.maps, inode.unmaps, inode.creator
-        self._execute(
-            "REPLACE INTO inode VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            registration, slot, creator = inode.registration, inode.slot, inode.creator
+        self._write(
+            "REPLACE INTO inode VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 inode.ino,
                 kind,
@@ -151,10 +159,8 @@ class Journal:
                 inode.ctime_ns,
                 parent,
                 size,
-                token,
+                registration,
                 slot,
-                maps,
-                unmaps,
                 creator.pid,
                 creator.uid,
                 creator.gid,
@@ -163,30 +169,33 @@ class Journal:
 
     def drop(self, ino: int) -> None:
         """Remove an inode and its mappings."""
-        self._execute("DELETE FROM inode WHERE ino = ?", (ino,))
-        self._execute("DELETE FROM mapping WHERE ino = ?", (ino,))
+        self._write("DELETE FROM inode WHERE ino = ?", (ino,))
+        self._write("DELETE FROM mapping WHERE ino = ?", (ino,))
 
     def put_name(self, directory: Directory, name: bytes) -> None:
         """Write a name as it is in the directory now."""
         entry = directory.entry(name)
-        self._execute(
+        self._write(
             "REPLACE INTO name VALUES (?, ?, ?, ?)",
             (directory.ino, name, entry.ino, entry.cookie),
         )
 
     def drop_name(self, parent: int, name: bytes) -> None:
         """Remove a name."""
-        self._execute("DELETE FROM name WHERE parent = ? AND name = ?", (parent, name))
+        self._write("DELETE FROM name WHERE parent = ? AND name = ?", (parent, name))
 
-    def replace_mappings(self, ino: int, old: list[Mapping], new: list[Mapping]) -> None:
-        """Write what became of some mappings of a region."""
-        self._db.executemany(
-            "DELETE FROM mapping WHERE ino = ? AND start = ?", [(ino, m.start) for m in old]
-        )
-        self._db.executemany(
-            "INSERT INTO mapping VALUES (?, ?, ?, ?, ?, ?)",
-            [(ino, m.start, m.end, m.prot, m.reserve, m.huge) for m in new],
-        )
+    def replace_mappings(self, ino: int, old: list[Mapping], new: Iterable[Mapping]) -> None:
+        """Write what became of some mappings of a region, which lie side by side."""
+        if old:
+            self._write(
+                "DELETE FROM mapping WHERE ino = ? AND start BETWEEN ? AND ?",
+                (ino, old[0].start, old[-1].start),
+            )
+        for m in new:
+            self._write(
+                "INSERT INTO mapping VALUES (?, ?, ?, ?, ?, ?)",
+                (ino, m.start, m.end, m.prot, m.reserve, m.huge),
+            )
 
     def inodes(self) -> Iterator[sqlite3.Row]:
         """All inodes, by number."""
@@ -206,9 +215,52 @@ class Journal:
         """Let go of the file."""
         self._db.close()
 
+    def _write(self, statement: str, values: Sequence[object] = ()) -> None:
+        """A refused request writes nothing, so a transaction begins with its first record."""
+        if not self.pending:
+            self._execute("BEGIN")
+            self.pending = True
+        self._execute(statement, values)
+
     def _last_sequence(self) -> int:
         row = self._execute("SELECT max(sequence) FROM applied").fetchone()
         return int(row[0] or 0)
+
+
+class Transaction:
+    """A context for one change and its record. Plain, because it is on every hot path."""
+
+    __slots__ = ("_journal", "_request", "_result")
+
+    def __init__(self, journal: Journal, request: Request | None, result: int) -> None:
+        self._journal = journal
+        self._request = request
+        self._result = result
+
+    def __enter__(self) -> None:
+        assert not self._journal.pending, "one change at a time"
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._commit()
+        elif self._journal.pending or not isinstance(error, RefusedError):
+            self._journal.broken()
+
+    def _commit(self) -> None:
+        if self._request is None and not self._journal.pending:
+            return
+        self._journal.failpoint("before commit")
+        try:
+            self._journal.commit(self._request, self._result)
+        except Exception:
+            self._journal.broken()
+            raise
+        self._journal.failpoint("after commit")
 
 
 def _open(path: str) -> sqlite3.Connection:
@@ -232,8 +284,10 @@ def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
         _check(db, path)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = OFF")
-    if fresh:
-        db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    earlier = db.execute("PRAGMA user_version").fetchone()[0]
+    if earlier != SCHEMA_VERSION:
+        script = _FROM_SCHEMA_1 if earlier else _SCHEMA
+        db.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def _check(db: sqlite3.Connection, path: str) -> None:
@@ -244,7 +298,7 @@ def _check(db: sqlite3.Connection, path: str) -> None:
             f"{path} was written by a later version (schema {version}, this one knows "
             f"{SCHEMA_VERSION}): install that version again, or discard it with -o fresh"
         )
-    if version != SCHEMA_VERSION:
+    if version < 1:
         raise JournalError(f"{path} is no journal of msharefs")
     if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
         raise JournalError(f"{path} is damaged")

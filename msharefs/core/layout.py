@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 
 from msharefs.abi import PROT_EXEC, PROT_READ, PROT_WRITE
@@ -49,11 +49,48 @@ class Mapping:
         """Length in bytes."""
         return self.end - self.start
 
+    def between(self, start: int, end: int) -> Mapping:
+        """What of it lies in `start` to `end`, which it overlaps."""
+        if start <= self.start and self.end <= end:
+            return self
+        low, high = max(self.start, start), min(self.end, end)
+        return Mapping(low, high, self.prot, self.reserve, self.huge)
+
     @property
     def prot_text(self) -> str:
         """The protection as in /proc/PID/maps, such as "rw-"."""
         bits = ((PROT_READ, "r"), (PROT_WRITE, "w"), (PROT_EXEC, "x"))
         return "".join(letter if self.prot & bit else "-" for bit, letter in bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A range of a layout, looked up once: what is there, and what a change leaves of it.
+
+    `old` are the mappings that share a byte with the range, whole; `inside` is what of them
+    is in it, `left` what is outside. All are in order. Good until the layout changes.
+    """
+
+    start: int
+    end: int
+    where: slice
+    old: list[Mapping]
+    inside: list[Mapping]
+    left: list[Mapping]
+
+    def gaps(self) -> Iterator[Range]:
+        """The parts of the range with nothing mapped, in order."""
+        position = self.start
+        for mapping in self.inside:
+            if position < mapping.start:
+                yield Range(position, mapping.start)
+            position = mapping.end
+        if position < self.end:
+            yield Range(position, self.end)
+
+    def growth(self, *, added: int) -> int:
+        """How many mappings more there are once `added` ones take the range's place."""
+        return len(self.left) + added - len(self.old)
 
 
 class Layout:
@@ -88,61 +125,57 @@ class Layout:
 
     def gaps(self, start: int, end: int) -> Iterator[Range]:
         """The parts of `start` to `end` with nothing mapped, in order."""
-        position = start
-        for mapping in self.overlapping(start, end):
-            if position < mapping.start:
-                yield Range(position, mapping.start)
-            position = mapping.end
-        if position < end:
-            yield Range(position, end)
+        return self.cut(start, end).gaps()
 
     def clipped(self, start: int, end: int) -> list[Mapping]:
         """What is mapped in `start` to `end`, cut to it, in order."""
-        return [
-            replace(m, start=max(m.start, start), end=min(m.end, end))
-            for m in self.overlapping(start, end)
-        ]
+        return self.cut(start, end).inside
 
-    def growth(self, start: int, end: int, *, added: int) -> int:
-        """How many mappings more there are after `start` to `end` is replaced by `added` ones."""
-        old = self.overlapping(start, end)
-        return len(self._remnants(old, start, end)) + added - len(old)
+    def cut(self, start: int, end: int) -> Cut:
+        """Look `start` to `end` up, to change it later by `apply`."""
+        where = self._slice(start, end)
+        old = self._mappings[where]
+        inside = old.copy()
+        left: list[Mapping] = []
+        if old:
+            # Only the first and the last can stand out.
+            first, last = old[0], old[-1]
+            inside[0] = first.between(start, end)
+            inside[-1] = last.between(start, end)
+            if first.start < start:
+                left.append(first.between(first.start, start))
+            if last.end > end:
+                left.append(last.between(end, last.end))
+        return Cut(start, end, where, old, inside, left)
+
+    def apply(self, cut: Cut, new: Mapping | None) -> list[Mapping]:
+        """Put `new`, or nothing, in the place of what `cut` found. Returns what there is now
+        instead of `cut.old`."""
+        fresh = cut.left if new is None else sorted([*cut.left, new], key=_start_of)
+        self._mappings[cut.where] = fresh
+        for mapping in cut.old:
+            self._count(mapping, -1)
+        for mapping in fresh:
+            self._count(mapping, 1)
+        return fresh
+
+    def append(self, mapping: Mapping) -> None:
+        """Put `mapping` in, which lies behind all others."""
+        self._mappings.append(mapping)
+        self._count(mapping, 1)
 
     def insert(self, mapping: Mapping) -> None:
         """Put `mapping` in; what it overlaps is cut or replaced."""
-        self._replace(mapping.start, mapping.end, mapping)
+        self.apply(self.cut(mapping.start, mapping.end), mapping)
 
     def remove(self, start: int, end: int) -> None:
         """Take `start` to `end` out: mappings are removed, cut or split."""
-        self._replace(start, end, None)
+        self.apply(self.cut(start, end), None)
 
     def _slice(self, start: int, end: int) -> slice:
         first = bisect_right(self._mappings, start, key=_end_of)
         last = bisect_left(self._mappings, end, lo=first, key=_start_of)
         return slice(first, last)
-
-    @staticmethod
-    def _remnants(old: list[Mapping], start: int, end: int) -> list[Mapping]:
-        """What is left of `old`, all overlapping `start` to `end`, once that range is gone."""
-        left: list[Mapping] = []
-        if old and old[0].start < start:
-            left.append(replace(old[0], end=start))
-        if old and old[-1].end > end:
-            left.append(replace(old[-1], start=end))
-        return left
-
-    def _replace(self, start: int, end: int, new: Mapping | None) -> None:
-        where = self._slice(start, end)
-        old = self._mappings[where]
-        fresh = self._remnants(old, start, end)
-        if new is not None:
-            fresh.append(new)
-            fresh.sort(key=_start_of)
-        self._mappings[where] = fresh
-        for mapping in old:
-            self._count(mapping, -1)
-        for mapping in fresh:
-            self._count(mapping, 1)
 
     def _count(self, mapping: Mapping, sign: int) -> None:
         self.mapped += sign * mapping.size

@@ -1,7 +1,7 @@
-"""The ledger of memory: what is promised, what may still be, and the limit that follows.
+"""The ledger of memory: what is charged, what may still be, and the limit that follows.
 
 Owns the sums over all regions and the one number that keeps holes empty: the limit of
-the memory is exactly what is promised, so that a touch of a hole finds no free page.
+the memory is exactly what is charged, so that a touch of a hole finds no free page.
 It decides nothing about a single region's layout.
 """
 
@@ -50,7 +50,7 @@ class Ledger:
         """How many bytes may be in use."""
         return min(self.capacity, self.reserved + self.pending + self.optional)
 
-    def promise(self, need: int, regions: Iterable[Region]) -> None:
+    def charge(self, need: int, regions: Iterable[Region]) -> None:
         """Set `need` bytes aside and raise the limit. Raises OutOfMemory."""
         if not need:
             return
@@ -66,8 +66,8 @@ class Ledger:
             self.pending -= need
             raise storage_error(cause) from cause
 
-    def withdraw(self, need: int) -> None:
-        """A promise was kept (and is accounted now) or failed."""
+    def uncharge(self, need: int) -> None:
+        """What was charged is accounted now, or was not needed."""
         self.pending -= need
 
     def account(self, before: Totals, layout: Layout) -> None:
@@ -95,13 +95,13 @@ class Ledger:
 
     def make_room(self, extra: int, regions: Iterable[Region]) -> None:
         """Let pending reservations win against touches of holes: sweep, then allow `extra`
-        bytes more than is promised, until the next `settle`."""
+        bytes more than is charged, until the next `settle`."""
         sweep(regions)
         self._try_limit(min(self.capacity, self._memory.used() + self.pending + extra))
         self._limit = None
 
     def _left(self) -> int:
-        # What a worker has got of a pending promise is in use, too, and counts once.
+        # What a worker has got of a pending charge is in use, too, and counts once.
         return self.capacity - max(self.reserved + self.pending, self._memory.used())
 
     def _try_limit(self, limit: int) -> bool:

@@ -1,16 +1,13 @@
 """What core needs from the outside, as Protocols.
 
-Owns the shape of memory and of notices; implementations live in memory/ and fuse/,
+Owns the shape of memory and of the kernel; implementations live in memory/ and fuse/,
 in-memory ones in the tests. All offsets and sizes are bytes and page aligned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from msharefs.core.region import Region
+from typing import Protocol
 
 
 class Segment(Protocol):
@@ -70,7 +67,7 @@ class Memory(Protocol):
     def stored(self) -> Iterable[int]:
         """The numbers of the segments that there are, also of an earlier process."""
 
-    def take_up(self, ino: int) -> Segment:
+    def open(self, ino: int) -> Segment:
         """The segment of this number that an earlier process made. Raises OSError."""
 
     def discard(self, ino: int) -> None:
@@ -83,23 +80,22 @@ class Memory(Protocol):
         """Allow at most `limit` bytes. OSError(EINVAL) where more is in use."""
 
 
-class Notices(Protocol):
-    """What core tells about changes that the kernel cannot know of. Called within a
-    request, so an implementation must not wait."""
+class Kernel(Protocol):
+    """What the kernel has to be told, and can be asked, about inodes and segments. Called
+    within a request that it waits for, so an implementation must not wait for it."""
 
     def attributes_changed(self, ino: int) -> None:
         """The attributes of a living inode are not what the kernel has cached."""
 
-    def segment_made(self, ino: int, segment: Segment) -> int:
-        """A region has its segment now. OSError if it cannot be served from it. Returns
-        what a later process needs for `segment_adopted`."""
-
-    def segment_adopted(self, ino: int, segment: Segment, token: int) -> None:
-        """A region has the segment that an earlier process got `token` for."""
+    def register(self, segment: Segment) -> int:
+        """A region can be opened with this segment from now on. Returns its registration,
+        by which the kernel knows it for as long as the mount lives; 0 where it need not
+        know. OSError if the region cannot be served from it."""
 
     def is_known(self, ino: int) -> bool:
         """Whether the kernel holds the inode: for its cache, a handle or a mapping."""
 
-    def region_gone(self, region: Region) -> bool:
-        """No name, handle or mapping refers to the region: let go of its segment and
-        destroy it. False where a worker will, and RegionManager.bury be called later."""
+    def region_gone(self, ino: int, registration: int, segment: Segment | None, size: int) -> bool:
+        """No name, handle or mapping refers to a region, of which `size` bytes are mapped:
+        let go of its segment and destroy it. False where a worker will, and
+        RegionManager.reclaimed be called later."""

@@ -55,14 +55,14 @@ class Region(Inode):
 
     __slots__ = (
         "_size",
-        "claimed",
         "creator",
         "layout",
         "maps",
+        "registration",
+        "reserving",
         "segment",
         "slot",
         "state",
-        "token",
         "unmaps",
     )
 
@@ -75,11 +75,11 @@ class Region(Inode):
         self.layout = Layout()
         self.segment: Segment | None = None
         # A worker may be getting memory for this range, which no mapping shows yet.
-        self.claimed: Range | None = None
+        self.reserving: Range | None = None
         self.maps = 0
         self.unmaps = 0
-        # What the data plane knows the segment by, and where its handles are counted.
-        self.token = 0
+        # What the kernel knows the segment by, 0 for not yet; and where handles are counted.
+        self.registration = 0
         self.slot = 0
         self._size = 0
 
@@ -102,9 +102,9 @@ class Region(Inode):
 
     def holes(self) -> Iterator[Range]:
         """Where nothing is mapped, nor being mapped, in order."""
-        claimed = self.claimed or Range(self._size, self._size)
-        yield from self.layout.gaps(0, claimed.start)
-        yield from self.layout.gaps(claimed.end, self._size)
+        reserving = self.reserving or Range(self._size, self._size)
+        yield from self.layout.gaps(0, reserving.start)
+        yield from self.layout.gaps(reserving.end, self._size)
 
     def next_state(self, event: Event) -> State:
         """The state after `event`. Raises SizeAlreadySet or SizeNotSet."""

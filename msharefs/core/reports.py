@@ -33,8 +33,10 @@ class FileSystemSize:
 
 def file_system_size(manager: RegionManager) -> FileSystemSize:
     """What `df` and `df -i` show."""
-    capacity = manager.ledger.capacity
-    used = max(manager.memory.used(), manager.ledger.reserved + manager.ledger.pending)
+    capacity = manager.tables.ledger.capacity
+    used = max(
+        manager.tables.memory.used(), manager.tables.ledger.reserved + manager.tables.ledger.pending
+    )
     inodes = manager.limits.nr_inodes
     return FileSystemSize(
         pages=capacity // PAGE_SIZE,
@@ -70,7 +72,7 @@ def layout_json(region: Region, start: int = 0) -> bytes:
 
 def status(manager: RegionManager) -> dict[str, Any]:
     """Core's part of the mount's status."""
-    ledger, memory = manager.ledger, manager.memory
+    ledger, memory = manager.tables.ledger, manager.tables.memory
     return {
         "arena": {
             "size": ledger.capacity,
@@ -80,9 +82,9 @@ def status(manager: RegionManager) -> dict[str, Any]:
             "huge": memory.huge,
         },
         "inodes": {"limit": manager.limits.nr_inodes, "used": len(manager.names)},
-        "regions": len(manager.regions),
+        "regions": len(manager.tables.regions),
         "mappings": ledger.mappings,
-        "open_handles": manager.open_handles,
+        "open_handles": manager.tables.open_handles,
     }
 
 

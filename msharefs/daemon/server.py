@@ -7,7 +7,6 @@ supervision socket, on which it reports and whose end means that the supervisor 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -21,12 +20,12 @@ import pyfuse3
 import trio
 
 from msharefs import __version__
-from msharefs.core import reports
-from msharefs.core.durable import Durability, DurableManager
+from msharefs.core import recovery, reports
 from msharefs.core.journal import JournalError
-from msharefs.core.manager import Limits
+from msharefs.core.manager import RegionManager
+from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
-from msharefs.core.region import Region
+from msharefs.core.ports import Segment
 from msharefs.daemon import logs
 from msharefs.daemon.backing import open_arena
 from msharefs.daemon.failpoint import Failpoint
@@ -37,12 +36,14 @@ from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, REQUESTS,
 from msharefs.daemon.storage import open_area, open_handles, open_journal
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
-from msharefs.fuse.files import FileHandlers
+from msharefs.fuse.device import ConnectionGone, Device
+from msharefs.fuse.handles import HandleHandlers
 from msharefs.fuse.kernel import FUSE_HAS_RESEND
 from msharefs.fuse.messages import IN_HEADER_SIZE, InitOffer
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.mounting import REQUEST_ROOM
-from msharefs.fuse.notifications import KernelNotices
+from msharefs.fuse.names import NameHandlers
+from msharefs.fuse.notifications import KernelPort
 from msharefs.fuse.operations import Operations
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile, Outstanding, ResentByKernel
 from msharefs.fuse.planes.choice import choose_plane, without
@@ -82,7 +83,12 @@ class Server:
     """The parts of one mount, wired."""
 
     def __init__(
-        self, config: Config, given: Inheritance, plane: DataPlane, negotiation: Negotiation
+        self,
+        config: Config,
+        given: Inheritance,
+        device: Device,
+        plane: DataPlane,
+        negotiation: Negotiation,
     ) -> None:
         """Raises JournalError."""
         self._config = config
@@ -90,14 +96,16 @@ class Server:
         self._started = time.monotonic()
         self._gap = 0.0
         self._plane = plane
-        # Regions that die slowly, on their way to the undertaker.
-        self._dying_in, self._dying_out = trio.open_memory_channel[Region](sys.maxsize)
-        notices = KernelNotices(given.device, plane, self._dying_in.send_nowait)
+        self._negotiation = negotiation
+        # Segments of regions that are gone, on their way to the worker that destroys them.
+        self._to_reclaim, self._reclaimable = trio.open_memory_channel[tuple[int, Segment]](
+            sys.maxsize
+        )
         options = config.options
         failpoint = Failpoint(options.crash, restarts=given.restarts)
-        self._manager = DurableManager(
+        self._manager = RegionManager(
             open_arena(config.arena, options),
-            notices,
+            KernelPort(device, plane, lambda *gone: self._to_reclaim.send_nowait(gone)),
             Limits(
                 align=options.align,
                 max_region=options.max_region,
@@ -106,40 +114,31 @@ class Server:
             ),
             RootAttributes(mode=options.mode, uid=options.uid, gid=options.gid),
             time.time_ns,
-            Durability(
-                journal=open_journal(given.path(JOURNAL)),
-                handles=open_handles(given.path(HANDLES)),
-                reached=failpoint,
-                broken=_give_up,
-            ),
+            open_journal(given.path(JOURNAL), failpoint, _give_up),
+            open_handles(given.path(HANDLES)),
         )
         self._metrics = Metrics()
         self._replay = Replay(self._manager, plane)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._switchboard = Switchboard(
-            given.device,
+            device,
             self._ours,
             {
-                **FileHandlers(self._manager, plane).handlers(),
+                **NameHandlers(self._manager).handlers(),
+                **HandleHandlers(self._manager, plane).handlers(),
                 **AttributeHandlers(self._manager, self._status).handlers(),
-                **Control(self._manager, plane, self._replay.begin).handlers(),
+                **Control(self._manager, plane).handlers(),
             },
-            negotiation,
             self._metrics,
             self._replay,
-            _outstanding(given, negotiation),
+            _outstanding(given, device, negotiation),
             failpoint,
         )
 
     async def run(self, init: bytes) -> bool:
         """Serve until the mount is gone, or the supervisor is, or wants another server.
         Returns whether the mount is gone."""
-        again = self._given.restarts > 0
-        lost = self._manager.restore(same_connection=again)
-        if lost:
-            # The server before may have died while it removed them: the kernel asks again then.
-            level = logging.INFO if again else logging.ERROR
-            log.log(level, "without their memory, and so without mappings: regions %s", lost)
+        self._recover()
         # libfuse takes an open descriptor for a mount point of this form, and owns it then.
         descriptor = os.dup(self._theirs.fileno())
         pyfuse3.init(Operations(self._manager), f"/dev/fd/{descriptor}", {"default_permissions"})
@@ -149,12 +148,12 @@ class Server:
                 # Handlers never wait, so one task serves all, and none is started and ended
                 # for each request, which would cost more than the request.
                 nursery.start_soon(pyfuse3.main, 1, 1)
-                nursery.start_soon(self._undertake)
+                nursery.start_soon(self._reclaim)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._watch_supervisor, nursery.cancel_scope)
                 if self._config.options.metrics is not None:
                     nursery.start_soon(publish, *self._config.options.metrics, self._status)
-                gone = await self._switchboard.run(init, again=again, on_ready=self._ready)
+                gone = await self._exchange(init)
                 log.info("the mount is gone" if gone else "making room for another server")
                 pyfuse3.terminate()
                 nursery.cancel_scope.cancel()
@@ -162,8 +161,23 @@ class Server:
             pyfuse3.close(unmount=False)
         return gone
 
+    def _recover(self) -> None:
+        if self._given.restarts:
+            lost = recovery.after_crash(self._manager.tables)
+            # The server before may have died while it removed them: the kernel asks again then.
+            level = logging.INFO
+        else:
+            lost = recovery.on_new_mount(self._manager.tables)
+            level = logging.ERROR
+        if lost:
+            log.log(level, "without their memory, and so without mappings: regions %s", lost)
+
+    async def _exchange(self, init: bytes) -> bool:
+        if self._given.restarts:
+            return await self._switchboard.go_on(init, self._ready)
+        return await self._switchboard.begin(init, self._negotiation, self._ready)
+
     def _ready(self) -> None:
-        self._manager.connected(same_connection=self._given.restarts > 0)
         if self._given.restarts:
             self._gap = time.monotonic() - self._given.gone_at
         log.info(
@@ -174,16 +188,15 @@ class Server:
         )
         report(self._given.supervision, {"ready": True, "tuning": dict(self._plane.tuning)})
 
-    async def _undertake(self) -> None:
-        async for region in self._dying_out:
-            if region.segment is not None:
-                await trio.to_thread.run_sync(region.segment.destroy)
-            self._manager.bury(region)
+    async def _reclaim(self) -> None:
+        async for ino, segment in self._reclaimable:
+            await trio.to_thread.run_sync(segment.destroy)
+            self._manager.tables.reclaimed(ino)
 
     async def _settle(self) -> None:
         while True:
             await trio.sleep(SETTLE_INTERVAL)
-            self._manager.settle()
+            self._manager.tables.settle()
 
     async def _watch_supervisor(self, scope: trio.CancelScope) -> None:
         supervision = self._given.supervision
@@ -212,38 +225,38 @@ class Server:
 
 async def serve(config: Config, given: Inheritance) -> bool:
     """Choose the data plane by INIT, and serve. Raises PlaneError, JournalError and UnmountedError."""
-    init = read_init(given)
+    device = Device(given.device)
+    init = read_init(given, device)
     offer = InitOffer.decode(memoryview(init)[IN_HEADER_SIZE:])
     offer = without(offer, config.options.without)
     plane = choose_plane(
         config.options.data,
         offer,
-        device=given.device,
+        device=device,
         privileged=is_privileged(),
     )
-    return await Server(config, given, plane, plane.negotiate(offer)).run(init)
+    return await Server(config, given, device, plane, plane.negotiate(offer)).run(init)
 
 
-def _outstanding(given: Inheritance, negotiation: Negotiation) -> Outstanding:
+def _outstanding(given: Inheritance, device: Device, negotiation: Negotiation) -> Outstanding:
     """By what the kernel can do."""
     if negotiation.flags2 & FUSE_HAS_RESEND:
-        return ResentByKernel(given.device)
+        return ResentByKernel(device)
     area = open_area(given.path(REQUESTS), AREA_SIZE)
     return KeptInFile(area, again=given.restarts > 0)
 
 
-def read_init(given: Inheritance) -> bytes:
+def read_init(given: Inheritance, device: Device) -> bytes:
     """The INIT request: from the kernel, or as the first server kept it for the others.
     Raises UnmountedError."""
     if given.restarts:
         with open(given.path(INIT), "rb") as file:
             return file.read()
+    buffer = bytearray(REQUEST_ROOM)
     try:
-        init = os.read(given.device, REQUEST_ROOM)
-    except OSError as error:
-        if error.errno == errno.ENODEV:
-            raise UnmountedError("it was unmounted before it answered") from error
-        raise
+        init = bytes(memoryview(buffer)[: device.read_into(buffer)])
+    except ConnectionGone as error:
+        raise UnmountedError("it was unmounted before it answered") from error
     write_whole(given.path(INIT), init)
     return init
 

@@ -9,6 +9,7 @@ import logging
 import mmap
 import os
 import time
+from collections.abc import Callable
 
 from msharefs.core.handles import HandleCounts
 from msharefs.core.journal import Journal, JournalError, NewerJournalError
@@ -16,11 +17,13 @@ from msharefs.core.journal import Journal, JournalError, NewerJournalError
 log = logging.getLogger(__name__)
 
 
-def open_journal(path: str) -> Journal:
-    """The journal. One that is torn or foreign is set aside, and a new one begun; its regions
+def open_journal(
+    path: str, failpoint: Callable[[str], None], broken: Callable[[], None]
+) -> Journal:
+    """The journal, with what it tells (see Journal). One that is torn or foreign is set aside, and a new one begun; its regions
     are lost, and that is logged. Raises NewerJournalError."""
     try:
-        return Journal(path)
+        return Journal(path, failpoint, broken)
     except NewerJournalError:
         raise
     except JournalError as error:
@@ -30,7 +33,7 @@ def open_journal(path: str) -> Journal:
         for suffix in ("-wal", "-shm"):
             if os.path.exists(path + suffix):
                 os.rename(path + suffix, aside + suffix)
-        return Journal(path)
+        return Journal(path, failpoint, broken)
 
 
 def open_area(path: str, size: int) -> memoryview:

@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 
 from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
 from msharefs.core import reports
+from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import NoAttribute, NotPermitted, NotSupported, RangeTooSmall
 from msharefs.core.inode import ROOT_INO, Inode
-from msharefs.core.manager import AttributeChange, RegionManager
+from msharefs.core.manager import RegionManager
 from msharefs.core.region import Region
 from msharefs.fuse import messages
 from msharefs.fuse.kernel import (
@@ -31,6 +32,7 @@ from msharefs.fuse.kernel import (
     Opcode,
 )
 from msharefs.fuse.messages import Attributes, Header, SetattrIn
+from msharefs.fuse.payload import request_of
 
 FOR_EVER = 10**9
 """Seconds. Every change goes through this mount, so the kernel may cache without limit."""
@@ -62,7 +64,7 @@ class AttributeHandlers:
     def setattr(self, header: Header, body: memoryview) -> bytes:
         """SETATTR: chmod, chown, utimes, truncate."""
         change = _change(messages.decode_setattr(body))
-        inode = self._manager.setattr(header.nodeid, change)
+        inode = self._manager.setattr(request_of(header), header.nodeid, change)
         return attr_answer(inode)
 
     def getxattr(self, header: Header, body: memoryview) -> bytes:

@@ -16,30 +16,32 @@ import trio
 
 from msharefs import abi
 from msharefs.core.errors import NotAnIoctl, OutOfMemory
-from msharefs.core.manager import ACQUIRE_TRIES, RegionManager
+from msharefs.core.manager import RegionManager
 from msharefs.core.plan import Plan
+from msharefs.core.region import Region
 from msharefs.fuse import kernel, messages
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
+from msharefs.fuse.payload import request_of
 from msharefs.fuse.planes.plane import DataPlane
 from msharefs.linux import proc
 
-BURIAL_LOOK = 0.005
+RECLAIM_LOOK = 0.005
 """Seconds between looks at whether the memory of regions that are gone is free."""
 SLOW_WORK = 16 << 20
 """From this many bytes on memory is changed in a worker thread (about 2 ms in the loop)."""
+
+MakePlan = Callable[[], Plan]
+"""Makes the plan of one request, when its turn has come."""
 
 
 class Control:
     """Handlers for the switchboard."""
 
-    def __init__(
-        self, manager: RegionManager, plane: DataPlane, begin: Callable[[int, int], None]
-    ) -> None:
-        """`begin` (unique, opcode) tells what is served, where that is not at once."""
+    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
         self._manager = manager
+        self._mappings = manager.mappings
         self._plane = plane
-        self._begin = begin
         # A region whose memory is being changed, and those who wait for it, in order.
         self._waiting: dict[int, deque[trio.Event]] = {}
 
@@ -49,96 +51,97 @@ class Control:
 
     def fallocate(self, header: Header, body: memoryview) -> bytes:
         """FALLOCATE sets the size."""
-        request = messages.decode_fallocate(body)
-        self._manager.fallocate(header.nodeid, request.mode, request.offset, request.length)
+        wanted = messages.decode_fallocate(body)
+        self._manager.fallocate(
+            request_of(header), header.nodeid, wanted.mode, wanted.offset, wanted.length
+        )
         return b""
 
     def ioctl(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
-        """IOCTL: CREATE_MAPPING and UNMAP; any other number is ENOTTY in any state."""
+        """IOCTL: CREATE_MAPPING and UNMAP; any other number is ENOTTY in any state.
+
+        A small change is done when this returns. A large one, one of pages that the kernel
+        holds, and one that has to wait for another of its region, is answered later.
+        """
         head, payload = messages.decode_ioctl(body)
         # The kernel sends as many bytes as the number encodes, none for a number without.
         if head.flags & kernel.FUSE_IOCTL_DIR or head.command not in _COMMANDS:
             raise NotAnIoctl(f"ioctl {head.command:#x}")
-        self._manager.ioctl_region(header.nodeid)
-        waiting = self._waiting.get(header.nodeid)
+        region = self._mappings.ioctl_region(header.nodeid)
+        make_plan = partial(self._plan, header, region, head, payload)
+        waiting = self._waiting.get(region.ino)
         if waiting is not None:
             turn = trio.Event()
             waiting.append(turn)
-            return self._change_in_turn(turn, header, head, payload)
+            return self._change_in_turn(turn, region, make_plan)
         try:
-            plan = self._plan(header, head, payload)
+            plan = make_plan()
         except OutOfMemory:
-            if not self._manager.dying:
+            if not self._manager.tables.reclaiming:
                 raise
-            self._waiting[header.nodeid] = deque()
-            return self._change_after_burials(header, head, payload)
+            self._waiting[region.ino] = deque()
+            return self._change_after_reclaiming(region, make_plan)
         if plan.cost >= SLOW_WORK or self._plane.has_stale_pages(plan):
-            self._waiting[header.nodeid] = deque()
-            return self._change_slowly(header.nodeid, plan)
-        self._manager.perform(plan)
+            self._waiting[region.ino] = deque()
+            return self._change_slowly(plan)
+        self._mappings.perform(plan)
         return messages.encode_ioctl()
 
-    def _plan(self, header: Header, head: messages.IoctlIn, payload: bytes) -> Plan:
-        writable = head.handle in _WRITABLE
+    def _plan(self, header: Header, region: Region, head: messages.IoctlIn, payload: bytes) -> Plan:
+        request, writable = request_of(header), head.handle in _WRITABLE
         if head.command == abi.UNMAP:
             unmap = abi.Unmap.unpack(payload)
-            return self._manager.plan_unmap(header.nodeid, unmap, writable=writable)
-        return self._manager.plan_map(
-            header.nodeid,
+            return self._mappings.plan_unmap(request, region, unmap, writable=writable)
+        return self._mappings.plan_map(
+            request,
+            region,
             abi.CreateMapping.unpack(payload),
             writable=writable,
             has_descriptor=partial(proc.has_descriptor, header.pid),
         )
 
-    async def _change_in_turn(
-        self, turn: trio.Event, header: Header, head: messages.IoctlIn, payload: bytes
-    ) -> bytes:
+    async def _change_in_turn(self, turn: trio.Event, region: Region, make_plan: MakePlan) -> bytes:
         await turn.wait()
-        return await self._change_after_burials(header, head, payload)
+        return await self._change_after_reclaiming(region, make_plan)
 
-    async def _change_after_burials(
-        self, header: Header, head: messages.IoctlIn, payload: bytes
-    ) -> bytes:
-        """It is this region's turn; if memory is short, that of dying regions may come yet."""
+    async def _change_after_reclaiming(self, region: Region, make_plan: MakePlan) -> bytes:
+        """It is this region's turn; if memory is short, that of regions that are gone may come
+        yet."""
         try:
-            plan = await self._plan_patiently(header, head, payload)
+            plan = await self._plan_patiently(make_plan)
         except BaseException:
-            self._next_turn(header.nodeid)
+            self._next_turn(region.ino)
             raise
-        return await self._change_slowly(header.nodeid, plan)
+        return await self._change_slowly(plan)
 
-    async def _plan_patiently(self, header: Header, head: messages.IoctlIn, payload: bytes) -> Plan:
+    async def _plan_patiently(self, make_plan: MakePlan) -> Plan:
         while True:
-            # Others were served since this request was read.
-            self._begin(header.unique, header.opcode)
             try:
-                return self._plan(header, head, payload)
+                return make_plan()
             except OutOfMemory:
-                if not self._manager.dying:
+                if not self._manager.tables.reclaiming:
                     raise
-            await trio.sleep(BURIAL_LOOK)
+            await trio.sleep(RECLAIM_LOOK)
 
-    async def _change_slowly(self, ino: int, plan: Plan) -> bytes:
+    async def _change_slowly(self, plan: Plan) -> bytes:
         try:
             await self._work_in_thread(plan)
         finally:
-            self._next_turn(ino)
+            self._next_turn(plan.region.ino)
         return messages.encode_ioctl()
 
     async def _work_in_thread(self, plan: Plan) -> None:
-        await self._acquire_in_thread(plan)
+        try:
+            await trio.to_thread.run_sync(plan.acquire, self._make_room_from_thread)
+        except OSError as cause:
+            self._mappings.abandon(plan, cause)
         with self._plane.changing(plan):
             await trio.to_thread.run_sync(self._clear, plan)
-            self._manager.commit(plan)
+            self._mappings.commit(plan)
 
-    async def _acquire_in_thread(self, plan: Plan) -> None:
-        for tries_left in reversed(range(ACQUIRE_TRIES)):
-            try:
-                await trio.to_thread.run_sync(plan.acquire)
-                break
-            except OSError as cause:
-                if not self._manager.may_try_again(cause, tries_left):
-                    self._manager.abandon(plan, cause)
+    def _make_room_from_thread(self, extra: int) -> bool:
+        """The tables belong to the loop."""
+        return trio.from_thread.run_sync(self._manager.tables.make_room, extra)
 
     def _clear(self, plan: Plan) -> None:
         """In the worker thread: dropping pages waits for requests that the loop answers."""

@@ -7,6 +7,7 @@ need is here; the rest of the protocol is libfuse's. Numbers in native byte orde
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -19,12 +20,10 @@ from msharefs.fuse.kernel import (
 _IN_HEADER = struct.Struct("=IIQQIIIHH")
 _OUT_HEADER = struct.Struct("=IiQ")
 _INIT_IN = struct.Struct("=IIIII")
-_INIT_OUT_HEAD = struct.Struct("=IIII")
 _OPEN_IN = struct.Struct("=II")
 _CREATE_IN = struct.Struct("=IIII")
 _SETATTR_IN = struct.Struct("=IIQQQqqqIIIIIIII")
 _OPEN_OUT = struct.Struct("=QIi")
-_RELEASE_IN = struct.Struct("=QIIQ")
 _READ_IN = struct.Struct("=QQIIQII")  # struct fuse_write_in has the same form
 _FALLOCATE_IN = struct.Struct("=QQQII")
 _IOCTL_IN = struct.Struct("=QIIQII")
@@ -37,6 +36,10 @@ _ENTRY_OUT_HEAD = struct.Struct("=QQQQII")
 _GETXATTR = struct.Struct("=II")
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
+_MKNOD_IN = struct.Struct("=IIII")
+_MKDIR_IN = struct.Struct("=II")
+_RENAME2_IN = struct.Struct("=QII")
+_FORGET_ONE = struct.Struct("=QQ")
 
 IN_HEADER_SIZE = _IN_HEADER.size
 OUT_HEADER_SIZE = _OUT_HEADER.size
@@ -44,7 +47,6 @@ OUT_HEADER_SIZE = _OUT_HEADER.size
 _INIT_OUT_FLAGS = slice(OUT_HEADER_SIZE + 12, OUT_HEADER_SIZE + 16)
 _INIT_OUT_FLAGS2 = slice(OUT_HEADER_SIZE + 32, OUT_HEADER_SIZE + 36)
 _INIT_OUT_STACK_DEPTH = slice(OUT_HEADER_SIZE + 36, OUT_HEADER_SIZE + 40)
-INIT_OUT_SIZE = OUT_HEADER_SIZE + 64
 _U64_MASK = (1 << 64) - 1
 """Times before 1970 are negative seconds in a field without a sign."""
 _LISTING_SIZE = slice(IN_HEADER_SIZE + 16, IN_HEADER_SIZE + 20)
@@ -62,6 +64,15 @@ class Header(NamedTuple):
     pid: int
     extensions: int
     padding: int
+
+
+class RenameIn(NamedTuple):
+    """struct fuse_rename2_in and the names. The old directory is the request's inode."""
+
+    new_parent: int
+    flags: int
+    name: bytes
+    new_name: bytes
 
 
 class WriteIn(NamedTuple):
@@ -184,6 +195,54 @@ def decode_create(body: memoryview) -> tuple[int, int, bytes]:
 def decode_name(body: memoryview) -> bytes:
     """A name, which ends in a zero byte."""
     return bytes(body).rstrip(b"\0")
+
+
+def decode_mknod(body: memoryview) -> tuple[int, bytes]:
+    """struct fuse_mknod_in and the name: mode less the umask, name. Devices are refused, so
+    their number is not looked at."""
+    mode: int = _MKNOD_IN.unpack_from(body)[0]
+    return mode, decode_name(body[_MKNOD_IN.size :])
+
+
+def decode_mkdir(body: memoryview) -> tuple[int, bytes]:
+    """struct fuse_mkdir_in and the name: mode less the umask, name."""
+    mode: int = _MKDIR_IN.unpack_from(body)[0]
+    return mode, decode_name(body[_MKDIR_IN.size :])
+
+
+def decode_link(body: memoryview) -> tuple[int, bytes]:
+    """struct fuse_link_in and the new name: the inode that gets it, name."""
+    ino: int = _U64.unpack_from(body)[0]
+    return ino, decode_name(body[_U64.size :])
+
+
+def decode_rename(body: memoryview) -> RenameIn:
+    """struct fuse_rename_in and two names."""
+    return RenameIn(_U64.unpack_from(body)[0], 0, *_two_names(body[_U64.size :]))
+
+
+def decode_rename2(body: memoryview) -> RenameIn:
+    """struct fuse_rename2_in and two names."""
+    new_parent, flags, _padding = _RENAME2_IN.unpack_from(body)
+    return RenameIn(new_parent, flags, *_two_names(body[_RENAME2_IN.size :]))
+
+
+def decode_forget(body: memoryview) -> int:
+    """struct fuse_forget_in: how many look-ups."""
+    lookups: int = _U64.unpack_from(body)[0]
+    return lookups
+
+
+def decode_batch_forget(body: memoryview) -> Iterator[tuple[int, int]]:
+    """struct fuse_batch_forget_in and what follows: (inode number, look-ups) of each."""
+    count, _padding = _MKDIR_IN.unpack_from(body)
+    start = _MKDIR_IN.size
+    return _FORGET_ONE.iter_unpack(body[start : start + count * _FORGET_ONE.size])
+
+
+def _two_names(body: memoryview) -> tuple[bytes, bytes]:
+    first, _, second = bytes(body).partition(b"\0")
+    return first, second.rstrip(b"\0")
 
 
 def decode_setattr(body: memoryview) -> SetattrIn:

@@ -1,70 +1,66 @@
-"""What core tells, told on: to the kernel, to the data plane and to the undertaker.
+"""core's port to the kernel: what it is told and asked without having asked, on /dev/fuse.
 
-Owns the rule which notice may be written from the loop (attributes only: it takes no
+Owns the rule which notification may be written from the loop (attributes only: it takes no
 lock in the kernel) and which death of a region is too slow for it.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from msharefs.core.ports import Segment
-from msharefs.core.region import Region
 from msharefs.fuse import messages
+from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.planes.plane import DataPlane
 
 log = logging.getLogger(__name__)
 
 SLOW_TO_FREE = 256 << 20
-"""From this many bytes on a region is destroyed in a worker thread."""
+"""From this many mapped bytes on a region's segment is destroyed in a worker thread."""
 
 
-class KernelNotices:
-    """core's Notices for a mount: `undertake` is given the regions that die slowly."""
+class KernelPort:
+    """core's Kernel for a mount. `reclaim` is given the segments whose memory takes long to give
+    back, with their inode number."""
 
-    def __init__(self, device: int, plane: DataPlane, undertake: Callable[[Region], None]) -> None:
-        """`device` is the /dev/fuse descriptor, not owned here."""
+    def __init__(
+        self, device: Device, plane: DataPlane, reclaim: Callable[[int, Segment], None]
+    ) -> None:
         self._device = device
         self._plane = plane
-        self._undertake = undertake
+        self._reclaim = reclaim
 
     def attributes_changed(self, ino: int) -> None:
-        """The kernel's cached attributes of an inode are out of date."""
+        """The kernel's cached attributes of an inode are out of date. One that it has not in
+        its cache has none."""
         try:
-            os.write(self._device, messages.encode_attributes_changed(ino))
+            with suppress(ConnectionGone):
+                self._device.notify(messages.encode_attributes_changed(ino))
         except OSError as error:
-            # ENOENT: the kernel has no such inode in its cache, so nothing is out of date.
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
-                log.warning("cannot tell the kernel about inode %d: %s", ino, error)
+            log.warning("cannot tell the kernel about inode %d: %s", ino, error)
 
-    def segment_made(self, ino: int, segment: Segment) -> int:
+    def register(self, segment: Segment) -> int:
         """A region can be opened from now on. Raises OSError."""
-        return self._plane.attach(ino, segment)
-
-    def segment_adopted(self, ino: int, segment: Segment, token: int) -> None:
-        """A region could be opened before this process was there."""
-        self._plane.adopt(ino, token)
+        return self._plane.register(segment)
 
     def is_known(self, ino: int) -> bool:
-        """Whether the kernel holds the inode: it says so when asked to drop attributes."""
+        """Whether the kernel holds the inode: it says so when asked to drop attributes. Where
+        it cannot be asked nothing may be thrown away."""
         try:
-            os.write(self._device, messages.encode_attributes_changed(ino))
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return False
-            log.warning("cannot ask the kernel about inode %d: %s", ino, error)
-        return True
-
-    def region_gone(self, region: Region) -> bool:
-        """Let go of a region's segment; destroy it here if that is quick."""
-        if region.segment is None:
+            return self._device.notify(messages.encode_attributes_changed(ino))
+        except (ConnectionGone, OSError) as error:
+            log.warning("cannot ask the kernel about inode %d: %r", ino, error)
             return True
-        self._plane.detach(region.ino)
-        if region.layout.mapped >= SLOW_TO_FREE:
-            self._undertake(region)
+
+    def region_gone(self, ino: int, registration: int, segment: Segment | None, size: int) -> bool:
+        """Let go of a region's segment; destroy it here if that is quick."""
+        if segment is None:
+            return True
+        self._plane.unregister(registration)
+        if size >= SLOW_TO_FREE:
+            self._reclaim(ino, segment)
             return False
-        region.segment.destroy()
+        segment.destroy()
         return True

@@ -1,7 +1,8 @@
-"""pyfuse3's Operations over RegionManager: all requests that are neither hot nor beyond it.
+"""pyfuse3's Operations over RegionManager: the requests that change nothing.
 
-Each handler decodes, makes one call on RegionManager and encodes. What pyfuse3 cannot
-carry is in control.py; what clients do most is in files.py and attributes.py.
+Each handler decodes, makes one call on RegionManager and encodes. What pyfuse3 cannot carry is in
+control.py; what changes names, handles and attributes has to be remembered for its request, and is
+in names.py, handles.py and attributes.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyfuse3
 from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
 from msharefs.core import reports
 from msharefs.core.errors import RefusedError
-from msharefs.core.inode import DOT_COOKIES, ROOT_INO, Caller, Directory, Inode
+from msharefs.core.inode import DOT_COOKIES, ROOT_INO, Directory, Inode
 from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import NAME_MAX
 from msharefs.core.region import Region
@@ -55,54 +56,6 @@ class Operations(pyfuse3.Operations):
     def __init__(self, manager: RegionManager) -> None:
         super().__init__()
         self._manager = manager
-
-    # Names
-
-    @answered
-    async def mknod(
-        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        """MKNOD."""
-        return _entry(self._manager.mknod(parent_inode, name, mode, _caller(ctx)))
-
-    @answered
-    async def mkdir(
-        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        """MKDIR."""
-        return _entry(self._manager.mkdir(parent_inode, name, mode, _caller(ctx)))
-
-    @answered
-    async def link(
-        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        """LINK."""
-        return _entry(self._manager.link(inode, new_parent_inode, new_name))
-
-    @answered
-    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        """RMDIR."""
-        self._manager.rmdir(parent_inode, name)
-
-    @answered
-    async def rename(
-        self,
-        parent_inode_old: int,
-        name_old: bytes,
-        parent_inode_new: int,
-        name_new: bytes,
-        flags: int,
-        ctx: pyfuse3.RequestContext,
-    ) -> None:
-        """RENAME and RENAME2."""
-        self._manager.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
-
-    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """FORGET and BATCH_FORGET. There is no reply, so a failure can only be logged."""
-        try:
-            self._manager.forget(inode_list)
-        except Exception:
-            log.exception("FORGET failed")
 
     @answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -170,10 +123,6 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """REMOVEXATTR."""
         refuse_attribute_change(name)
-
-
-def _caller(ctx: pyfuse3.RequestContext) -> Caller:
-    return Caller(ctx.pid, ctx.uid, ctx.gid)
 
 
 def _entry(inode: Inode) -> pyfuse3.EntryAttributes:

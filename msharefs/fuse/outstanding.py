@@ -7,12 +7,12 @@ is kept in a file that is mapped shared, until it is answered. Knows nothing of 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Protocol
 
 from msharefs.fuse import kernel, messages
+from msharefs.fuse.device import Device
 from msharefs.fuse.mounting import REQUEST_ROOM
 
 SLOT_SIZE = 4096
@@ -52,8 +52,7 @@ class Outstanding(Protocol):
 class ResentByKernel:
     """The kernel keeps what it has sent until it is answered (FUSE_NOTIFY_RESEND)."""
 
-    def __init__(self, device: int) -> None:
-        """`device` is the /dev/fuse descriptor, not owned here."""
+    def __init__(self, device: Device) -> None:
         self.buffer = bytearray(REQUEST_ROOM)
         self._device = device
 
@@ -72,7 +71,7 @@ class ResentByKernel:
 
     def recover(self) -> Sequence[bytes]:
         """Ask for it."""
-        os.write(self._device, messages.encode_resend())
+        self._device.notify(messages.encode_resend())
         return ()
 
 

@@ -6,11 +6,10 @@ answer. One that was not applied is none of its business: it is served like any 
 
 from __future__ import annotations
 
-from msharefs.core.durable import DurableManager
-from msharefs.core.journal import Request
+from msharefs.core.manager import RegionManager
 from msharefs.fuse import kernel, messages
 from msharefs.fuse.attributes import attr_answer, entry_answer
-from msharefs.fuse.files import open_answer
+from msharefs.fuse.handles import open_answer
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.planes.plane import DataPlane
@@ -19,16 +18,12 @@ _ENTRY = frozenset({Opcode.MKNOD, Opcode.MKDIR, Opcode.LINK})
 
 
 class Replay:
-    """Tells the manager which request it serves, and knows those that it served before."""
+    """Knows the answers to requests that an earlier server applied."""
 
-    def __init__(self, manager: DurableManager, plane: DataPlane) -> None:
+    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
         self._manager = manager
         self._plane = plane
         self.resent = 0
-
-    def begin(self, unique: int, opcode: int) -> None:
-        """The next changes are made for this request."""
-        self._manager.request = Request(unique & ~kernel.FUSE_UNIQUE_RESEND, opcode)
 
     def answer(self, header: Header, body: memoryview) -> bytes | None:
         """The payload for a request that was applied before, or None."""

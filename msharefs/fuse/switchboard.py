@@ -15,15 +15,16 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 import trio
 
 from msharefs.core.errors import RefusedError
-from msharefs.fuse import kernel, messages
-from msharefs.fuse.kernel import Opcode
+from msharefs.fuse import messages
+from msharefs.fuse.device import ConnectionGone, Device
+from msharefs.fuse.kernel import NO_REPLY, Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.mounting import REQUEST_ROOM
@@ -48,75 +49,82 @@ class Switchboard(trio.abc.Instrument):
 
     def __init__(
         self,
-        device: int,
+        device: Device,
         pair: socket.socket,
         handlers: Mapping[int, Handler],
-        negotiation: Negotiation,
         metrics: Metrics,
         replay: Replay,
         outstanding: Outstanding,
-        reached: Callable[[str], None],
+        failpoint: Callable[[str], None],
     ) -> None:
-        """`device` is the /dev/fuse descriptor and `pair` our end; neither is owned here.
-        `reached` is told of each step, for tests that end the process there."""
+        """`pair` is our end of the socket pair, not owned here. `failpoint` is
+        called at each step, for tests that end the process there."""
         self._device = device
         self._pair = pair
         self._handlers = handlers
-        self._negotiation = negotiation
         self._metrics = metrics
         self._replay = replay
         self._outstanding = outstanding
-        self._reached = reached
+        self._failpoint = failpoint
         self._scope = trio.CancelScope()
         self._look_again = LOOK_AGAIN if len(os.sched_getaffinity(0)) > 1 else 0.0
         self._reply = bytearray(REQUEST_ROOM)
         self._forwarded: dict[int, tuple[int, float]] = {}
-        os.set_blocking(device, False)
+        device.set_blocking(False)
         pair.setblocking(False)
 
-    async def run(self, init: bytes, *, again: bool, on_ready: Callable[[], None]) -> bool:
-        """Answer INIT, call `on_ready`, and serve until the mount is gone or `stop`.
+    async def begin(
+        self, init: bytes, negotiation: Negotiation, on_ready: Callable[[], None]
+    ) -> bool:
+        """Answer the kernel's INIT with what is to be negotiated, call `on_ready`, and serve
+        until the mount is gone or `stop`. Returns whether the mount is gone."""
+        reply = await self._greet_pyfuse3(init)
+        self._write(
+            messages.complete_init(
+                reply,
+                flags=negotiation.flags,
+                flags2=negotiation.flags2,
+                stack_depth=negotiation.stack_depth,
+            )
+        )
+        on_ready()
+        return await self._run(())
 
-        With `again` an earlier process answered INIT: then only pyfuse3 sees it, and what
-        that process read and did not answer is asked for. Returns whether the mount is gone.
-        """
-        async with trio.open_nursery() as nursery:
-            trio.lowlevel.add_instrument(self)
-            try:
-                await self._greet(init, again=again)
-                on_ready()
-                if again:
-                    for message in self._outstanding.recover():
-                        # A copy that may be changed, as what is read from the kernel may be.
-                        await self._route(memoryview(bytearray(message)), nursery)
-                with self._scope:
-                    await self._serve(nursery)
-                while self._forwarded:
-                    await trio.lowlevel.checkpoint()
-            finally:
-                trio.lowlevel.remove_instrument(self)
-        return not self._scope.cancelled_caught
+    async def go_on(self, init: bytes, on_ready: Callable[[], None]) -> bool:
+        """The same after an earlier server, which answered INIT: only pyfuse3 sees it, and
+        what that server read and did not answer is asked for."""
+        await self._greet_pyfuse3(init)
+        on_ready()
+        return await self._run(self._outstanding.recover())
 
     def stop(self) -> None:
         """Read no more; finish what is in hand."""
         self._scope.cancel()
 
-    async def _greet(self, init: bytes, *, again: bool) -> None:
+    async def _greet_pyfuse3(self, init: bytes) -> bytes:
         self._pair.send(init)
         await trio.lowlevel.wait_readable(self._pair)
-        reply = self._pair.recv(REQUEST_ROOM)
-        if again:
-            return
-        self._write(
-            messages.complete_init(
-                reply,
-                flags=self._negotiation.flags,
-                flags2=self._negotiation.flags2,
-                stack_depth=self._negotiation.stack_depth,
-            )
-        )
+        return self._pair.recv(REQUEST_ROOM)
+
+    async def _run(self, left: Sequence[bytes]) -> bool:
+        gone = False
+        async with trio.open_nursery() as nursery:
+            trio.lowlevel.add_instrument(self)
+            try:
+                for message in left:
+                    # A copy that may be changed, as what is read from the kernel may be.
+                    await self._route(memoryview(bytearray(message)), nursery)
+                with self._scope:
+                    await self._serve(nursery)
+                gone = not self._scope.cancelled_caught
+                while self._forwarded:
+                    await trio.lowlevel.checkpoint()
+            finally:
+                trio.lowlevel.remove_instrument(self)
+        return gone
 
     async def _serve(self, nursery: trio.Nursery) -> None:
+        """Until the connection has ended."""
         outstanding = self._outstanding
         buffer = outstanding.buffer
         burst = 0
@@ -124,20 +132,15 @@ class Switchboard(trio.abc.Instrument):
         while True:
             outstanding.before_read()
             try:
-                size = os.readv(self._device, [buffer])
-            except BlockingIOError:
+                size = self._device.read_into(buffer)
+            except ConnectionGone:
+                return
+            if not size:
                 if perf_counter() < look_until and not self._forwarded:
                     os.sched_yield()
                     continue
                 burst = 0
-                await trio.lowlevel.wait_readable(self._device)
-                continue
-            except OSError as error:
-                if error.errno in (errno.ENODEV, errno.ECONNABORTED):
-                    return
-                # ENOENT: the request was taken back; EINTR: a signal came.
-                if error.errno not in (errno.ENOENT, errno.EINTR):
-                    raise
+                await trio.lowlevel.wait_readable(self._device.fd)
                 continue
             await self._route(memoryview(buffer)[:size], nursery)
             look_until = perf_counter() + self._look_again
@@ -148,27 +151,18 @@ class Switchboard(trio.abc.Instrument):
 
     async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
         header = messages.decode_header(message)
-        self._reached("request read")
-        body = message[messages.IN_HEADER_SIZE :]
+        self._failpoint("request read")
         handler = self._handlers.get(header.opcode)
-        known = self._replay.answer(header, body)
+        known = self._replay.answer(header, message[messages.IN_HEADER_SIZE :])
         if known is not None:
             self._finish(header, known, perf_counter())
         elif handler is not None:
-            self._replay.begin(header.unique, header.opcode)
             self._handle(handler, header, message, nursery)
-            self._announce_forwarded()
         elif header.opcode == Opcode.INTERRUPT:
-            # All that can take long holds the promise of memory and is not cut short.
+            # All that can take long holds memory that was charged and is not cut short.
             return
         else:
             await self._forward(header, message)
-
-    def _announce_forwarded(self) -> None:
-        """pyfuse3's one task serves in order, so what it changes is for the oldest."""
-        for unique, (opcode, _started) in self._forwarded.items():
-            self._replay.begin(unique, opcode)
-            return
 
     # Requests answered here
 
@@ -198,8 +192,12 @@ class Switchboard(trio.abc.Instrument):
             self._finish(header, payload, started)
 
     def _finish(self, header: Header, outcome: Payload | Exception, started: float) -> None:
-        """Write the reply; an exception that is no refusal is our fault, and EIO."""
-        if isinstance(outcome, Exception):
+        """Write the reply, if one is awaited; an exception that is no refusal is our fault,
+        and EIO."""
+        if header.opcode in NO_REPLY:
+            if isinstance(outcome, Exception):
+                explain(outcome, header)
+        elif isinstance(outcome, Exception):
             self._write(messages.encode_error(header.unique, explain(outcome, header)))
         else:
             self._write(messages.encode_success(header.unique, len(outcome)), outcome)
@@ -214,10 +212,9 @@ class Switchboard(trio.abc.Instrument):
     async def _forward(self, header: Header, message: memoryview) -> None:
         if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
             messages.limit_listing(message, LISTING_SIZE)
-        if header.opcode not in kernel.NO_REPLY:
+        if header.opcode not in NO_REPLY:
             self._outstanding.keep(message)
             self._forwarded[header.unique] = (header.opcode, perf_counter())
-            self._announce_forwarded()
         while True:
             try:
                 self._pair.send(message)
@@ -225,10 +222,6 @@ class Switchboard(trio.abc.Instrument):
                 await trio.lowlevel.wait_writable(self._pair)
             else:
                 return
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Our handlers say what they serve; pyfuse3's task cannot. Must not raise either."""
-        self._announce_forwarded()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Collect the replies that the step wrote. Must not raise: trio would drop us."""
@@ -250,25 +243,22 @@ class Switchboard(trio.abc.Instrument):
         opcode, started = self._forwarded.pop(unique)
         self._write(reply)
         self._metrics.record(opcode, failed=bool(error), seconds=perf_counter() - started)
-        self._announce_forwarded()
 
     def _write(self, reply: bytes, payload: Payload = b"") -> None:
-        self._reached("before reply")
+        self._failpoint("before reply")
         reply = self._outstanding.as_asked(reply)
         try:
-            os.writev(self._device, (reply, payload))
+            self._device.reply(reply, payload)
         except OSError as error:
-            # ENOENT: nobody waits for it any more; ENODEV: the mount is gone.
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                log.error("the kernel does not take a reply: %s", error)
-                self._write_failure(reply)
+            log.error("the kernel does not take a reply: %s", error)
+            self._write_failure(reply)
         self._outstanding.answered(reply)
-        self._reached("after reply")
+        self._failpoint("after reply")
 
     def _write_failure(self, reply: bytes) -> None:
         _length, _error, unique = messages.decode_out_header(reply)
         try:
-            os.write(self._device, messages.encode_error(unique, errno.EIO))
+            self._device.reply(messages.encode_error(unique, errno.EIO))
         except OSError as error:
             log.error("nor the error instead: %s", error)
 

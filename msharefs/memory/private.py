@@ -8,10 +8,11 @@ limit. Which limit is right is core's business.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from msharefs.linux import syscalls
-from msharefs.memory.segment import PosixSegment
+from msharefs.memory.segment import PosixSegment, create_object, open_object
 
 SHM = "/dev/shm"
 BALLAST_NAME = "ballast"
@@ -73,15 +74,15 @@ class Arena:
 
     def create(self, ino: int) -> PosixSegment:
         """A new segment of size 0 for this number. Raises OSError."""
-        return PosixSegment(f"/{ino}")
+        return _segment(ino, create_object)
 
     def stored(self) -> list[int]:
         """The numbers of the segments that there are."""
         return [int(name) for name in os.listdir(SHM) if name.isdecimal()]
 
-    def take_up(self, ino: int) -> PosixSegment:
+    def open(self, ino: int) -> PosixSegment:
         """The segment of this number that is there. Raises OSError."""
-        return PosixSegment(f"/{ino}", there=True)
+        return _segment(ino, open_object)
 
     def discard(self, ino: int) -> None:
         """Remove a segment without opening it."""
@@ -97,3 +98,8 @@ class Arena:
         syscalls.mount(
             "msharefs", SHM, None, syscalls.MS_REMOUNT | _FLAGS, f"size={limit + BALLAST_SIZE}"
         )
+
+
+def _segment(ino: int, descriptor_of: Callable[[str], int]) -> PosixSegment:
+    name = f"/{ino}"
+    return PosixSegment(name, descriptor_of(name))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import posix_ipc
 
@@ -22,6 +23,21 @@ CHECK_AVAILABLE_FROM = 64 << 20
 _ZEROS = bytes(1 << 20)
 
 
+def create_object(name: str) -> int:
+    """Make a shared-memory object of size 0 and mode 0600. Returns a descriptor. OSError
+    (EEXIST)."""
+    with _system_errors(name, missing=errno.EEXIST):
+        fd: int = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd
+    return fd
+
+
+def open_object(name: str) -> int:
+    """A descriptor of a shared-memory object that is there. OSError (ENOENT)."""
+    with _system_errors(name, missing=errno.ENOENT):
+        fd: int = posix_ipc.SharedMemory(name, 0).fd
+    return fd
+
+
 class PosixSegment:
     """A shared-memory object that belongs to this process alone to size and fill.
 
@@ -30,19 +46,11 @@ class PosixSegment:
 
     __slots__ = ("_fd", "_name")
 
-    def __init__(self, name: str, *, there: bool = False) -> None:
-        """Create the object `name` ("/" and a word), size 0, mode 0600; or take up one that
-        is `there`. Raises OSError."""
-        flags = 0 if there else posix_ipc.O_CREX
-        try:
-            shared = posix_ipc.SharedMemory(name, flags, mode=0o600, size=0)
-        except posix_ipc.ExistentialError as error:
-            code = errno.ENOENT if there else errno.EEXIST
-            raise OSError(code, os.strerror(code), name) from error
-        except posix_ipc.Error as error:
-            raise OSError(errno.EACCES, str(error), name) from error
+    def __init__(self, name: str, fd: int) -> None:
+        """The object `name` ("/" and a word), and a descriptor of it from `create_object` or
+        `open_object`, which is owned from here on."""
         self._name = name
-        self._fd: int = shared.fd
+        self._fd = fd
 
     @property
     def fd(self) -> int:
@@ -131,6 +139,17 @@ class PosixSegment:
             posix_ipc.unlink_shared_memory(self._name)
         os.close(self._fd)
         self._fd = -1
+
+
+@contextmanager
+def _system_errors(name: str, *, missing: int) -> Iterator[None]:
+    """posix_ipc has exceptions of its own for some errors of shm_open(3)."""
+    try:
+        yield
+    except posix_ipc.ExistentialError as error:
+        raise OSError(missing, os.strerror(missing), name) from error
+    except posix_ipc.Error as error:
+        raise OSError(errno.EACCES, str(error), name) from error
 
 
 def available_memory() -> int:

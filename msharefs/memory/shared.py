@@ -11,9 +11,10 @@ import errno
 import os
 import secrets
 import threading
+from collections.abc import Callable
 
 from msharefs.abi import PAGE_SIZE
-from msharefs.memory.segment import PosixSegment
+from msharefs.memory.segment import PosixSegment, create_object, open_object
 
 SHM = "/dev/shm"
 PREFIX = "msharefs-"
@@ -53,7 +54,7 @@ class SharedArena:
 
     def create(self, ino: int) -> CountedSegment:
         """A new segment of size 0 for this number. Raises OSError."""
-        return CountedSegment(f"/{self._prefix}{ino}", self)
+        return self._segment(ino, create_object)
 
     def stored(self) -> list[int]:
         """The numbers of the segments that there are."""
@@ -61,9 +62,9 @@ class SharedArena:
         names = [name[begin:] for name in os.listdir(SHM) if name.startswith(self._prefix)]
         return [int(number) for number in names if number.isdecimal()]
 
-    def take_up(self, ino: int) -> CountedSegment:
+    def open(self, ino: int) -> CountedSegment:
         """The segment of this number that is there. Raises OSError."""
-        return CountedSegment(f"/{self._prefix}{ino}", self, there=True)
+        return self._segment(ino, open_object)
 
     def discard(self, ino: int) -> None:
         """Remove a segment without opening it."""
@@ -85,14 +86,18 @@ class SharedArena:
         """Whether that many bytes more are within the capacity."""
         return self._used + size <= self._capacity
 
+    def _segment(self, ino: int, descriptor_of: Callable[[str], int]) -> CountedSegment:
+        name = f"/{self._prefix}{ino}"
+        return CountedSegment(name, descriptor_of(name), self)
+
 
 class CountedSegment(PosixSegment):
     """A segment that tells its arena what it holds after each change."""
 
     __slots__ = ("_arena", "_counted", "_lock")
 
-    def __init__(self, name: str, arena: SharedArena, *, there: bool = False) -> None:
-        super().__init__(name, there=there)
+    def __init__(self, name: str, fd: int, arena: SharedArena) -> None:
+        super().__init__(name, fd)
         self._arena = arena
         self._counted = 0
         self._lock = threading.Lock()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hypothesis.stateful import rule
 
-from msharefs.core.durable import DurableManager
 from msharefs.core.inode import INFO_INO
-from msharefs.core.manager import Limits, RegionManager
+from msharefs.core.manager import RegionManager
+from msharefs.core.mapper import Limits
 from tests.model.machine import LIMITS, Machine
 from tests.unit.support.durables import Host
 
@@ -26,20 +26,19 @@ class DurableMachine(Machine):
             Path(self._directory.name),
             Limits(LIMITS.align, LIMITS.max_region, LIMITS.max_mappings, LIMITS.nr_inodes),
             LIMITS.capacity,
-            bury_later=self.bury_later,
+            reclaim_later=self.reclaim_later,
         )
         super().__init__()
-        self.memory, self.notices = self.host.memory, self.host.notices
+        self.memory, self.kernel = self.host.memory, self.host.kernel
 
     def make_manager(self) -> RegionManager:
         """The first process."""
-        return self.host.start()
+        return self.host.start().manager
 
     def before_request(self) -> None:
         """Each is a new one of the kernel."""
         super().before_request()
-        assert isinstance(self.manager, DurableManager)
-        self.host.next_request(self.manager, 0)
+        self.request = self.host.next_request(0)
 
     def find_first(self, parent: int, name: bytes) -> None:
         """What an earlier process counted is not known, so the kernel is asked about what
@@ -54,12 +53,12 @@ class DurableMachine(Machine):
     def restart(self) -> None:
         """The process dies and another takes its place. Handles of mshare_info are counted
         by a process alone."""
-        self.undertake()
+        self.reclaim()
         info = self.model.nodes[INFO_INO]
         while info.opens:
             self.model.released(INFO_INO)
         self.learn()
-        self.manager = self.host.start()
+        self.manager = self.host.start().manager
         self.strays = False
 
     def teardown(self) -> None:
@@ -69,7 +68,7 @@ class DurableMachine(Machine):
         self._directory.cleanup()
 
 
-class DurableMachineWithUndertaker(DurableMachine):
+class DurableMachineWithSlowDeaths(DurableMachine):
     """Regions die in two steps."""
 
-    bury_later = True
+    reclaim_later = True

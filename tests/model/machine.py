@@ -17,16 +17,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from msharefs import abi
 from msharefs.core import reports
+from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import Caller, Directory
+from msharefs.core.journal import Request
 from msharefs.core.layout import Mapping
-from msharefs.core.manager import AttributeChange, Limits, RegionManager
+from msharefs.core.manager import RegionManager
+from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from tests.model import model as plain
 from tests.model.model import HUGE, INFO, PAGE, ROOT, Area, Errors, Folder, MapRequest, Model, Node
-from tests.unit.support.fakes import FakeClock, FakeMemory, FakeNotices, FakeSegment, Faults
-from tests.unit.support.worlds import attempt
+from tests.unit.support.fakes import FakeClock, FakeKernel, FakeMemory, FakeSegment, Faults
+from tests.unit.support.worlds import attempt, make_manager
 
 LIMITS = plain.Limits(
     capacity=600 * PAGE,
@@ -77,26 +80,28 @@ mostly = st.sampled_from([True] * 7 + [False])
 
 
 class Machine(RuleBasedStateMachine):
-    """`bury_later` leaves dead regions to a worker, as the real notices do with large ones."""
+    """`reclaim_later` leaves dead regions to a worker, as the real notices do with large ones."""
 
-    bury_later = False
+    reclaim_later = False
 
     def __init__(self) -> None:
         super().__init__()
         faults = Faults()
         self.memory = FakeMemory(LIMITS.capacity, faults=faults)
-        self.notices = FakeNotices(faults, bury_later=self.bury_later)
+        self.kernel = FakeKernel(faults, reclaim_later=self.reclaim_later)
         self.clock = FakeClock()
         self.manager = self.make_manager()
-        self.model = Model(LIMITS, 0o1777, die_slowly=self.bury_later)
+        self.model = Model(LIMITS, 0o1777, die_slowly=self.reclaim_later)
         self.strays = False
         self.sound = True
+        # What the next change is for.
+        self.request: Request | None = None
 
     def make_manager(self) -> RegionManager:
         """The one under test."""
-        return RegionManager(
+        return make_manager(
             self.memory,
-            self.notices,
+            self.kernel,
             Limits(LIMITS.align, LIMITS.max_region, LIMITS.max_mappings, LIMITS.nr_inodes),
             RootAttributes(),
             self.clock,
@@ -137,7 +142,7 @@ class Machine(RuleBasedStateMachine):
 
     def region(self, ino: int) -> Region:
         """The manager's side of it."""
-        return self.manager.regions[ino]
+        return self.manager.tables.regions[ino]
 
     def segment(self, ino: int) -> FakeSegment:
         """Its memory."""
@@ -179,7 +184,9 @@ class Machine(RuleBasedStateMachine):
         parent = self.folder(pick)
         errors = self.model.new_inode_errors(parent, name)
         caller = Caller(7, *OWNER)
-        made = self.expect(errors, lambda: self.manager.create(parent, name, mode, caller))
+        made = self.expect(
+            errors, lambda: self.manager.create(self.request, parent, name, mode, caller)
+        )
         if not errors:
             self.model.add_area(made.ino, parent, name, mode, OWNER)
             self.model.opened(made.ino)
@@ -191,7 +198,9 @@ class Machine(RuleBasedStateMachine):
         parent = self.folder(pick)
         errors = self.model.new_inode_errors(parent, name)
         caller, bits = Caller(7, *OWNER), stat.S_IFREG | mode
-        made = self.expect(errors, lambda: self.manager.mknod(parent, name, bits, caller))
+        made = self.expect(
+            errors, lambda: self.manager.mknod(self.request, parent, name, bits, caller)
+        )
         if not errors:
             self.model.add_area(made.ino, parent, name, mode, OWNER)
 
@@ -202,7 +211,9 @@ class Machine(RuleBasedStateMachine):
         parent = self.folder(pick)
         errors = self.model.new_inode_errors(parent, name)
         caller = Caller(7, *OWNER)
-        made = self.expect(errors, lambda: self.manager.mkdir(parent, name, mode, caller))
+        made = self.expect(
+            errors, lambda: self.manager.mkdir(self.request, parent, name, mode, caller)
+        )
         if not errors:
             self.model.add_folder(made.ino, parent, name, mode, OWNER)
 
@@ -225,7 +236,7 @@ class Machine(RuleBasedStateMachine):
         self.before_request()
         ino, parent = self.file(what), self.folder(pick)
         errors = self.model.link_errors(ino, parent, name)
-        self.expect(errors, lambda: self.manager.link(ino, parent, name))
+        self.expect(errors, lambda: self.manager.link(self.request, ino, parent, name))
         if not errors:
             self.model.link(ino, parent, name)
 
@@ -237,7 +248,7 @@ class Machine(RuleBasedStateMachine):
         name = self.old_name(parent, which, name)
         self.find_first(parent, name)
         errors = self.model.unlink_errors(parent, name)
-        self.expect(errors, lambda: self.manager.unlink(parent, name))
+        self.expect(errors, lambda: self.manager.unlink(self.request, parent, name))
         if not errors:
             self.model.unlink(parent, name)
 
@@ -249,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         name = self.old_name(parent, which, name)
         self.find_first(parent, name)
         errors = self.model.rmdir_errors(parent, name)
-        self.expect(errors, lambda: self.manager.rmdir(parent, name))
+        self.expect(errors, lambda: self.manager.rmdir(self.request, parent, name))
         if not errors:
             self.model.rmdir(parent, name)
 
@@ -272,7 +283,7 @@ class Machine(RuleBasedStateMachine):
         self.find_first(parent, name)
         self.find_first(self.folder(new_pick), new_name)
         errors = self.model.rename_errors(*what)
-        self.expect(errors, lambda: self.manager.rename(*what))
+        self.expect(errors, lambda: self.manager.rename(self.request, *what))
         if not errors:
             self.model.rename(*what)
 
@@ -284,7 +295,7 @@ class Machine(RuleBasedStateMachine):
         self.before_request()
         ino = self.file(pick)
         errors = self.model.open_errors(ino, how)
-        self.expect(errors, lambda: self.manager.open(ino, how))
+        self.expect(errors, lambda: self.manager.open(self.request, ino, how))
         if not errors:
             self.model.opened(ino)
 
@@ -297,7 +308,7 @@ class Machine(RuleBasedStateMachine):
             ino = every[pick % len(every)].ino
             self.model.released(ino)
             self.learn()
-            self.manager.release(ino)
+            self.manager.release(self.request, ino)
 
     @rule(pick=picks, everything=mostly)
     def forget(self, pick: int, everything: bool) -> None:
@@ -315,7 +326,7 @@ class Machine(RuleBasedStateMachine):
 
     def learn(self) -> None:
         """What the kernel would answer if it was asked whether it knows an inode."""
-        self.notices.known = {
+        self.kernel.known = {
             node.ino for node in self.model.nodes.values() if node.lookups or node.opens
         }
 
@@ -328,7 +339,7 @@ class Machine(RuleBasedStateMachine):
         node = self.model.nodes[self.node(pick)]
         change = AttributeChange(uid=5, gid=6) if chown else AttributeChange(mode=mode)
         errors = {errno.EPERM} if node.ino == INFO else set()
-        self.expect(errors, lambda: self.manager.setattr(node.ino, change))
+        self.expect(errors, lambda: self.manager.setattr(self.request, node.ino, change))
         if errors:
             return
         if chown:
@@ -343,7 +354,9 @@ class Machine(RuleBasedStateMachine):
         self.before_request()
         ino = self.file(pick)
         errors = self.model.size_errors(ino, size)
-        self.expect(errors, lambda: self.manager.setattr(ino, AttributeChange(size=size)))
+        self.expect(
+            errors, lambda: self.manager.setattr(self.request, ino, AttributeChange(size=size))
+        )
         if not errors:
             self.model.set_size(ino, size)
 
@@ -360,7 +373,9 @@ class Machine(RuleBasedStateMachine):
         if area is None:
             return
         errors = self.model.fallocate_errors(area.ino, mode, offset, length)
-        self.expect(errors, lambda: self.manager.fallocate(area.ino, mode, offset, length))
+        self.expect(
+            errors, lambda: self.manager.fallocate(self.request, area.ino, mode, offset, length)
+        )
         if not errors:
             self.model.set_size(area.ino, length)
 
@@ -385,9 +400,13 @@ class Machine(RuleBasedStateMachine):
 
         def work() -> None:
             wanted = abi.CreateMapping(start, size, 0, prot, how)
-            self.manager.perform(
-                self.manager.plan_map(
-                    area.ino, wanted, writable=writable, has_descriptor=lambda fd: False
+            self.manager.mappings.perform(
+                self.manager.mappings.plan_map(
+                    self.request,
+                    self.region(area.ino),
+                    wanted,
+                    writable=writable,
+                    has_descriptor=lambda fd: False,
                 )
             )
 
@@ -409,8 +428,9 @@ class Machine(RuleBasedStateMachine):
 
         def work() -> None:
             gone = abi.Unmap(start, size)
-            plan = self.manager.plan_unmap(area.ino, gone, writable=writable)
-            self.manager.perform(plan)
+            mappings = self.manager.mappings
+            plan = mappings.plan_unmap(self.request, self.region(area.ino), gone, writable=writable)
+            mappings.perform(plan)
 
         self.expect(errors, work)
         if not errors:
@@ -450,15 +470,15 @@ class Machine(RuleBasedStateMachine):
     def clear_strays(self) -> None:
         """What a look at the memory would do some time."""
         if self.strays:
-            self.manager.sweep()
+            self.manager.tables.sweep()
             self.strays = False
 
     @rule()
-    def undertake(self) -> None:
-        """The worker buries the dead."""
-        for region in self.notices.take_dying():
-            self.manager.bury(region)
-        self.model.buried()
+    def reclaim(self) -> None:
+        """The worker gives back what is gone."""
+        for ino in self.kernel.take_reclaimable():
+            self.manager.tables.reclaimed(ino)
+        self.model.reclaimed()
 
     # Comparison
 
@@ -478,12 +498,14 @@ class Machine(RuleBasedStateMachine):
                 assert entries == node.names
                 assert node.removed or inode.parent == node.parent
         handles = sum(node.opens for node in self.model.nodes.values())
-        assert self.manager.open_handles == handles
+        assert self.manager.tables.open_handles == handles
 
     @invariant()
     def same_layouts(self) -> None:
         """Every mapping of every region, and what is in its pages."""
-        assert sorted(self.manager.regions) == sorted(area.ino for area in self.model.areas())
+        assert sorted(self.manager.tables.regions) == sorted(
+            area.ino for area in self.model.areas()
+        )
         for area in self.model.areas():
             region = self.region(area.ino)
             assert region.size == (area.size or 0)
@@ -503,7 +525,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def same_memory(self) -> None:
         """The sums, what is in use, and that holes have none."""
-        ledger, model = self.manager.ledger, self.model
+        ledger, model = self.manager.tables.ledger, self.model
         assert (ledger.reserved, ledger.pending) == (model.reserved(), 0)
         assert ledger.optional == model.optional()
         assert self.memory.limit == min(LIMITS.capacity, model.reserved() + model.optional())
@@ -528,9 +550,9 @@ class Machine(RuleBasedStateMachine):
             pass
         for node in [node for ino, node in self.model.nodes.items() if ino > INFO]:
             self.let_go(node)
-        for region in self.notices.take_dying():
-            self.manager.bury(region)
-        self.model.buried()
+        for ino in self.kernel.take_reclaimable():
+            self.manager.tables.reclaimed(ino)
+        self.model.reclaimed()
         self.strays = False
         assert sorted(self.model.nodes) == [ROOT, INFO]
         self.same_names()
@@ -550,10 +572,10 @@ class Machine(RuleBasedStateMachine):
             self.find_first(parent, name)
             self.before_request()
             if isinstance(self.model.nodes[ino], Folder):
-                self.manager.rmdir(parent, name)
+                self.manager.rmdir(self.request, parent, name)
                 self.model.rmdir(parent, name)
             else:
-                self.manager.unlink(parent, name)
+                self.manager.unlink(self.request, parent, name)
                 self.model.unlink(parent, name)
         return found
 
@@ -563,7 +585,7 @@ class Machine(RuleBasedStateMachine):
             self.before_request()
             self.model.released(node.ino)
             self.learn()
-            self.manager.release(node.ino)
+            self.manager.release(self.request, node.ino)
         if node.lookups:
             lookups = node.lookups
             self.model.forgotten(node.ino, lookups)

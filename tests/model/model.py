@@ -122,7 +122,7 @@ class Model:
     """A mount."""
 
     def __init__(self, limits: Limits, mode: int, *, die_slowly: bool) -> None:
-        """Owned by root; with `die_slowly` a region's memory is free once it is `buried`."""
+        """Owned by root; with `die_slowly` a region's memory is free once it is `reclaimed`."""
         self.limits = limits
         self.die_slowly = die_slowly
         self.nodes: dict[int, Node] = {
@@ -364,7 +364,7 @@ class Model:
         if gone and self.die_slowly and isinstance(node, Area):
             self.dying.append(node)
 
-    def buried(self) -> None:
+    def reclaimed(self) -> None:
         """The memory of all dying regions is free."""
         self.dying.clear()
 

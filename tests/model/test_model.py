@@ -9,7 +9,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-from tests.model.durable_machine import DurableMachine, DurableMachineWithUndertaker
+from tests.model.durable_machine import DurableMachine, DurableMachineWithSlowDeaths
 from tests.model.machine import Machine
 
 SETTINGS = settings(
@@ -21,20 +21,20 @@ SETTINGS = settings(
 )
 
 
-class MachineWithUndertaker(Machine):
+class MachineWithSlowDeaths(Machine):
     """Regions die in two steps, as large ones do."""
 
-    bury_later = True
+    reclaim_later = True
 
 
 TestRandomRequests = Machine.TestCase
 TestRandomRequests.settings = SETTINGS
 
-TestRandomRequestsWithUndertaker = MachineWithUndertaker.TestCase
-TestRandomRequestsWithUndertaker.settings = SETTINGS
+TestRandomRequestsWithSlowDeaths = MachineWithSlowDeaths.TestCase
+TestRandomRequestsWithSlowDeaths.settings = SETTINGS
 
 TestRandomRequestsAndRestarts = DurableMachine.TestCase
 TestRandomRequestsAndRestarts.settings = SETTINGS
 
-TestRandomRequestsAndRestartsWithUndertaker = DurableMachineWithUndertaker.TestCase
-TestRandomRequestsAndRestartsWithUndertaker.settings = SETTINGS
+TestRandomRequestsAndRestartsWithSlowDeaths = DurableMachineWithSlowDeaths.TestCase
+TestRandomRequestsAndRestartsWithSlowDeaths.settings = SETTINGS

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from msharefs.core.journal import SCHEMA_VERSION
 from tests.helpers import mount
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import opened
@@ -86,14 +87,14 @@ def test_a_later_journal_is_refused_and_kept(left: tuple[Kept, dict[str, object]
     """The mount fails with a sentence that says what to do; the version that wrote the
     journal finds everything."""
     kept, shown = left
-    set_schema(kept.journal, 2)
+    set_schema(kept.journal, SCHEMA_VERSION + 1)
     done = kept.start("-o", OPTIONS)
     assert done.returncode == 2
     sentence = mount.only_sentence(done)
     assert "later version" in sentence
     assert "-o fresh" in sentence
     assert not mount.mount_lines(kept.path)
-    set_schema(kept.journal, 1)
+    set_schema(kept.journal, SCHEMA_VERSION)
     kept.mount_again()
     with Scene(kept.path / "other"):
         """The mount takes new names."""
@@ -104,7 +105,7 @@ def test_a_later_journal_is_refused_and_kept(left: tuple[Kept, dict[str, object]
 def test_fresh_discards_a_later_journal(left: tuple[Kept, dict[str, object]]) -> None:
     """-o fresh begins anew, whoever wrote what is there."""
     kept, _ = left
-    set_schema(kept.journal, 2)
+    set_schema(kept.journal, SCHEMA_VERSION + 1)
     kept.mount_again(f"{OPTIONS},fresh")
     assert os.listdir(kept.path) == ["mshare_info"]
     kept.unmount_and_check()
@@ -138,7 +139,7 @@ def test_a_server_that_cannot_start_leaves_the_mount_waiting(make_mount: MakeMou
     with held(mounted.pid):
         os.kill(server, signal.SIGKILL)
         eventually(lambda: has_ended(server), what="the server is dead")
-        set_schema(mounted.state / "journal.sqlite", 2)
+        set_schema(mounted.state / "journal.sqlite", SCHEMA_VERSION + 1)
     eventually(lambda: mounted.log().count("cannot start") >= 3, timeout=20, what="three tries")
     assert mounted.process.poll() is None
     os.kill(mounted.pid, signal.SIGTERM)
@@ -157,8 +158,8 @@ def test_a_mount_that_waits_goes_on_when_the_cause_is_gone(make_mount: MakeMount
     with held(mounted.pid):
         os.kill(server, signal.SIGKILL)
         eventually(lambda: has_ended(server), what="the server is dead")
-        set_schema(journal, 2)
+        set_schema(journal, SCHEMA_VERSION + 1)
     eventually(lambda: "cannot start" in mounted.log(), timeout=20, what="a try")
-    set_schema(journal, 1)
+    set_schema(journal, SCHEMA_VERSION)
     assert sorted(os.listdir(mounted.path)) == ["folder", "mshare_info"]
     assert mounted.status()["restarts"] >= 2

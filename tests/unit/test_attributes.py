@@ -32,7 +32,7 @@ def world() -> World:
 @pytest.fixture
 def handlers(world: World) -> AttributeHandlers:
     """The handlers under test."""
-    return AttributeHandlers(world.manager, lambda: {"regions": len(world.manager.regions)})
+    return AttributeHandlers(world.manager, lambda: {"regions": len(world.manager.tables.regions)})
 
 
 def decoded(payload: bytes) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def test_a_region_has_no_other_attribute(
 
 def test_directories_and_mshare_info_have_none(world: World, handlers: AttributeHandlers) -> None:
     """But the root directory its status."""
-    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    directory = world.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
     for ino in (directory.ino, INFO_INO):
         for name in (b"user.msharefs.status", b"user.msharefs.layout"):
             with refused(errno.ENODATA):

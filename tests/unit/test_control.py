@@ -7,9 +7,10 @@ held in its worker thread by trio Events.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import struct
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,11 +22,13 @@ from hypothesis import strategies as st
 from msharefs import abi
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
+from msharefs.core.journal import Request
 from msharefs.core.region import Region
 from msharefs.fuse.control import SLOW_WORK, Control
 from msharefs.fuse.kernel import Opcode
 from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import (
+    ALICE,
     ANONYMOUS,
     MIB,
     PAGE,
@@ -48,19 +51,18 @@ class Desk:
 
     world: World
     plane: FakePlane = field(default_factory=FakePlane)
-    begun: list[tuple[int, int]] = field(default_factory=list)
+    uniques: Iterator[int] = field(default_factory=lambda: itertools.count(2, 2))
 
     def __post_init__(self) -> None:
-        self.control = Control(
-            self.world.manager, self.plane, lambda *request: self.begun.append(request)
-        )
+        self.control = Control(self.world.manager, self.plane)
 
     def ioctl(
         self, ino: int, command: int, payload: bytes, *, handle: int = os.O_RDWR, flags: int = 0
     ) -> bytes | Awaitable[bytes]:
         """The request as the kernel sends it."""
         head = struct.pack("<QIIQII", handle, flags, command, 0x7FFF0000, len(payload), 0)
-        return self.control.ioctl(header(Opcode.IOCTL, ino), memoryview(head + payload))
+        request = header(Opcode.IOCTL, ino)._replace(unique=next(self.uniques))
+        return self.control.ioctl(request, memoryview(head + payload))
 
     def map(self, region: Region, start: int, size: int) -> bytes | Awaitable[bytes]:
         """CREATE_MAPPING of anonymous memory."""
@@ -329,11 +331,11 @@ async def test_a_large_change_leaves_the_loop_free(desk: Desk) -> None:
         tasks.start("map", desk.map(region, 0, SLOW_WORK))
         await gate.reached.wait()
         assert (tasks.done, pages(region)) == ([], [])
-        assert desk.world.manager.ledger.pending == SLOW_WORK
+        assert desk.world.manager.tables.ledger.pending == SLOW_WORK
         gate.open.set()
         assert await tasks.until(1) == ["map"]
     assert pages(region) == [(0, SLOW_WORK // PAGE)]
-    assert desk.world.manager.ledger.pending == 0
+    assert desk.world.manager.tables.ledger.pending == 0
 
 
 async def test_unmapping_much_is_slow_too(desk: Desk) -> None:
@@ -383,7 +385,7 @@ async def test_changes_of_other_regions_do_not_wait(desk: Desk) -> None:
         assert await tasks.until(1) == ["other"]
         one_gate.open.set()
         assert await tasks.until(2) == ["other", "one"]
-    assert desk.world.manager.ledger.reserved == 2 * SLOW_WORK + PAGE
+    assert desk.world.manager.tables.ledger.reserved == 2 * SLOW_WORK + PAGE
 
 
 async def test_a_refused_change_lets_the_next_one_pass(desk: Desk) -> None:
@@ -433,51 +435,54 @@ async def test_work_is_tried_again_after_a_sweep(desk: Desk) -> None:
     assert desk.world.memory.limit == SLOW_WORK
 
 
-async def test_a_change_in_turn_is_announced(desk: Desk) -> None:
-    """What it changes belongs to its request, not to that served meanwhile."""
+async def test_a_change_is_remembered_for_its_own_request(desk: Desk) -> None:
+    """Also one that had to wait for its turn, whoever was served meanwhile."""
+    manager = desk.world.manager
     region = desk.world.region(size=SIZE)
     gate = Gates(desk.world).hold(region)
     async with trio.open_nursery() as nursery:
         tasks = Tasks(nursery)
         tasks.start("large", desk.map(region, 0, SLOW_WORK))
         tasks.start("small", desk.map(region, 0, PAGE))
-        assert desk.begun == []
+        manager.mkdir(Request(100, Opcode.MKDIR), ROOT_INO, b"d", 0o700, ALICE)
+        assert [manager.applied(unique) is None for unique in (2, 4, 100)] == [True, True, False]
         gate.open.set()
         await tasks.until(2)
-    assert desk.begun == [(2, Opcode.IOCTL)]
+    changes = [manager.applied(unique) for unique in (2, 4)]
+    assert [change and change.opcode for change in changes] == [Opcode.IOCTL, Opcode.IOCTL]
 
 
-async def test_dying_regions_hold_nobody_up_who_needs_no_memory(desk: Desk) -> None:
+async def test_regions_that_are_gone_hold_nobody_up_who_needs_no_memory(desk: Desk) -> None:
     """The queue of a region waits for memory only where there is none."""
-    world = make_world(capacity=4 * SLOW_WORK, bury_later=True)
+    world = make_world(capacity=4 * SLOW_WORK, reclaim_later=True)
     desk = Desk(world)
     old, new = world.region(b"old", size=SIZE), world.region(b"new", size=SIZE)
     world.map(old, 0, SLOW_WORK)
-    world.manager.unlink(ROOT_INO, b"old")
+    world.manager.unlink(None, ROOT_INO, b"old")
     world.close(old)
     async with trio.open_nursery() as nursery:
         tasks = Tasks(nursery)
         tasks.start("large", desk.map(new, 0, SLOW_WORK))
         tasks.start("small", desk.map(new, SLOW_WORK, PAGE))
         assert await tasks.until(2) == ["large", "small"]
-    assert world.manager.dying == 1
+    assert world.manager.tables.reclaiming == 1
 
 
 async def test_memory_that_is_being_freed_is_waited_for(desk: Desk) -> None:
     """A region was removed just before, and its worker is not done: no ENOMEM."""
-    world = make_world(capacity=2 * SLOW_WORK, bury_later=True)
+    world = make_world(capacity=2 * SLOW_WORK, reclaim_later=True)
     desk = Desk(world)
     old, new = world.region(b"old", size=SIZE), world.region(b"new", size=SIZE)
     world.map(old, 0, SLOW_WORK)
-    world.manager.unlink(ROOT_INO, b"old")
+    world.manager.unlink(None, ROOT_INO, b"old")
     world.close(old)
     async with trio.open_nursery() as nursery:
         tasks = Tasks(nursery)
         tasks.start("map", desk.map(new, 0, 2 * SLOW_WORK))
         await trio.testing.wait_all_tasks_blocked()
         assert tasks.done == []
-        for region in world.notices.take_dying():
-            world.manager.bury(region)
+        for ino in world.kernel.take_reclaimable():
+            world.manager.tables.reclaimed(ino)
         assert await tasks.until(1) == ["map"]
     assert world.memory.used() == 2 * SLOW_WORK
 

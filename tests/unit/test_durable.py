@@ -18,13 +18,15 @@ from typing import Any
 import pytest
 
 from msharefs import abi
-from msharefs.core.durable import DurableManager
+from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
-from msharefs.core.manager import AttributeChange, Limits
+from msharefs.core.manager import RegionManager
+from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RENAME_EXCHANGE
 from msharefs.fuse.kernel import Opcode
 from tests.unit.support.durables import Host, Killed
+from tests.unit.support.fakes import FIRST_REGISTRATION
 from tests.unit.support.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE, World, refused
 
 SIZE = 4 * MIB
@@ -85,23 +87,25 @@ def furnish(world: World) -> None:
     world.map(region, 4 * PAGE, 8 * PAGE, prot=abi.PROT_EXEC)
     world.map(region, 2 * MIB, 1, flags=abi.MAP_HUGETLB | abi.MAP_NORESERVE)
     world.unmap(region, 2 * PAGE, PAGE)
-    manager.open(region.ino, os.O_RDONLY)
-    manager.open(INFO_INO, os.O_RDONLY)
-    manager.release(INFO_INO)
+    manager.open(None, region.ino, os.O_RDONLY)
+    manager.open(None, INFO_INO, os.O_RDONLY)
+    manager.release(None, INFO_INO)
     world.region(b"unsized", size=0)
-    manager.mknod(ROOT_INO, b"never open", stat.S_IFREG | 0o644, ALICE)
-    top = manager.mkdir(ROOT_INO, b"top", 0o2750, ALICE)
-    below = manager.mkdir(top.ino, b"below", 0o700, ALICE)
-    manager.link(region.ino, below.ino, b"\xff\n")
-    manager.setattr(below.ino, AttributeChange(mode=0o711, uid=5, gid=6, atime_ns=-1, mtime_ns=9))
-    manager.unlink(ROOT_INO, b"mapped")
-    manager.rename(ROOT_INO, b"unsized", top.ino, b"moved", 0)
-    removed = manager.mkdir(ROOT_INO, b"removed", 0o700, ALICE)
-    manager.rmdir(ROOT_INO, b"removed")
+    manager.mknod(None, ROOT_INO, b"never open", stat.S_IFREG | 0o644, ALICE)
+    top = manager.mkdir(None, ROOT_INO, b"top", 0o2750, ALICE)
+    below = manager.mkdir(None, top.ino, b"below", 0o700, ALICE)
+    manager.link(None, region.ino, below.ino, b"\xff\n")
+    manager.setattr(
+        None, below.ino, AttributeChange(mode=0o711, uid=5, gid=6, atime_ns=-1, mtime_ns=9)
+    )
+    manager.unlink(None, ROOT_INO, b"mapped")
+    manager.rename(None, ROOT_INO, b"unsized", top.ino, b"moved", 0)
+    removed = manager.mkdir(None, ROOT_INO, b"removed", 0o700, ALICE)
+    manager.rmdir(None, ROOT_INO, b"removed")
     nameless = world.region(b"nameless", size=SIZE)
     world.map(nameless, 0, PAGE)
-    manager.unlink(ROOT_INO, b"nameless")
-    world.notices.known |= {nameless.ino, removed.ino}
+    manager.unlink(None, ROOT_INO, b"nameless")
+    world.kernel.known |= {nameless.ino, removed.ino}
 
 
 # At rest
@@ -109,38 +113,38 @@ def furnish(world: World) -> None:
 
 def test_a_new_mount_can_be_restarted(host: Host) -> None:
     """Nothing in it but what is always there."""
-    world = host.world(host.start())
+    world = host.start()
     before = state(world)
     assert list(before["inodes"]) == [ROOT_INO, INFO_INO]
-    assert state(host.world(host.start())) == before
+    assert state(host.start()) == before
 
 
 def test_everything_comes_back(host: Host) -> None:
     """Names, attributes, times, layouts, counters, handles, memory: to the last bit."""
-    world = host.world(host.start())
+    world = host.start()
     furnish(world)
     before = state(world)
-    again = host.world(host.start())
+    again = host.start()
     assert state(again) == before
-    assert again.manager.open_handles == world.manager.open_handles
-    assert again.manager.dying == 0
+    assert again.manager.tables.open_handles == world.manager.tables.open_handles
+    assert again.manager.tables.reclaiming == 0
 
 
 def test_coming_back_twice_is_no_different(host: Host) -> None:
     """What a restart writes is the same again."""
-    world = host.world(host.start())
+    world = host.start()
     furnish(world)
     before = state(world)
     host.start()
-    assert state(host.world(host.start())) == before
+    assert state(host.start()) == before
 
 
 def test_work_goes_on_after_a_restart(host: Host) -> None:
     """New inodes get new numbers, and listings their order."""
-    world = host.world(host.start())
+    world = host.start()
     furnish(world)
     used = max(world.snapshot()["inodes"])
-    again = host.world(host.start())
+    again = host.start()
     region = again.region(b"new", size=SIZE)
     assert region.ino > used
     again.map(region, 0, PAGE)
@@ -150,30 +154,35 @@ def test_work_goes_on_after_a_restart(host: Host) -> None:
 
 def test_numbers_are_not_used_again_after_a_restart(host: Host) -> None:
     """The kernel may still know an inode that is gone."""
-    world = host.world(host.start())
+    world = host.start()
     gone = world.region(b"a", size=SIZE)
-    world.manager.unlink(ROOT_INO, b"a")
+    world.manager.unlink(None, ROOT_INO, b"a")
     world.close(gone)
     last = gone.ino
     for same_connection in (True, False, True):
-        again = host.world(host.start(same_connection=same_connection))
-        directory = again.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+        again = host.start(same_connection=same_connection)
+        directory = again.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
         assert directory.ino > last
         last = directory.ino
-        again.manager.rmdir(ROOT_INO, b"d")
+        again.manager.rmdir(None, ROOT_INO, b"d")
         again.forget(directory)
 
 
-def test_segments_are_taken_up(host: Host) -> None:
-    """On the same connection with the token that it got; what is mapped stays in memory."""
-    world = host.world(host.start())
+def test_segments_are_opened(host: Host) -> None:
+    """On the same connection by the registration that they got; what is mapped stays in memory."""
+    world = host.start()
     region = world.region(b"a", size=SIZE)
     world.map(region, 0, PAGE)
     host.memory.segments[region.ino].poke(0, b"kept")
-    made = list(host.notices.made)
-    again = host.start()
-    assert (host.notices.made, host.notices.adopted) == (made, [region.ino])
-    assert again.regions[region.ino].segment is host.memory.segments[region.ino]
+    again = host.start().manager
+    found = again.tables.regions[region.ino]
+    assert found.segment is host.memory.segments[region.ino]
+    assert (found.registration, region.registration) == (
+        region.registration,
+        FIRST_REGISTRATION + 1,
+    )
+    again.open(None, region.ino, os.O_RDWR)
+    assert host.kernel.registered == [region.ino]
     assert host.memory.segments[region.ino].peek(0, 4) == b"kept"
 
 
@@ -189,25 +198,25 @@ def test_a_segment_of_no_region_is_removed(host: Host) -> None:
 def test_a_region_whose_segment_was_taken_away(host: Host, same_connection: bool) -> None:
     """Somebody removed it from /dev/shm. The region keeps its size, has no mappings, and can
     be mapped anew; that it lost them is said, once."""
-    world = host.world(host.start())
+    world = host.start()
     region, other = world.region(b"a", size=SIZE), world.region(b"b", size=SIZE)
     world.map(region, 0, PAGE)
     world.map(other, 0, PAGE)
     host.memory.discard(region.ino)
-    manager = host.start(same_connection=same_connection)
+    manager = host.start(same_connection=same_connection).manager
     assert host.lost == [region.ino]
-    again = manager.regions[region.ino]
+    again = manager.tables.regions[region.ino]
     assert (again.size, list(again.layout)) == (SIZE, [])
-    assert manager.ledger.reserved == PAGE
+    assert manager.tables.ledger.reserved == PAGE
     host.start(same_connection=same_connection)
     assert host.lost == []
 
 
 def test_pages_in_holes_are_swept_by_a_restart(host: Host) -> None:
     """A worker may have reserved them for a mapping that never was."""
-    world = host.world(host.start())
+    world = host.start()
     region = world.region(b"a", size=SIZE)
-    world.plan(region, abi.CreateMapping(0, 8 * PAGE)).acquire()
+    world.plan(region, abi.CreateMapping(0, 8 * PAGE)).acquire(lambda extra: False)
     host.start()
     assert (host.memory.used(), host.memory.limit) == (0, 0)
 
@@ -217,61 +226,61 @@ def test_pages_in_holes_are_swept_by_a_restart(host: Host) -> None:
 
 def test_a_region_without_a_name_stays_while_the_kernel_knows_it(host: Host) -> None:
     """It is open or mapped somewhere; asked again when it is forgotten."""
-    world = host.world(host.start())
+    world = host.start()
     region = world.region(b"a", size=SIZE)
-    world.manager.unlink(ROOT_INO, b"a")
-    host.notices.known = {region.ino}
-    again = host.start()
-    assert list(again.regions) == [region.ino]
-    again.release(region.ino)
+    world.manager.unlink(None, ROOT_INO, b"a")
+    host.kernel.known = {region.ino}
+    again = host.start().manager
+    assert list(again.tables.regions) == [region.ino]
+    again.release(None, region.ino)
     again.forget([(region.ino, 1)])
-    assert list(again.regions) == [region.ino]
-    host.notices.known = set()
+    assert list(again.tables.regions) == [region.ino]
+    host.kernel.known = set()
     again.forget([(region.ino, 1)])
-    assert (again.regions, host.memory.segments) == ({}, {})
+    assert (again.tables.regions, host.memory.segments) == ({}, {})
 
 
 def test_a_forget_that_died_with_the_server(host: Host) -> None:
     """The kernel is asked at the start, and the region goes then."""
-    world = host.world(host.start())
+    world = host.start()
     region = world.region(b"a", size=SIZE)
     world.map(region, 0, PAGE)
-    world.manager.unlink(ROOT_INO, b"a")
-    world.manager.release(region.ino)
-    host.notices.known = set()
-    again = host.start()
-    assert (again.regions, host.memory.segments, host.memory.limit) == ({}, {}, 0)
+    world.manager.unlink(None, ROOT_INO, b"a")
+    world.manager.release(None, region.ino)
+    host.kernel.known = set()
+    again = host.start().manager
+    assert (again.tables.regions, host.memory.segments, host.memory.limit) == ({}, {}, 0)
 
 
 def test_a_release_after_the_forget_is_ignored(host: Host) -> None:
     """Both were sent, and are read in another order."""
-    world = host.world(host.start())
+    world = host.start()
     region = world.region(b"a", size=SIZE)
-    world.manager.unlink(ROOT_INO, b"a")
-    host.notices.known = {region.ino}
-    again = host.start()
-    host.notices.known = set()
+    world.manager.unlink(None, ROOT_INO, b"a")
+    host.kernel.known = {region.ino}
+    again = host.start().manager
+    host.kernel.known = set()
     again.forget([(region.ino, 1)])
-    again.release(region.ino)
-    assert (again.regions, again.open_handles) == ({}, 0)
+    again.release(None, region.ino)
+    assert (again.tables.regions, again.tables.open_handles) == ({}, 0)
 
 
 def test_handles_of_mshare_info_are_not_counted_twice(host: Host) -> None:
     """One that an earlier server gave is closed: the count does not go below nothing."""
-    host.start().open(INFO_INO, os.O_RDONLY)
-    again = host.start()
-    again.release(INFO_INO)
-    assert (again.open_handles, again.getattr(INFO_INO).opens) == (0, 0)
+    host.start().manager.open(None, INFO_INO, os.O_RDONLY)
+    again = host.start().manager
+    again.release(None, INFO_INO)
+    assert (again.tables.open_handles, again.getattr(INFO_INO).opens) == (0, 0)
 
 
 def test_a_known_name_survives_its_forgets(host: Host) -> None:
     """Whatever the kernel drops from its cache."""
-    world = host.world(host.start())
+    world = host.start()
     region = world.region(b"a", size=SIZE)
-    again = host.start()
-    again.release(region.ino)
+    again = host.start().manager
+    again.release(None, region.ino)
     again.forget([(region.ino, 1), (ROOT_INO, 1), (999, 1)])
-    assert list(again.regions) == [region.ino]
+    assert list(again.tables.regions) == [region.ino]
 
 
 # A new connection: the supervisor died, too
@@ -279,39 +288,45 @@ def test_a_known_name_survives_its_forgets(host: Host) -> None:
 
 def test_only_names_count_on_a_new_connection(host: Host) -> None:
     """Nobody has a handle; what has no name goes, and its memory with it."""
-    world = host.world(host.start())
+    world = host.start()
     furnish(world)
     before = state(world)
-    (nameless,) = [r for r in world.manager.regions.values() if r.nlink == 0]
-    again = host.world(host.start(same_connection=False))
+    (nameless,) = [r for r in world.manager.tables.regions.values() if r.nlink == 0]
+    again = host.start(same_connection=False)
     after = state(again)
     gone = {ino for ino, inode in before["inodes"].items() if inode["nlink"] == 0}
     assert nameless.ino in gone
     assert set(after["inodes"]) == set(before["inodes"]) - gone
-    assert again.manager.open_handles == 0
+    assert again.manager.tables.open_handles == 0
     assert {inode["opens"] for inode in after["inodes"].values()} == {0}
     assert after["used"] == before["used"] - PAGE
     assert nameless.ino not in host.memory.segments
     # It stays so when a further server takes up this connection.
-    further = host.world(host.start())
+    further = host.start()
     assert state(further) == after
-    assert further.manager.open_handles == 0
+    assert further.manager.tables.open_handles == 0
 
 
 def test_a_new_connection_learns_the_segments(host: Host) -> None:
-    """They are registered once more, and requests of the old one mean nothing."""
-    manager = host.start()
-    region = host.world(manager).region(b"a", size=SIZE)
-    request = host.next_request(manager, Opcode.MKDIR)
-    manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
-    made = len(host.notices.made)
-    again = host.start(same_connection=False)
-    assert host.notices.made[made:] == [region.ino]
-    assert host.notices.adopted == []
+    """They are registered once more when they are opened, and requests of the old one mean
+    nothing."""
+    world = host.start()
+    manager = world.manager
+    region = world.region(b"a", size=SIZE)
+    request = host.next_request(Opcode.MKDIR)
+    manager.mkdir(request, ROOT_INO, b"d", 0o700, ALICE)
+    made = len(host.kernel.registered)
+    again = host.start(same_connection=False).manager
     assert again.applied(request.unique) is None
-    # A further server of this connection adopts the segment by its new token.
-    host.start()
-    assert host.notices.adopted == [region.ino]
+    assert again.tables.regions[region.ino].registration == 0
+    again.open(None, region.ino, os.O_RDONLY)
+    again.open(None, region.ino, os.O_RDONLY)
+    assert host.kernel.registered[made:] == [region.ino]
+    # A further server of this connection knows the segment by its new registration.
+    further = host.start().manager
+    assert further.tables.regions[region.ino].registration == host.kernel.registrations[region.ino]
+    further.open(None, region.ino, os.O_RDONLY)
+    assert host.kernel.registered[made:] == [region.ino]
 
 
 # Requests that come again
@@ -319,75 +334,78 @@ def test_a_new_connection_learns_the_segments(host: Host) -> None:
 
 def test_each_request_is_remembered_once_it_is_applied(host: Host) -> None:
     """With the inode number that its answer shows."""
-    manager = host.start()
-    request = host.next_request(manager, Opcode.MKDIR)
+    world = host.start()
+    manager = world.manager
+    request = host.next_request(Opcode.MKDIR)
     assert manager.applied(request.unique) is None
-    directory = manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
-    applied = host.start().applied(request.unique)
+    directory = manager.mkdir(request, ROOT_INO, b"d", 0o700, ALICE)
+    applied = host.start().manager.applied(request.unique)
     assert applied is not None
     assert (applied.opcode, applied.result) == (Opcode.MKDIR, directory.ino)
 
 
 def test_a_refused_request_is_not_remembered(host: Host) -> None:
     """It is refused again when it comes again."""
-    manager = host.start()
-    host.world(manager).region(b"a", size=SIZE)
+    world = host.start()
+    manager = world.manager
+    world.region(b"a", size=SIZE)
     requests = []
     for operation in (
-        lambda: manager.mkdir(ROOT_INO, b"a", 0o700, ALICE),
-        lambda: manager.rmdir(ROOT_INO, b"a"),
-        lambda: manager.unlink(ROOT_INO, b"x"),
-        lambda: manager.rename(ROOT_INO, b"x", ROOT_INO, b"y", 0),
-        lambda: manager.setattr(INFO_INO, AttributeChange(mode=0)),
+        lambda request: manager.mkdir(request, ROOT_INO, b"a", 0o700, ALICE),
+        lambda request: manager.rmdir(request, ROOT_INO, b"a"),
+        lambda request: manager.unlink(request, ROOT_INO, b"x"),
+        lambda request: manager.rename(request, ROOT_INO, b"x", ROOT_INO, b"y", 0),
+        lambda request: manager.setattr(request, INFO_INO, AttributeChange(mode=0)),
     ):
-        requests.append(host.next_request(manager, Opcode.MKDIR).unique)
+        requests.append(host.next_request(Opcode.MKDIR))
         with pytest.raises(RefusedError):
-            operation()
+            operation(requests[-1])
     assert host.broken == 0
-    assert [manager.applied(unique) for unique in requests] == [None] * 5
+    assert [manager.applied(request.unique) for request in requests] == [None] * 5
 
 
 def test_a_handle_is_remembered_until_the_next(host: Host) -> None:
     """One request at a time changes handles, so the last is enough."""
-    manager = host.start()
-    region = host.world(manager).region(b"a", size=SIZE)
-    request = host.next_request(manager, Opcode.OPEN)
-    manager.open(region.ino, os.O_RDONLY)
-    again = host.start()
+    world = host.start()
+    manager = world.manager
+    region = world.region(b"a", size=SIZE)
+    request = host.next_request(Opcode.OPEN)
+    manager.open(request, region.ino, os.O_RDONLY)
+    again = host.start().manager
     assert again.handle_was_counted(request.unique)
-    assert again.regions[region.ino].opens == 2
-    host.next_request(again, Opcode.RELEASE)
-    again.release(region.ino)
+    assert again.tables.regions[region.ino].opens == 2
+    again.release(host.next_request(Opcode.RELEASE), region.ino)
     assert not again.handle_was_counted(request.unique)
 
 
 def test_regions_that_are_given_up_on_the_way_are_not_the_request(host: Host) -> None:
-    """A CREATE_MAPPING that needs memory first buries what the kernel does not know any
+    """A CREATE_MAPPING that needs memory first reclaims what the kernel does not know any
     more. That is written down, but the request is not applied by it."""
-    manager = host.start()
-    world = host.world(manager)
+    world = host.start()
+    manager = world.manager
     old, new = world.region(b"old", size=CAPACITY), world.region(b"new", size=CAPACITY)
     world.map(old, 0, CAPACITY)
-    manager.unlink(ROOT_INO, b"old")
-    manager.release(old.ino)
-    request = host.next_request(manager, Opcode.IOCTL)
+    manager.unlink(None, ROOT_INO, b"old")
+    manager.release(None, old.ino)
+    request = world.request = host.next_request(Opcode.IOCTL)
     plan = world.plan(new, abi.CreateMapping(0, MIB, 0, READ_WRITE, ANONYMOUS))
-    assert old.ino not in manager.regions
+    assert old.ino not in manager.tables.regions
     assert manager.applied(request.unique) is None
-    manager.perform(plan)
+    manager.mappings.perform(plan)
     assert manager.applied(request.unique) is not None
 
 
 def test_a_slow_change_is_remembered_for_its_own_request(host: Host) -> None:
     """Others are served while its worker runs."""
-    manager = host.start()
-    region = host.world(manager).region(b"a", size=SIZE)
-    slow = host.next_request(manager, Opcode.IOCTL)
-    plan = host.world(manager).plan(region, abi.CreateMapping(0, PAGE))
-    quick = host.next_request(manager, Opcode.MKDIR)
-    manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    world = host.start()
+    manager = world.manager
+    region = world.region(b"a", size=SIZE)
+    slow = world.request = host.next_request(Opcode.IOCTL)
+    plan = world.plan(region, abi.CreateMapping(0, PAGE))
+    quick = host.next_request(Opcode.MKDIR)
+    manager.mkdir(quick, ROOT_INO, b"d", 0o700, ALICE)
     assert (manager.applied(slow.unique), manager.applied(quick.unique) is None) == (None, False)
-    manager.perform(plan)
+    manager.mappings.perform(plan)
     applied = manager.applied(slow.unique)
     assert applied is not None
     assert applied.opcode == Opcode.IOCTL
@@ -395,11 +413,12 @@ def test_a_slow_change_is_remembered_for_its_own_request(host: Host) -> None:
 
 def test_a_journal_that_fails_ends_the_process(host: Host) -> None:
     """The tables have changed and the journal has not: `broken`, and the exception."""
-    manager = host.start()
+    world = host.start()
+    manager = world.manager
     assert host.journal is not None
     host.journal.close()
     with pytest.raises(sqlite3.Error):
-        manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+        manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
     assert host.broken > 0
 
 
@@ -417,12 +436,12 @@ class Operation:
 
 def mapped(world: World) -> Any:
     """The region that furnish mapped."""
-    return next(r for r in world.manager.regions.values() if r.layout.mapped > PAGE)
+    return next(r for r in world.manager.tables.regions.values() if r.layout.mapped > PAGE)
 
 
 def nameless(world: World) -> Any:
     """The region without a name."""
-    return next(r for r in world.manager.regions.values() if r.nlink == 0)
+    return next(r for r in world.manager.tables.regions.values() if r.nlink == 0)
 
 
 def top(world: World) -> int:
@@ -433,65 +452,75 @@ def top(world: World) -> int:
 def fallocate(world: World) -> None:
     """Of the region that has no size."""
     region = world.manager.names.existing(top(world), b"moved")
-    world.manager.fallocate(region.ino, 0, 0, SIZE)
+    world.manager.fallocate(world.request, region.ino, 0, 0, SIZE)
 
 
 def truncate(world: World) -> None:
     """Of the region that was never open: its segment is made on the way."""
     region = world.manager.names.existing(ROOT_INO, b"never open")
-    world.manager.setattr(region.ino, AttributeChange(size=SIZE))
+    world.manager.setattr(world.request, region.ino, AttributeChange(size=SIZE))
 
 
 def first_open(world: World) -> None:
     """Of the region that was never open."""
     region = world.manager.names.existing(ROOT_INO, b"never open")
-    world.manager.open(region.ino, os.O_RDWR)
+    world.manager.open(world.request, region.ino, os.O_RDWR)
 
 
 def close_nameless(world: World) -> None:
     """The last handle; the kernel will forget it."""
-    world.manager.release(nameless(world).ino)
+    world.manager.release(world.request, nameless(world).ino)
 
 
 def empty_directory(world: World) -> None:
     """To be removed or replaced."""
-    world.manager.mkdir(ROOT_INO, b"empty", 0o700, ALICE)
+    world.manager.mkdir(world.request, ROOT_INO, b"empty", 0o700, ALICE)
 
 
 OPERATIONS = {
-    "create": Operation(Opcode.CREATE, lambda w: w.manager.create(ROOT_INO, b"new", 0o600, ALICE)),
-    "mknod": Operation(
-        Opcode.MKNOD, lambda w: w.manager.mknod(ROOT_INO, b"new", stat.S_IFREG, ALICE)
+    "create": Operation(
+        Opcode.CREATE, lambda w: w.manager.create(w.request, ROOT_INO, b"new", 0o600, ALICE)
     ),
-    "mkdir": Operation(Opcode.MKDIR, lambda w: w.manager.mkdir(ROOT_INO, b"new", 0o700, ALICE)),
-    "link": Operation(Opcode.LINK, lambda w: w.manager.link(mapped(w).ino, ROOT_INO, b"new")),
-    "unlink": Operation(Opcode.UNLINK, lambda w: w.manager.unlink(top(w), b"moved")),
+    "mknod": Operation(
+        Opcode.MKNOD, lambda w: w.manager.mknod(w.request, ROOT_INO, b"new", stat.S_IFREG, ALICE)
+    ),
+    "mkdir": Operation(
+        Opcode.MKDIR, lambda w: w.manager.mkdir(w.request, ROOT_INO, b"new", 0o700, ALICE)
+    ),
+    "link": Operation(
+        Opcode.LINK, lambda w: w.manager.link(w.request, mapped(w).ino, ROOT_INO, b"new")
+    ),
+    "unlink": Operation(Opcode.UNLINK, lambda w: w.manager.unlink(w.request, top(w), b"moved")),
     "rmdir": Operation(
-        Opcode.RMDIR, lambda w: w.manager.rmdir(ROOT_INO, b"empty"), empty_directory
+        Opcode.RMDIR, lambda w: w.manager.rmdir(w.request, ROOT_INO, b"empty"), empty_directory
     ),
     "rename": Operation(
-        Opcode.RENAME, lambda w: w.manager.rename(ROOT_INO, b"never open", top(w), b"x", 0)
+        Opcode.RENAME,
+        lambda w: w.manager.rename(w.request, ROOT_INO, b"never open", top(w), b"x", 0),
     ),
     "rename of a directory over one": Operation(
         Opcode.RENAME,
-        lambda w: w.manager.rename(top(w), b"below", ROOT_INO, b"empty", 0),
+        lambda w: w.manager.rename(w.request, top(w), b"below", ROOT_INO, b"empty", 0),
         empty_directory,
     ),
     "rename over a region": Operation(
-        Opcode.RENAME, lambda w: w.manager.rename(top(w), b"moved", ROOT_INO, b"never open", 0)
+        Opcode.RENAME,
+        lambda w: w.manager.rename(w.request, top(w), b"moved", ROOT_INO, b"never open", 0),
     ),
     "exchange": Operation(
         Opcode.RENAME2,
-        lambda w: w.manager.rename(ROOT_INO, b"never open", top(w), b"below", RENAME_EXCHANGE),
+        lambda w: w.manager.rename(
+            w.request, ROOT_INO, b"never open", top(w), b"below", RENAME_EXCHANGE
+        ),
     ),
     "chmod": Operation(
-        Opcode.SETATTR, lambda w: w.manager.setattr(top(w), AttributeChange(mode=0o700))
+        Opcode.SETATTR, lambda w: w.manager.setattr(w.request, top(w), AttributeChange(mode=0o700))
     ),
     "truncate": Operation(Opcode.SETATTR, truncate),
     "fallocate": Operation(Opcode.FALLOCATE, fallocate),
-    "open": Operation(Opcode.OPEN, lambda w: w.manager.open(mapped(w).ino, os.O_RDWR)),
+    "open": Operation(Opcode.OPEN, lambda w: w.manager.open(w.request, mapped(w).ino, os.O_RDWR)),
     "first open": Operation(Opcode.OPEN, first_open),
-    "release": Operation(Opcode.RELEASE, lambda w: w.manager.release(mapped(w).ino)),
+    "release": Operation(Opcode.RELEASE, lambda w: w.manager.release(w.request, mapped(w).ino)),
     "release of the last handle": Operation(Opcode.RELEASE, close_nameless),
     "map": Operation(Opcode.IOCTL, lambda w: w.map(mapped(w), 32 * PAGE, 4 * PAGE)),
     "map over mappings": Operation(Opcode.IOCTL, lambda w: w.map(mapped(w), PAGE, 16 * PAGE)),
@@ -500,37 +529,36 @@ OPERATIONS = {
 }
 
 
-def ready(host: Host, operation: Operation) -> DurableManager:
-    """A server with everything in place, and the request announced."""
-    manager = host.start()
-    world = host.world(manager)
+def ready(host: Host, operation: Operation) -> World:
+    """A server with everything in place, and the request that comes next."""
+    world = host.start()
     furnish(world)
     operation.prepare(world)
     inodes = (world.manager.getattr(ino) for ino in world.snapshot()["inodes"])
-    host.notices.known = {inode.ino for inode in inodes if inode.lookups or inode.opens}
-    host.next_request(manager, operation.opcode)
-    return manager
+    host.kernel.known = {inode.ino for inode in inodes if inode.lookups or inode.opens}
+    world.request = host.next_request(operation.opcode)
+    return world
 
 
-def outcome(host: Host, manager: DurableManager, first_new: int) -> dict[str, Any]:
+def outcome(world: World, first_new: int) -> dict[str, Any]:
     """What there is in the end, to be compared."""
-    return renumbered(state(host.world(manager), times=False), first_new)
+    return renumbered(state(world, times=False), first_new)
 
 
 def steps_of(operation: Operation, directory: Path) -> tuple[list[str], int, dict[str, Any]]:
     """Where its server may die, the first new inode number, and what is there in the end."""
     host = Host(directory, LIMITS, CAPACITY)
     try:
-        manager = ready(host, operation)
-        first_new = host.world(manager).snapshot()["next inode"]
+        world = ready(host, operation)
+        first_new = world.snapshot()["next inode"]
         host.steps.clear()
-        operation.act(host.world(manager))
-        return list(host.steps), first_new, outcome(host, manager, first_new)
+        operation.act(world)
+        return list(host.steps), first_new, outcome(world, first_new)
     finally:
         host.close()
 
 
-def was_applied(manager: DurableManager, opcode: int, unique: int) -> bool:
+def was_applied(manager: RegionManager, opcode: int, unique: int) -> bool:
     """What the adapter asks when a request comes again."""
     if opcode in (Opcode.OPEN, Opcode.RELEASE):
         return manager.handle_was_counted(unique)
@@ -548,29 +576,28 @@ def test_an_operation_survives_death_at_any_step(name: str, tmp_path: Path) -> N
         directory = tmp_path / str(step)
         directory.mkdir()
         host = Host(directory, LIMITS, CAPACITY)
-        manager = ready(host, operation)
-        request = manager.request
+        world = ready(host, operation)
+        request = world.request
         assert request is not None
         host.kill_at(step)
         with pytest.raises(Killed, match=what):
-            operation.act(host.world(manager))
+            operation.act(world)
         again = host.start()
-        if not was_applied(again, operation.opcode, request.unique):
+        if not was_applied(again.manager, operation.opcode, request.unique):
             again.request = request
-            operation.act(host.world(again))
-        assert outcome(host, again, first_new) == expected, f"killed at {step}, {what}"
+            operation.act(again)
+        assert outcome(again, first_new) == expected, f"killed at {step}, {what}"
         # And a third server finds the same.
-        assert outcome(host, host.start(), first_new) == expected
+        assert outcome(host.start(), first_new) == expected
         host.close()
 
 
 def test_out_of_memory_is_out_of_memory_again(host: Host) -> None:
     """A refused mapping leaves the journal as it was."""
-    manager = host.start()
-    world = host.world(manager)
+    world = host.start()
     furnish(world)
     before = state(world)
     host.memory.faults.arm(1, errno.ENOMEM)
     with refused(errno.ENOMEM):
         world.map(mapped(world), 32 * PAGE, PAGE)
-    assert state(host.world(host.start())) == before
+    assert state(host.start()) == before

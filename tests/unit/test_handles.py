@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msharefs.core.handles import SLOTS_AT_FIRST
-from tests.unit.support.durables import SharedBytes
+from tests.unit.support.worlds import SharedBytes
 
 
 def test_counts_outlive_the_process() -> None:
@@ -18,7 +18,7 @@ def test_counts_outlive_the_process() -> None:
     counts.set(other, 5, 12)
     counts.set_changes(other, 7, 8)
     later = memory.open()
-    later.take_up({one, other})
+    later.open({one, other})
     assert (later.get(one), later.get(other)) == (3, 5)
     assert (later.changes(one), later.changes(other)) == ((0, 0), (7, 8))
 
@@ -43,7 +43,7 @@ def test_free_slots_are_found_after_a_restart() -> None:
     for _ in range(5):
         counts.new_slot()
     later = memory.open()
-    later.take_up({1, 4})
+    later.open({1, 4})
     assert {later.new_slot() for _ in range(4)} == {0, 2, 3, 5}
 
 
@@ -165,7 +165,7 @@ def test_slots_against_a_dict(steps: list[tuple[str, int, int]]) -> None:
             model[made] = (0, 0)
         elif step == "restart":
             counts = memory.open()
-            counts.take_up(set(model))
+            counts.open(set(model))
         elif slot is not None and step == "free":
             counts.free_slot(slot)
             del model[slot]

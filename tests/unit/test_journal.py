@@ -6,9 +6,11 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from msharefs.core.errors import NotFound
 from msharefs.core.inode import Directory, InfoFile
 from msharefs.core.journal import (
     REMEMBERED_REQUESTS,
@@ -33,15 +35,25 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture
 def journal(path: str) -> Iterator[Journal]:
     """A new one."""
-    journal = Journal(path)
+    journal = opened(path)
     yield journal
     journal.close()
+
+
+def opened(path: str) -> Journal:
+    """As a process that starts does it. No change may break off."""
+    return Journal(path, lambda step: None, not_expected)
+
+
+def not_expected() -> NoReturn:
+    """In place of `broken`."""
+    raise AssertionError("the tables and the journal may differ")
 
 
 def again(journal: Journal, path: str) -> Journal:
     """What a process finds that comes after one that was killed."""
     journal.close()
-    return Journal(path)
+    return opened(path)
 
 
 def a_region(ino: int = 5) -> Region:
@@ -49,7 +61,7 @@ def a_region(ino: int = 5) -> Region:
     region = Region(ino, 0o640, 11, 12, 13, ALICE)
     region.become_sized(ALIGN)
     region.atime_ns, region.mtime_ns, region.ctime_ns = -1, (1 << 63) - 1, 17
-    region.nlink, region.token, region.slot = 3, 99, 7
+    region.nlink, region.registration, region.slot = 3, 99, 7
     return region
 
 
@@ -63,7 +75,6 @@ def test_inodes_come_back(journal: Journal, path: str) -> None:
     """Every attribute of every kind."""
     directory = Directory(4, 1, stat.S_IFDIR | 0o750, 21, 22, 23)
     unsized = Region(6, 0o600, 0, 0, 0, ALICE)
-    journal.begin()
     for inode in (a_region(), directory, InfoFile(b"1\n", 0, 0, 5), unsized):
         journal.save(inode)
     journal.commit(None, 0)
@@ -76,7 +87,7 @@ def test_inodes_come_back(journal: Journal, path: str) -> None:
     assert (region["mode"], region["uid"], region["gid"]) == (stat.S_IFREG | 0o640, 11, 12)
     assert (region["atime_ns"], region["mtime_ns"]) == (-1, (1 << 63) - 1)
     assert (region["ctime_ns"], region["nlink"], region["size"]) == (17, 3, ALIGN)
-    assert (region["token"], region["slot"]) == (99, 7)
+    assert (region["registration"], region["slot"]) == (99, 7)
     creator = (region["creator_pid"], region["creator_uid"], region["creator_gid"])
     assert creator == (ALICE.pid, ALICE.uid, ALICE.gid)
     assert (rows[4]["parent"], rows[4]["nlink"]) == (1, 2)
@@ -86,7 +97,6 @@ def test_inodes_come_back(journal: Journal, path: str) -> None:
 def test_names_come_back_in_order(journal: Journal, path: str) -> None:
     """Any bytes, with their places in a listing."""
     directory = Directory(4, 1, stat.S_IFDIR, 0, 0, 0)
-    journal.begin()
     for ino, name in enumerate((b"z", b"\xff\x00\n", b"a"), 10):
         directory.put(name, ino)
         journal.put_name(directory, name)
@@ -104,7 +114,6 @@ def test_mappings_come_back(journal: Journal, path: str) -> None:
     whole = Mapping(0, 8 * PAGE, 7, reserve=False, huge=True)
     parts = [Mapping(0, PAGE, 7, reserve=False, huge=True), Mapping(2 * PAGE, 8 * PAGE, 1)]
     far = Mapping((1 << 62), (1 << 62) + PAGE, 3)
-    journal.begin()
     journal.replace_mappings(5, [], [whole, far])
     journal.replace_mappings(5, [whole], parts)
     journal.replace_mappings(6, [], [whole])
@@ -117,7 +126,6 @@ def test_mappings_come_back(journal: Journal, path: str) -> None:
 
 def test_a_dropped_inode_takes_its_mappings(journal: Journal) -> None:
     """And no other's."""
-    journal.begin()
     for ino in (5, 6):
         journal.save(a_region(ino))
         journal.replace_mappings(ino, [], [Mapping(0, PAGE, 3)])
@@ -129,10 +137,8 @@ def test_a_dropped_inode_takes_its_mappings(journal: Journal) -> None:
 
 def test_what_was_not_committed_is_gone(journal: Journal, path: str) -> None:
     """The process died within a transaction: nothing of it is there, all before is."""
-    journal.begin()
     journal.save(a_region(5))
     journal.commit(Request(10, 35), 5)
-    journal.begin()
     journal.save(a_region(6))
     journal.drop(5)
     journal = again(journal, path)
@@ -142,28 +148,76 @@ def test_what_was_not_committed_is_gone(journal: Journal, path: str) -> None:
     assert (inodes, applied) == ([5], Applied(35, 5))
 
 
-def test_a_transaction_that_is_rolled_back(journal: Journal) -> None:
-    """Leaves nothing, and the next one begins."""
-    assert journal.begin()
-    journal.save(a_region(5))
-    journal.roll_back()
-    assert list(journal.inodes()) == []
-    assert journal.begin()
-    journal.commit(None, 0)
+class Broken(Exception):
+    """What the journal's `broken` raises in these tests."""
 
 
-def test_one_transaction_within_another_is_part_of_it(journal: Journal) -> None:
-    """`begin` says that it did not begin one."""
-    assert journal.begin()
-    assert not journal.begin()
-    journal.commit(None, 0)
-    assert journal.begin()
+def test_a_change_is_durable_at_its_end(journal: Journal, path: str) -> None:
+    """And not before, with the request that it answers; a change for no request, too."""
+    with journal.change(Request(10, 35), 5):
+        journal.save(a_region(5))
+        assert journal.applied(10) is None
+    with journal.change(None):
+        journal.save(a_region(6))
+    journal = again(journal, path)
+    inodes = [row["ino"] for row in journal.inodes()]
+    applied = journal.applied(10)
+    journal.close()
+    assert (inodes, applied) == ([5, 6], Applied(35, 5))
+
+
+def test_a_refused_change_leaves_nothing(journal: Journal) -> None:
+    """The request is not applied, and the next change is its own."""
+    with pytest.raises(NotFound), journal.change(Request(10, 9), 5):
+        raise NotFound("no such name")
+    with journal.change(None):
+        journal.save(a_region(6))
+    assert journal.applied(10) is None
+
+
+def test_a_change_that_changes_nothing_is_remembered(journal: Journal) -> None:
+    """As rename(2) of a name onto itself."""
+    with journal.change(Request(10, 9), 5):
+        pass
+    assert journal.applied(10) == Applied(9, 5)
+
+
+@pytest.mark.parametrize("error", [NotFound("too late"), KeyError("bug")])
+def test_a_change_that_breaks_off_is_broken(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Something was recorded, and so something was changed that is not undone."""
+
+    def broken() -> None:
+        raise Broken
+
+    monkeypatch.setattr(journal, "broken", broken)
+
+    def change() -> None:
+        with journal.change(Request(10, 9), 5):
+            journal.save(a_region(5))
+            raise error
+
+    with pytest.raises(Broken):
+        change()
+
+
+def test_an_exception_that_is_no_refusal_is_broken(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables may have changed before the first record."""
+
+    def broken() -> None:
+        raise Broken
+
+    monkeypatch.setattr(journal, "broken", broken)
+    with pytest.raises(Broken), journal.change(Request(10, 9), 5):
+        raise KeyError("bug")
 
 
 def test_requests_are_remembered(journal: Journal, path: str) -> None:
     """What each was, and the inode number in its answer."""
     for unique in (10, 12, (1 << 63) - 2):
-        journal.begin()
         journal.commit(Request(unique, 9), unique % 100)
     journal = again(journal, path)
     found = [journal.applied(unique) for unique in (10, 12, (1 << 63) - 2, 14)]
@@ -175,7 +229,6 @@ def test_old_requests_make_room(journal: Journal, path: str) -> None:
     """The last ones are kept, and not many more, whatever restarts come in between."""
     last = 5 * REMEMBERED_REQUESTS + 7
     for unique in range(1, last + 1):
-        journal.begin()
         journal.commit(Request(unique, 9), unique)
         if unique % 50 == 0:
             journal = again(journal, path)
@@ -188,11 +241,9 @@ def test_old_requests_make_room(journal: Journal, path: str) -> None:
 def test_a_slow_request_is_remembered_as_long_as_others(journal: Journal, path: str) -> None:
     """It has a small number and is applied late; a restart must not make it the oldest."""
     for unique in [*range(100, 300), 4, 300, 6]:
-        journal.begin()
         journal.commit(Request(unique, 39), unique)
     journal = again(journal, path)
     for unique in range(400, 400 + REMEMBERED_REQUESTS - 3):
-        journal.begin()
         journal.commit(Request(unique, 9), unique)
     known = [unique for unique in (4, 6, 300) if journal.applied(unique)]
     journal.close()
@@ -201,9 +252,9 @@ def test_a_slow_request_is_remembered_as_long_as_others(journal: Journal, path: 
 
 def test_requests_of_another_connection_are_forgotten(journal: Journal) -> None:
     """Its numbers begin anew."""
-    journal.begin()
     journal.commit(Request(10, 9), 3)
-    journal.forget_requests()
+    with journal.change(None):
+        journal.forget_requests()
     assert journal.applied(10) is None
 
 
@@ -219,7 +270,7 @@ def refusal(path: str) -> str:
     """Why it is not opened; the file is as it was."""
     before = Path(path).read_bytes()
     with pytest.raises(JournalError) as caught:
-        Journal(path)
+        opened(path)
     assert Path(path).read_bytes() == before
     assert path in str(caught.value)
     return type(caught.value).__name__
@@ -254,13 +305,12 @@ def test_a_newer_journal_is_refused(journal: Journal, path: str) -> None:
     db.close()
     assert refusal(path) == "NewerJournalError"
     with pytest.raises(NewerJournalError, match=r"later version.*fresh"):
-        Journal(path)
+        opened(path)
 
 
 def filled(path: str) -> None:
     """A journal of some pages, all of it in the main file."""
-    journal = Journal(path)
-    journal.begin()
+    journal = opened(path)
     for ino in range(5, 305):
         journal.save(a_region(ino))
         journal.replace_mappings(ino, [], [Mapping(0, PAGE, 3)])
@@ -290,4 +340,4 @@ def test_a_short_journal_is_refused(path: str, part: float) -> None:
 def test_a_journal_in_no_directory(path: str) -> None:
     """It can neither be read nor made."""
     with pytest.raises(JournalError):
-        Journal(path + "/there/is/none")
+        opened(path + "/there/is/none")

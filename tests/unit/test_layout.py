@@ -145,7 +145,7 @@ def test_growth_foretells_the_count(
             changed.insert(Mapping(start, end, 3))
         else:
             changed.remove(start, end)
-        assert len(layout) + layout.growth(start, end, added=added) == len(changed)
+        assert len(layout) + layout.cut(start, end).growth(added=added) == len(changed)
 
 
 def test_neighbours_are_not_merged() -> None:

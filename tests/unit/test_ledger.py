@@ -65,25 +65,25 @@ def test_a_new_ledger_allows_nothing(ledger: Ledger, memory: FakeMemory) -> None
 
 def test_a_promise_raises_the_limit(ledger: Ledger, memory: FakeMemory) -> None:
     """By exactly what is needed; withdrawn and settled it is as before."""
-    ledger.promise(7 * PAGE, [])
+    ledger.charge(7 * PAGE, [])
     assert (sums(ledger), memory.limit) == ((0, 0, 7, 0), 7 * PAGE)
-    ledger.withdraw(7 * PAGE)
+    ledger.uncharge(7 * PAGE)
     assert ledger.settle([])
     assert (sums(ledger), memory.limit) == ((0, 0, 0, 0), 0)
 
 
 def test_a_promise_of_nothing_asks_nothing(ledger: Ledger, memory: FakeMemory) -> None:
     """No system call for a mapping that needs no memory."""
-    ledger.promise(0, [])
+    ledger.charge(0, [])
     assert memory.faults.calls == []
 
 
 def test_promises_end_at_the_capacity(ledger: Ledger) -> None:
     """ENOMEM for one page more; all of it can be promised."""
-    ledger.promise(60 * PAGE, [])
-    ledger.promise(40 * PAGE, [])
+    ledger.charge(60 * PAGE, [])
+    ledger.charge(40 * PAGE, [])
     with refused(errno.ENOMEM):
-        ledger.promise(PAGE, [])
+        ledger.charge(PAGE, [])
     assert sums(ledger) == (0, 0, 100, 0)
 
 
@@ -91,24 +91,24 @@ def test_reserved_memory_counts_against_promises(ledger: Ledger) -> None:
     """What is mapped is not there a second time."""
     insert(ledger, Layout(), Mapping(0, 90 * PAGE, 3))
     with refused(errno.ENOMEM):
-        ledger.promise(11 * PAGE, [])
-    ledger.promise(10 * PAGE, [])
+        ledger.charge(11 * PAGE, [])
+    ledger.charge(10 * PAGE, [])
 
 
 def test_memory_in_use_counts_against_promises(ledger: Ledger, memory: FakeMemory) -> None:
     """Such as that of a region that is unlinked and still mapped somewhere."""
     memory.held = 90 * PAGE
     with refused(errno.ENOMEM):
-        ledger.promise(11 * PAGE, [])
+        ledger.charge(11 * PAGE, [])
     assert sums(ledger) == (0, 0, 0, 0)
 
 
 def test_pages_of_a_promise_are_not_counted_twice(ledger: Ledger, memory: FakeMemory) -> None:
     """While a worker reserves, what it has got is in use and pending both."""
     _region, segment = make_region(memory)
-    ledger.promise(60 * PAGE, [])
+    ledger.charge(60 * PAGE, [])
     segment.reserve(0, 60 * PAGE)
-    ledger.promise(40 * PAGE, [])
+    ledger.charge(40 * PAGE, [])
     assert memory.limit == CAPACITY
 
 
@@ -119,7 +119,7 @@ def test_pages_in_holes_do_not_count_against_promises(ledger: Ledger, memory: Fa
     assert ledger.settle([region])
     segment.poke(0, bytes(20 * PAGE))
     segment.poke(100 * PAGE, bytes(70 * PAGE))
-    ledger.promise(80 * PAGE, [region])
+    ledger.charge(80 * PAGE, [region])
     assert segment.pages == set(range(20))
 
 
@@ -127,9 +127,9 @@ def test_a_promise_that_the_system_refuses_is_none(ledger: Ledger, memory: FakeM
     """ENOMEM, and the sums are as before."""
     memory.faults.arm(0, errno.ENOMEM)
     with refused(errno.ENOMEM):
-        ledger.promise(PAGE, [])
+        ledger.charge(PAGE, [])
     assert (sums(ledger), memory.limit) == ((0, 0, 0, 0), 0)
-    ledger.promise(PAGE, [])
+    ledger.charge(PAGE, [])
     assert memory.limit == PAGE
 
 
@@ -169,10 +169,10 @@ def test_settling_what_is_settled_asks_nothing(ledger: Ledger, memory: FakeMemor
 def test_settling_sweeps_where_more_is_in_use(ledger: Ledger, memory: FakeMemory) -> None:
     """A page that was touched in a hole goes, what is mapped stays."""
     region, segment = make_region(memory)
-    ledger.promise(4 * PAGE, [])
+    ledger.charge(4 * PAGE, [])
     segment.reserve(0, 2 * PAGE)
     segment.poke(8 * PAGE, b"stray")
-    ledger.withdraw(4 * PAGE)
+    ledger.uncharge(4 * PAGE)
     insert(ledger, region.layout, Mapping(0, 2 * PAGE, 3))
     assert ledger.settle([region])
     assert memory.limit == 2 * PAGE
@@ -181,9 +181,9 @@ def test_settling_sweeps_where_more_is_in_use(ledger: Ledger, memory: FakeMemory
 
 def test_settling_later_where_memory_cannot_be_had_back(ledger: Ledger, memory: FakeMemory) -> None:
     """The limit is what is in use, no hole can be touched, and a later look succeeds."""
-    ledger.promise(4 * PAGE, [])
+    ledger.charge(4 * PAGE, [])
     memory.held = 3 * PAGE
-    ledger.withdraw(4 * PAGE)
+    ledger.uncharge(4 * PAGE)
     assert not ledger.settle([])
     assert memory.limit == 3 * PAGE
     memory.held = 0

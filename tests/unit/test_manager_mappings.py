@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from msharefs import abi
-from msharefs.abi import CreateMapping, Unmap
+from msharefs.abi import CreateMapping
 from msharefs.core.errors import OutOfMemory, RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.layout import Mapping
@@ -55,9 +55,9 @@ def test_a_mapping_has_its_memory(world: World) -> None:
     world.map(region, PAGE, 3 * PAGE)
     assert ranges(region) == [(1, 4)]
     assert segment_of(region).pages == {1, 2, 3}
-    assert (world.memory.limit, world.manager.ledger.reserved) == (3 * PAGE, 3 * PAGE)
+    assert (world.memory.limit, world.manager.tables.ledger.reserved) == (3 * PAGE, 3 * PAGE)
     assert (region.maps, region.unmaps, region.blocks) == (1, 0, 24)
-    assert world.notices.changed[-1] == region.ino
+    assert world.kernel.changed[-1] == region.ino
 
 
 def test_a_hole_cannot_be_touched(world: World) -> None:
@@ -105,7 +105,7 @@ def test_an_overlap_replaces_and_starts_with_zeros(world: World) -> None:
     world.map(region, 2 * PAGE, 4 * PAGE, prot=abi.PROT_READ)
     assert ranges(region) == [(0, 2), (2, 6)]
     assert segment_of(region).peek(0, 6 * PAGE) == b"x" * 2 * PAGE + bytes(4 * PAGE)
-    assert (world.memory.used(), world.manager.ledger.reserved) == (6 * PAGE, 6 * PAGE)
+    assert (world.memory.used(), world.manager.tables.ledger.reserved) == (6 * PAGE, 6 * PAGE)
 
 
 def test_replacing_needs_no_further_memory(world: World) -> None:
@@ -194,13 +194,8 @@ def test_a_read_only_descriptor_cannot_map(world: World) -> None:
 @pytest.mark.parametrize("ino", [ROOT_INO, INFO_INO])
 def test_only_regions_have_ioctls(world: World, ino: int) -> None:
     """ENOTTY, before anything else."""
-    inode = world.manager.getattr(ino)
     with refused(errno.ENOTTY):
-        world.plan(inode, CreateMapping(1, 0), writable=False)
-    with refused(errno.ENOTTY):
-        world.manager.plan_unmap(ino, Unmap(1, 0), writable=False)
-    with refused(errno.ENOTTY):
-        world.manager.ioctl_region(ino)
+        world.manager.mappings.ioctl_region(ino)
 
 
 def test_a_region_without_a_size_maps_nothing(world: World) -> None:
@@ -280,7 +275,7 @@ class Scenario:
 
 def region_of(world: World) -> Region:
     """The one that the scenarios use."""
-    return next(iter(world.manager.regions.values()))
+    return next(iter(world.manager.tables.regions.values()))
 
 
 def prepare_empty(world: World) -> None:
@@ -311,7 +306,7 @@ def prepare_dying(world: World) -> None:
     """The same, and the first region has a handle but no name and is not in the cache."""
     prepare_full(world)
     world.forget(region_of(world))
-    world.manager.unlink(ROOT_INO, b"a")
+    world.manager.unlink(None, ROOT_INO, b"a")
 
 
 def prepare_closed(world: World) -> None:
@@ -343,10 +338,10 @@ SCENARIOS = {
     ),
     "unmap": Scenario(prepare_full, lambda w: w.unmap(region_of(w), 3 * PAGE, 6 * PAGE)),
     "unmap all": Scenario(prepare_noreserve, lambda w: w.unmap(region_of(w), 0, SIZE)),
-    "last close": Scenario(prepare_dying, lambda w: w.manager.release(region_of(w).ino)),
-    "last unlink": Scenario(prepare_closed, lambda w: w.manager.unlink(ROOT_INO, b"a")),
+    "last close": Scenario(prepare_dying, lambda w: w.manager.release(None, region_of(w).ino)),
+    "last unlink": Scenario(prepare_closed, lambda w: w.manager.unlink(None, ROOT_INO, b"a")),
     "rename over": Scenario(
-        prepare_closed, lambda w: w.manager.rename(ROOT_INO, b"b", ROOT_INO, b"a", 0)
+        prepare_closed, lambda w: w.manager.rename(None, ROOT_INO, b"b", ROOT_INO, b"a", 0)
     ),
 }
 
@@ -375,7 +370,7 @@ def without_noreserve_pages(snapshot: dict[str, Any], world: World) -> dict[str,
     """
     segments = {ino: dict(state) for ino, state in snapshot["segments"].items()}
     inodes = {ino: dict(state) for ino, state in snapshot["inodes"].items()}
-    for region in world.manager.regions.values():
+    for region in world.manager.tables.regions.values():
         own = {
             page
             for mapping in region.layout
@@ -408,7 +403,7 @@ def fillable(world: World, scenario: Scenario) -> set[tuple[int, int]]:
     """Where a failure may leave memory."""
     return {
         (region.ino, page)
-        for region in world.manager.regions.values()
+        for region in world.manager.tables.regions.values()
         for mapping in region.layout
         if scenario.may_fill and not mapping.reserve
         for page in range(mapping.start // PAGE, mapping.end // PAGE)
@@ -426,7 +421,7 @@ def test_a_failed_step_leaves_all_or_nothing(scenario: Scenario, step: int, code
     world = make_world()
     scenario.prepare(world)
     before = world.snapshot()
-    told = list(world.notices.changed)
+    told = list(world.kernel.changed)
     world.faults.arm(step, code)
 
     outcome = attempt(lambda: scenario.act(world))
@@ -434,10 +429,10 @@ def test_a_failed_step_leaves_all_or_nothing(scenario: Scenario, step: int, code
     failed = world.faults.calls[step]
     if isinstance(outcome, RefusedError):
         assert outcome.errno == (code if code == errno.EMFILE else errno.ENOMEM)
-        assert world.notices.changed == told
+        assert world.kernel.changed == told
         after = world.snapshot()
         assert new_pages(before, after) <= fillable(world, scenario)
-        if scenario.may_fill or any(not r.cacheable for r in world.manager.regions.values()):
+        if scenario.may_fill or any(not r.cacheable for r in world.manager.tables.regions.values()):
             before = without_noreserve_pages(before, world)
             after = without_noreserve_pages(after, world)
         assert after == before
@@ -445,7 +440,7 @@ def test_a_failed_step_leaves_all_or_nothing(scenario: Scenario, step: int, code
         assert failed in ("set_limit", "reserve", "make_huge"), (
             "work that failed cannot have been done"
         )
-        assert world.manager.settle()
+        assert world.manager.tables.settle()
         assert world.snapshot() == expected.snapshot()
 
 
@@ -457,7 +452,7 @@ def test_after_a_failure_all_can_be_had(scenario: Scenario, step: int, code: int
     world.faults.arm(step, code)
     attempt(lambda: scenario.act(world))
     world.faults.reset()
-    for region in list(world.manager.regions.values()):
+    for region in list(world.manager.tables.regions.values()):
         world.unmap(region, 0, SIZE)
     assert (world.memory.used(), world.memory.limit) == (0, 0)
     world.map(world.region(b"new", size=SIZE), 0, SIZE)
@@ -478,13 +473,13 @@ def test_plans_of_two_regions_in_any_order(world: World) -> None:
     first = plan_map(world, one, 0, 4 * PAGE)
     second = plan_map(world, other, 0, 6 * PAGE)
     assert world.memory.limit == 10 * PAGE
-    second.acquire()
-    first.acquire()
+    second.acquire(lambda extra: False)
+    first.acquire(lambda extra: False)
     first.clear()
-    world.manager.commit(first)
+    world.manager.mappings.commit(first)
     assert world.memory.limit == 10 * PAGE
     second.clear()
-    world.manager.commit(second)
+    world.manager.mappings.commit(second)
     assert (world.memory.limit, world.memory.used()) == (10 * PAGE, 10 * PAGE)
 
 
@@ -496,7 +491,7 @@ def test_a_promise_holds_against_others(world: World) -> None:
     with refused(errno.ENOMEM):
         world.map(other, 0, 5 * PAGE)
     with pytest.raises(OutOfMemory):
-        world.manager.abandon(plan, OSError(errno.ENOSPC, "test"))
+        world.manager.mappings.abandon(plan, OSError(errno.ENOSPC, "test"))
     world.map(other, 0, 10 * PAGE)
 
 
@@ -505,10 +500,10 @@ def test_half_reserved_memory_is_not_counted_twice(world: World) -> None:
     world = make_world(capacity=10 * PAGE)
     one, other = world.region(b"one", size=SIZE), world.region(b"other", size=SIZE)
     plan = plan_map(world, one, 0, 6 * PAGE)
-    plan.acquire()
+    plan.acquire(lambda extra: False)
     world.map(other, 0, 4 * PAGE)
     plan.clear()
-    world.manager.commit(plan)
+    world.manager.mappings.commit(plan)
     assert world.memory.used() == 10 * PAGE
 
 
@@ -518,12 +513,12 @@ def test_a_sweep_leaves_what_is_being_reserved(world: World) -> None:
     plan = plan_map(world, one, 4 * PAGE, 4 * PAGE)
     segment_of(one).poke(0, b"stray")
     segment_of(other).poke(0, b"stray")
-    world.manager.sweep()
-    plan.acquire()
-    assert world.manager.sweep() == 0
+    world.manager.tables.sweep()
+    plan.acquire(lambda extra: False)
+    assert world.manager.tables.sweep() == 0
     assert segment_of(one).pages == {4, 5, 6, 7}
     plan.clear()
-    world.manager.commit(plan)
+    world.manager.mappings.commit(plan)
     assert segment_of(one).pages == {4, 5, 6, 7}
     assert segment_of(other).pages == set()
 
@@ -534,9 +529,9 @@ def test_a_range_that_was_given_up_is_swept_again(world: World) -> None:
     world.map(region, 32 * PAGE, 8 * PAGE, flags=abi.MAP_NORESERVE)
     plan = plan_map(world, region, 4 * PAGE, 4 * PAGE)
     with pytest.raises(OutOfMemory):
-        world.manager.abandon(plan, OSError(errno.ENOMEM, "test"))
+        world.manager.mappings.abandon(plan, OSError(errno.ENOMEM, "test"))
     segment_of(region).poke(5 * PAGE, b"stray")
-    assert world.manager.sweep() == PAGE
+    assert world.manager.tables.sweep() == PAGE
     assert segment_of(region).pages == set()
 
 
@@ -545,7 +540,7 @@ def test_pages_in_holes_make_room_for_a_plan(world: World) -> None:
     region = world.region(size=SIZE)
     plan = plan_map(world, region, 4 * PAGE, 4 * PAGE)
     segment_of(region).poke(0, b"stray")
-    world.manager.perform(plan)
+    world.manager.mappings.perform(plan)
     assert segment_of(region).pages == {4, 5, 6, 7}
 
 

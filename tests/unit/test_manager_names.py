@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from msharefs.core.attributes import AttributeChange
 from msharefs.core.inode import INFO_INO, ROOT_INO
-from msharefs.core.manager import AttributeChange
 from msharefs.core.region import Region
 from tests.unit.support.worlds import (
     ALICE,
@@ -37,21 +37,21 @@ def world() -> World:
 
 def test_create_makes_a_region_and_opens_it(world: World) -> None:
     """One look-up, one handle, a segment that can be served, no memory."""
-    region = world.manager.create(ROOT_INO, b"a", 0o640, ALICE)
+    region = world.manager.create(None, ROOT_INO, b"a", 0o640, ALICE)
     assert (region.nlink, region.lookups, region.opens) == (1, 1, 1)
     assert (region.mode, region.uid, region.gid) == (stat.S_IFREG | 0o640, ALICE.uid, ALICE.gid)
-    assert world.manager.open_handles == 1
-    assert world.manager.regions == {region.ino: region}
-    assert (world.notices.made, world.memory.used()) == ([region.ino], 0)
+    assert world.manager.tables.open_handles == 1
+    assert world.manager.tables.regions == {region.ino: region}
+    assert (world.kernel.registered, world.memory.used()) == ([region.ino], 0)
 
 
 def test_mknod_makes_a_region_without_a_handle(world: World) -> None:
     """Its segment comes with the first open."""
-    region = world.manager.mknod(ROOT_INO, b"a", stat.S_IFREG | 0o600, ALICE)
+    region = world.manager.mknod(None, ROOT_INO, b"a", stat.S_IFREG | 0o600, ALICE)
     assert (region.nlink, region.lookups, region.opens, region.segment) == (1, 1, 0, None)
-    assert world.notices.made == []
-    world.manager.open(region.ino, os.O_RDWR)
-    assert world.notices.made == [region.ino]
+    assert world.kernel.registered == []
+    world.manager.open(None, region.ino, os.O_RDWR)
+    assert world.kernel.registered == [region.ino]
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK])
@@ -59,29 +59,29 @@ def test_only_regular_files_can_be_made(world: World, kind: int) -> None:
     """EPERM for devices, pipes and sockets, and no name appears."""
     before = world.snapshot()
     with refused(errno.EPERM):
-        world.manager.mknod(ROOT_INO, b"a", kind | 0o600, ALICE)
+        world.manager.mknod(None, ROOT_INO, b"a", kind | 0o600, ALICE)
     assert world.snapshot() == before
 
 
 def test_mkdir_counts_a_look_up(world: World) -> None:
     """And it is no region."""
-    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
-    assert (directory.lookups, directory.opens, world.manager.regions) == (1, 0, {})
+    directory = world.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
+    assert (directory.lookups, directory.opens, world.manager.tables.regions) == (1, 0, {})
 
 
 def test_mshare_info_cannot_be_made_again(world: World) -> None:
     """EEXIST, by any way to make a name."""
     before = world.snapshot()
     with refused(errno.EEXIST):
-        world.manager.create(ROOT_INO, b"mshare_info", 0o600, ALICE)
+        world.manager.create(None, ROOT_INO, b"mshare_info", 0o600, ALICE)
     with refused(errno.EEXIST):
-        world.manager.mkdir(ROOT_INO, b"mshare_info", 0o700, ALICE)
+        world.manager.mkdir(None, ROOT_INO, b"mshare_info", 0o700, ALICE)
     with refused(errno.EEXIST):
-        world.manager.mknod(ROOT_INO, b"mshare_info", stat.S_IFREG, ALICE)
+        world.manager.mknod(None, ROOT_INO, b"mshare_info", stat.S_IFREG, ALICE)
     assert world.snapshot() == before
 
 
-@pytest.mark.parametrize("step", ["create", "segment_made"])
+@pytest.mark.parametrize("step", ["create", "register"])
 @pytest.mark.parametrize(
     ("cause", "code"),
     [
@@ -94,24 +94,24 @@ def test_mshare_info_cannot_be_made_again(world: World) -> None:
 def test_create_fails_whole(world: World, step: str, cause: int, code: int) -> None:
     """No segment, or none that can be served: the errno, no name, nothing left."""
     before = world.snapshot()
-    world.faults.arm(["create", "segment_made"].index(step), cause)
+    world.faults.arm(["create", "register"].index(step), cause)
     with refused(code):
-        world.manager.create(ROOT_INO, b"a", 0o600, ALICE)
+        world.manager.create(None, ROOT_INO, b"a", 0o600, ALICE)
     assert world.snapshot() == before
     assert world.faults.calls[-1] == step
-    world.manager.create(ROOT_INO, b"a", 0o600, ALICE)
+    world.manager.create(None, ROOT_INO, b"a", 0o600, ALICE)
 
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_a_first_open_fails_whole(world: World, step: int) -> None:
     """The same for a region that mknod made."""
-    region = world.manager.mknod(ROOT_INO, b"a", stat.S_IFREG | 0o600, ALICE)
+    region = world.manager.mknod(None, ROOT_INO, b"a", stat.S_IFREG | 0o600, ALICE)
     before = world.snapshot()
     world.faults.arm(step, errno.EMFILE)
     with refused(errno.EMFILE):
-        world.manager.open(region.ino, os.O_RDWR)
+        world.manager.open(None, region.ino, os.O_RDWR)
     assert world.snapshot() == before
-    world.manager.open(region.ino, os.O_RDWR)
+    world.manager.open(None, region.ino, os.O_RDWR)
 
 
 def test_nr_inodes(world: World) -> None:
@@ -120,18 +120,18 @@ def test_nr_inodes(world: World) -> None:
     region = world.region(b"a")
     before = world.snapshot()
     for make in (
-        lambda: world.manager.create(ROOT_INO, b"b", 0o600, ALICE),
-        lambda: world.manager.mkdir(ROOT_INO, b"b", 0o700, ALICE),
-        lambda: world.manager.mknod(ROOT_INO, b"b", stat.S_IFREG, ALICE),
+        lambda: world.manager.create(None, ROOT_INO, b"b", 0o600, ALICE),
+        lambda: world.manager.mkdir(None, ROOT_INO, b"b", 0o700, ALICE),
+        lambda: world.manager.mknod(None, ROOT_INO, b"b", stat.S_IFREG, ALICE),
     ):
         with refused(errno.ENOSPC):
             make()
     assert world.snapshot() == before
-    world.manager.unlink(ROOT_INO, b"a")
+    world.manager.unlink(None, ROOT_INO, b"a")
     with refused(errno.ENOSPC):
-        world.manager.create(ROOT_INO, b"b", 0o600, ALICE)
+        world.manager.create(None, ROOT_INO, b"b", 0o600, ALICE)
     world.close(region)
-    world.manager.create(ROOT_INO, b"b", 0o600, ALICE)
+    world.manager.create(None, ROOT_INO, b"b", 0o600, ALICE)
 
 
 # Looking up
@@ -173,21 +173,21 @@ def test_getattr_of_a_number_that_is_not_there(world: World) -> None:
 def test_opens_are_counted(world: World) -> None:
     """Per inode and in all; one segment serves all handles."""
     region = world.region(b"a")
-    world.manager.open(region.ino, os.O_RDONLY)
-    world.manager.open(INFO_INO, os.O_RDONLY)
-    assert (region.opens, world.manager.open_handles) == (2, 3)
-    assert world.notices.made == [region.ino]
-    world.manager.release(region.ino)
-    world.manager.release(INFO_INO)
-    assert (region.opens, world.manager.open_handles) == (1, 1)
+    world.manager.open(None, region.ino, os.O_RDONLY)
+    world.manager.open(None, INFO_INO, os.O_RDONLY)
+    assert (region.opens, world.manager.tables.open_handles) == (2, 3)
+    assert world.kernel.registered == [region.ino]
+    world.manager.release(None, region.ino)
+    world.manager.release(None, INFO_INO)
+    assert (region.opens, world.manager.tables.open_handles) == (1, 1)
 
 
 def test_truncating_open_of_an_unsized_region(world: World) -> None:
     """Allowed, and it can be sized afterwards: open(2) with O_CREAT | O_TRUNC twice."""
     region = world.region(b"a", size=0)
-    world.manager.open(region.ino, os.O_RDWR | os.O_TRUNC)
-    world.manager.setattr(region.ino, AttributeChange(size=0))
-    world.manager.setattr(region.ino, AttributeChange(size=ALIGN))
+    world.manager.open(None, region.ino, os.O_RDWR | os.O_TRUNC)
+    world.manager.setattr(None, region.ino, AttributeChange(size=0))
+    world.manager.setattr(None, region.ino, AttributeChange(size=ALIGN))
     assert region.size == ALIGN
 
 
@@ -196,7 +196,7 @@ def test_truncating_open_of_a_sized_region(world: World) -> None:
     region = world.region(b"a")
     before = world.snapshot()
     with refused(errno.EINVAL):
-        world.manager.open(region.ino, os.O_RDWR | os.O_TRUNC)
+        world.manager.open(None, region.ino, os.O_RDWR | os.O_TRUNC)
     assert world.snapshot() == before
 
 
@@ -205,14 +205,14 @@ def test_mshare_info_is_read_only(world: World, flags: int) -> None:
     """EACCES for each kind of writing, root's included."""
     before = world.snapshot()
     with refused(errno.EACCES):
-        world.manager.open(INFO_INO, flags)
+        world.manager.open(None, INFO_INO, flags)
     assert world.snapshot() == before
 
 
 def test_directories_are_not_opened_as_files(world: World) -> None:
     """EISDIR."""
     with refused(errno.EISDIR):
-        world.manager.open(ROOT_INO, os.O_RDONLY)
+        world.manager.open(None, ROOT_INO, os.O_RDONLY)
 
 
 def test_the_text_of_mshare_info(world: World) -> None:
@@ -232,13 +232,17 @@ def test_an_unlinked_region_lives_while_it_is_open(world: World) -> None:
     """Its memory stays until the last handle is closed and the kernel forgets it."""
     region = world.region(b"a")
     world.map(region, 0, MIB)
-    world.manager.unlink(ROOT_INO, b"a")
+    world.manager.unlink(None, ROOT_INO, b"a")
     assert (region.nlink, world.memory.used()) == (0, MIB)
-    world.manager.release(region.ino)
+    world.manager.release(None, region.ino)
     assert world.memory.used() == MIB
     world.forget(region)
-    assert (world.memory.used(), world.memory.limit, world.manager.ledger.reserved) == (0, 0, 0)
-    assert (world.manager.regions, world.memory.segments) == ({}, {})
+    assert (world.memory.used(), world.memory.limit, world.manager.tables.ledger.reserved) == (
+        0,
+        0,
+        0,
+    )
+    assert (world.manager.tables.regions, world.memory.segments) == ({}, {})
     with refused(errno.ENOENT):
         world.manager.getattr(region.ino)
 
@@ -248,8 +252,8 @@ def test_a_region_dies_with_the_last_reference(world: World, order: str) -> None
     """Whichever that is, and once."""
     region = world.region(b"a")
     steps: dict[str, Callable[[], None]] = {
-        "unlink": lambda: world.manager.unlink(ROOT_INO, b"a"),
-        "release": lambda: world.manager.release(region.ino),
+        "unlink": lambda: world.manager.unlink(None, ROOT_INO, b"a"),
+        "release": lambda: world.manager.release(None, region.ino),
         "forget": lambda: world.forget(region),
     }
     orders = {
@@ -258,36 +262,39 @@ def test_a_region_dies_with_the_last_reference(world: World, order: str) -> None
         "unlink last": ["release", "forget", "unlink"],
     }
     for step in orders[order]:
-        assert world.notices.gone == []
+        assert world.kernel.gone == []
         steps[step]()
-    assert world.notices.gone == [region.ino]
+    assert world.kernel.gone == [region.ino]
     assert world.memory.segments == {}
 
 
 def test_a_region_without_a_segment_dies_too(world: World) -> None:
     """It was never opened."""
-    region = world.manager.mknod(ROOT_INO, b"a", stat.S_IFREG, ALICE)
-    world.manager.unlink(ROOT_INO, b"a")
+    region = world.manager.mknod(None, ROOT_INO, b"a", stat.S_IFREG, ALICE)
+    world.manager.unlink(None, ROOT_INO, b"a")
     world.forget(region)
-    assert (world.notices.gone, world.manager.regions) == ([region.ino], {})
+    assert (world.kernel.gone, world.manager.tables.regions) == ([region.ino], {})
 
 
 def test_memory_of_a_region_that_dies_slowly(world: World) -> None:
-    """It stays on the books until it is buried, so that nobody is promised it."""
-    world = make_world(bury_later=True, capacity=4 * MIB)
+    """It stays on the books until it is reclaimed, so that nobody is charged for it again."""
+    world = make_world(reclaim_later=True, capacity=4 * MIB)
     region = world.region(b"a")
     world.map(region, 0, 2 * MIB)
-    world.manager.unlink(ROOT_INO, b"a")
+    world.manager.unlink(None, ROOT_INO, b"a")
     world.close(region)
-    assert (world.manager.ledger.reserved, world.manager.ledger.mappings) == (2 * MIB, 1)
+    assert (world.manager.tables.ledger.reserved, world.manager.tables.ledger.mappings) == (
+        2 * MIB,
+        1,
+    )
     other = world.region(b"b", size=4 * MIB)
     with refused(errno.ENOMEM):
         world.map(other, 0, 2 * MIB + PAGE)
-    assert world.manager.dying == 1
-    for dead in world.notices.take_dying():
-        world.manager.bury(dead)
-    assert world.manager.dying == 0
-    assert (world.manager.ledger.reserved, world.memory.limit) == (0, 0)
+    assert world.manager.tables.reclaiming == 1
+    for ino in world.kernel.take_reclaimable():
+        world.manager.tables.reclaimed(ino)
+    assert world.manager.tables.reclaiming == 0
+    assert (world.manager.tables.ledger.reserved, world.memory.limit) == (0, 0)
     world.map(other, 0, 4 * MIB)
 
 
@@ -297,12 +304,12 @@ def test_memory_of_a_dead_region_that_is_still_attached(world: World) -> None:
     world.map(region, 0, MIB)
     segment = segment_of(region)
     segment.attach()
-    world.manager.unlink(ROOT_INO, b"a")
+    world.manager.unlink(None, ROOT_INO, b"a")
     world.close(region)
     assert (world.memory.used(), world.memory.limit) == (MIB, MIB)
-    assert not world.manager.settle()
+    assert not world.manager.tables.settle()
     segment.detach()
-    assert world.manager.settle()
+    assert world.manager.tables.settle()
     assert (world.memory.used(), world.memory.limit) == (0, 0)
 
 
@@ -312,8 +319,8 @@ def full_world() -> tuple[World, Region, Region]:
     world = make_world(capacity=2 * MIB)
     old, new = world.region(b"old"), world.region(b"new")
     world.map(old, 0, 2 * MIB)
-    world.manager.unlink(ROOT_INO, b"old")
-    world.manager.release(old.ino)
+    world.manager.unlink(None, ROOT_INO, b"old")
+    world.manager.release(None, old.ino)
     return world, old, new
 
 
@@ -321,13 +328,13 @@ def test_memory_that_the_kernel_has_given_up_is_found(world: World) -> None:
     """Its FORGET is on the way: no ENOMEM in between, and the FORGET finds nothing."""
     world, old, new = full_world()
     world.map(new, 0, 2 * MIB)
-    assert (world.notices.gone, world.memory.used()) == ([old.ino], 2 * MIB)
+    assert (world.kernel.gone, world.memory.used()) == ([old.ino], 2 * MIB)
 
 
 def test_memory_that_the_kernel_knows_is_not_taken(world: World) -> None:
     """Somebody has it mapped."""
     world, old, new = full_world()
-    world.notices.known = {old.ino}
+    world.kernel.known = {old.ino}
     before = world.snapshot()
     with refused(errno.ENOMEM):
         world.map(new, 0, PAGE)
@@ -339,7 +346,7 @@ def test_memory_that_somebody_can_reach_is_not_taken(world: World, keeps: str) -
     """Whatever the kernel says."""
     world, old, new = full_world()
     if keeps == "a handle":
-        world.manager.open(old.ino, os.O_RDWR)
+        world.manager.open(None, old.ino, os.O_RDWR)
     else:
         old.nlink = 1
     before = world.snapshot()
@@ -351,14 +358,14 @@ def test_memory_that_somebody_can_reach_is_not_taken(world: World, keeps: str) -
 def test_hard_links_keep_a_region(world: World) -> None:
     """The last name counts, and each link is a look-up."""
     region = world.region(b"a")
-    assert world.manager.link(region.ino, ROOT_INO, b"b") is region
+    assert world.manager.link(None, region.ino, ROOT_INO, b"b") is region
     assert (region.nlink, region.lookups) == (2, 2)
-    world.manager.release(region.ino)
+    world.manager.release(None, region.ino)
     world.forget(region)
-    world.manager.unlink(ROOT_INO, b"a")
-    assert world.manager.regions == {region.ino: region}
-    world.manager.unlink(ROOT_INO, b"b")
-    assert world.manager.regions == {}
+    world.manager.unlink(None, ROOT_INO, b"a")
+    assert world.manager.tables.regions == {region.ino: region}
+    world.manager.unlink(None, ROOT_INO, b"b")
+    assert world.manager.tables.regions == {}
 
 
 def test_a_region_that_is_renamed_over_dies(world: World) -> None:
@@ -366,14 +373,14 @@ def test_a_region_that_is_renamed_over_dies(world: World) -> None:
     world.region(b"a")
     old = world.region(b"b")
     world.close(old)
-    world.manager.rename(ROOT_INO, b"a", ROOT_INO, b"b", 0)
-    assert world.notices.gone == [old.ino]
+    world.manager.rename(None, ROOT_INO, b"a", ROOT_INO, b"b", 0)
+    assert world.kernel.gone == [old.ino]
 
 
 def test_a_directory_lives_while_the_kernel_knows_it(world: World) -> None:
     """Then it makes room for another."""
-    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
-    world.manager.rmdir(ROOT_INO, b"d")
+    directory = world.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
+    world.manager.rmdir(None, ROOT_INO, b"d")
     assert world.manager.getattr(directory.ino).nlink == 0
     world.forget(directory)
     with refused(errno.ENOENT):
@@ -393,34 +400,34 @@ def test_forgetting_what_is_not_there_is_logged(
 ) -> None:
     """And the others of the same request are forgotten all the same."""
     region = world.region(b"a")
-    world.manager.unlink(ROOT_INO, b"a")
-    world.manager.release(region.ino)
+    world.manager.unlink(None, ROOT_INO, b"a")
+    world.manager.release(None, region.ino)
     with caplog.at_level(logging.DEBUG):
         world.manager.forget([(99, 1), (region.ino, region.lookups)])
     assert [record.levelname for record in caplog.records] == ["DEBUG"]
     assert "99" in caplog.text
-    assert world.notices.gone == [region.ino]
+    assert world.kernel.gone == [region.ino]
 
 
 def test_a_lost_name_is_told_while_somebody_can_ask(world: World) -> None:
     """st_nlink and st_ctime change for those who have it open or by another name."""
     region = world.region(b"a")
-    world.manager.link(region.ino, ROOT_INO, b"b")
-    world.manager.unlink(ROOT_INO, b"b")
-    assert world.notices.changed == [region.ino]
-    world.manager.unlink(ROOT_INO, b"a")
-    assert world.notices.changed == [region.ino] * 2
+    world.manager.link(None, region.ino, ROOT_INO, b"b")
+    world.manager.unlink(None, ROOT_INO, b"b")
+    assert world.kernel.changed == [region.ino]
+    world.manager.unlink(None, ROOT_INO, b"a")
+    assert world.kernel.changed == [region.ino] * 2
 
 
 def test_a_refused_unlink_changes_nothing(world: World) -> None:
     """EPERM for mshare_info, EISDIR for a directory."""
-    world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+    world.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
     before = world.snapshot()
     with refused(errno.EPERM):
-        world.manager.unlink(ROOT_INO, b"mshare_info")
+        world.manager.unlink(None, ROOT_INO, b"mshare_info")
     with refused(errno.EISDIR):
-        world.manager.unlink(ROOT_INO, b"d")
-    assert (world.snapshot(), world.notices.changed) == (before, [])
+        world.manager.unlink(None, ROOT_INO, b"d")
+    assert (world.snapshot(), world.kernel.changed) == (before, [])
 
 
 # Attributes
@@ -430,20 +437,20 @@ def test_setattr_changes_what_it_is_given(world: World) -> None:
     """Mode bits, owner, group and times; ctime always, the rest stays."""
     region = world.region(b"a")
     old = (region.mtime_ns, region.ctime_ns)
-    world.manager.setattr(region.ino, AttributeChange(mode=0o7777))
+    world.manager.setattr(None, region.ino, AttributeChange(mode=0o7777))
     assert region.mode == stat.S_IFREG | 0o7777
     assert region.mtime_ns == old[0]
     assert region.ctime_ns > old[1]
-    world.manager.setattr(region.ino, AttributeChange(atime_ns=5, mtime_ns=-7))
+    world.manager.setattr(None, region.ino, AttributeChange(atime_ns=5, mtime_ns=-7))
     assert (region.atime_ns, region.mtime_ns) == (5, -7)
-    world.manager.setattr(region.ino, AttributeChange(uid=BOB.uid, gid=BOB.gid))
+    world.manager.setattr(None, region.ino, AttributeChange(uid=BOB.uid, gid=BOB.gid))
     assert (region.uid, region.gid) == (BOB.uid, BOB.gid)
 
 
 def test_the_kind_of_an_inode_cannot_be_changed(world: World) -> None:
     """Only permission bits of a mode are taken."""
-    directory = world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
-    world.manager.setattr(directory.ino, AttributeChange(mode=stat.S_IFREG | 0o1755))
+    directory = world.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
+    world.manager.setattr(None, directory.ino, AttributeChange(mode=stat.S_IFREG | 0o1755))
     assert directory.mode == stat.S_IFDIR | 0o1755
 
 
@@ -463,15 +470,15 @@ def test_set_user_id_goes_with_a_new_owner_or_size(
 ) -> None:
     """As chown(2) says; what the same request sets stays."""
     region = world.region(b"a", size=0)
-    world.manager.setattr(region.ino, AttributeChange(mode=mode))
-    world.manager.setattr(region.ino, change)
+    world.manager.setattr(None, region.ino, AttributeChange(mode=mode))
+    world.manager.setattr(None, region.ino, change)
     assert stat.S_IMODE(region.mode) == expected
 
 
 def test_directories_keep_set_group_id(world: World) -> None:
     """It means another thing there."""
-    directory = world.manager.mkdir(ROOT_INO, b"d", 0o2755, ALICE)
-    world.manager.setattr(directory.ino, AttributeChange(uid=1))
+    directory = world.manager.mkdir(None, ROOT_INO, b"d", 0o2755, ALICE)
+    world.manager.setattr(None, directory.ino, AttributeChange(uid=1))
     assert stat.S_IMODE(directory.mode) == 0o2755
 
 
@@ -490,7 +497,7 @@ def test_mshare_info_takes_no_change(world: World, change: AttributeChange) -> N
     """EPERM for all."""
     before = world.snapshot()
     with refused(errno.EPERM):
-        world.manager.setattr(INFO_INO, change)
+        world.manager.setattr(None, INFO_INO, change)
     assert world.snapshot() == before
 
 
@@ -500,7 +507,9 @@ def test_a_refused_size_refuses_all(world: World) -> None:
     before = world.snapshot()
     with refused(errno.EINVAL):
         world.manager.setattr(
-            region.ino, AttributeChange(mode=0, uid=1, gid=1, size=ALIGN, atime_ns=1, mtime_ns=1)
+            None,
+            region.ino,
+            AttributeChange(mode=0, uid=1, gid=1, size=ALIGN, atime_ns=1, mtime_ns=1),
         )
     assert world.snapshot() == before
 
@@ -518,7 +527,7 @@ def test_fallocate_sets_the_size(world: World) -> None:
     """As ftruncate does; mtime and ctime follow."""
     region = world.region(b"a", size=0)
     old = (region.mtime_ns, region.ctime_ns)
-    world.manager.fallocate(region.ino, 0, 0, ALIGN)
+    world.manager.fallocate(None, region.ino, 0, 0, ALIGN)
     assert region.size == ALIGN
     assert region.mtime_ns > old[0]
     assert region.ctime_ns > old[1]
@@ -544,7 +553,7 @@ def test_fallocate_refuses_mode_then_offset(
     region = world.region(b"a", size=size)
     before = world.snapshot()
     with refused(code):
-        world.manager.fallocate(region.ino, mode, offset, length)
+        world.manager.fallocate(None, region.ino, mode, offset, length)
     assert world.snapshot() == before
 
 
@@ -554,11 +563,11 @@ def test_a_size_beyond_max_region(world: World) -> None:
     region = world.region(b"a", size=0)
     before = world.snapshot()
     with refused(errno.EFBIG):
-        world.manager.setattr(region.ino, AttributeChange(size=5 * ALIGN))
+        world.manager.setattr(None, region.ino, AttributeChange(size=5 * ALIGN))
     with refused(errno.EFBIG):
-        world.manager.fallocate(region.ino, 0, 0, 5 * ALIGN)
+        world.manager.fallocate(None, region.ino, 0, 0, 5 * ALIGN)
     assert world.snapshot() == before
-    world.manager.fallocate(region.ino, 0, 0, 4 * ALIGN)
+    world.manager.fallocate(None, region.ino, 0, 0, 4 * ALIGN)
 
 
 @pytest.mark.parametrize(
@@ -570,20 +579,20 @@ def test_a_size_that_the_system_refuses(world: World, cause: int, code: int) -> 
     before = world.snapshot()
     world.faults.arm(0, cause)
     with refused(code):
-        world.manager.setattr(region.ino, AttributeChange(size=ALIGN))
+        world.manager.setattr(None, region.ino, AttributeChange(size=ALIGN))
     assert world.snapshot() == before
-    world.manager.setattr(region.ino, AttributeChange(size=ALIGN))
+    world.manager.setattr(None, region.ino, AttributeChange(size=ALIGN))
     assert segment_of(region).size == ALIGN
 
 
 def test_truncate_of_a_region_that_was_never_open(world: World) -> None:
     """truncate(2) by path after mknod(2): the segment is made for it."""
-    region = world.manager.mknod(ROOT_INO, b"a", stat.S_IFREG, ALICE)
-    world.manager.setattr(region.ino, AttributeChange(size=ALIGN))
+    region = world.manager.mknod(None, ROOT_INO, b"a", stat.S_IFREG, ALICE)
+    world.manager.setattr(None, region.ino, AttributeChange(size=ALIGN))
     assert segment_of(region).size == ALIGN
 
 
 def test_directories_have_no_size(world: World) -> None:
     """EISDIR."""
     with refused(errno.EISDIR):
-        world.manager.setattr(ROOT_INO, AttributeChange(size=0))
+        world.manager.setattr(None, ROOT_INO, AttributeChange(size=0))

@@ -21,7 +21,7 @@ import pytest
 from msharefs.linux import syscalls
 from msharefs.memory import segment as segment_module
 from msharefs.memory import shared
-from msharefs.memory.segment import PosixSegment
+from msharefs.memory.segment import PosixSegment, create_object, open_object
 from msharefs.memory.shared import SharedArena
 from tests.helpers.fixtures import strict
 from tests.unit.support import arena_child, memory_checks
@@ -67,15 +67,17 @@ class SystemMemory:
 
     def create(self, ino: int) -> PosixSegment:
         """A segment whose name nobody else uses."""
-        return PosixSegment(f"{self.prefix}-{ino}")
+        name = f"{self.prefix}-{ino}"
+        return PosixSegment(name, create_object(name))
 
     def stored(self) -> list[int]:
         """The numbers of the segments that there are."""
         return [int(name.rpartition("-")[2]) for name in self.left()]
 
-    def take_up(self, ino: int) -> PosixSegment:
+    def open(self, ino: int) -> PosixSegment:
         """A segment that is there."""
-        return PosixSegment(f"{self.prefix}-{ino}", there=True)
+        name = f"{self.prefix}-{ino}"
+        return PosixSegment(name, open_object(name))
 
     def discard(self, ino: int) -> None:
         """Remove one without opening it."""
@@ -180,7 +182,7 @@ def test_a_shared_arena_counts_what_it_takes_up() -> None:
     earlier.reserve(0, 3 * PAGE)
     os.close(earlier.fd)
     arena = SharedArena(CAPACITY, prefix)
-    segment = arena.take_up(7)
+    segment = arena.open(7)
     segment.reserve(0, 4 * PAGE)
     assert arena.used() == 4 * PAGE
     os.close(segment.fd)
@@ -263,7 +265,7 @@ def test_segments_are_for_their_owner_alone(system_memory: SystemMemory) -> None
 def test_a_segment_whose_name_somebody_removed() -> None:
     """It can be used and destroyed all the same."""
     name = f"/msharefs-test-{uuid.uuid4().hex}"
-    segment = PosixSegment(name)
+    segment = PosixSegment(name, create_object(name))
     segment.set_size(1 << 20)
     os.unlink(f"/dev/shm{name}")
     segment.reserve(0, 4096)

@@ -426,7 +426,7 @@ def test_init_reply_is_completed() -> None:
     expected[48:52] = rows("b0 00 00 00")  # flags2
     expected[52:56] = rows("01 00 00 00")  # max_stack_depth
     assert completed == bytes(expected)
-    assert len(INIT_REPLY) == messages.INIT_OUT_SIZE
+    assert len(INIT_REPLY) == 16 + 64
 
 
 def test_init_reply_keeps_what_libfuse_asked_for() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 import struct
 from collections.abc import Iterator
 
@@ -15,6 +14,7 @@ from msharefs.core.region import Region
 from msharefs.fuse import kernel
 from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
 from msharefs.fuse.planes.paged import PagedPlane
+from tests.unit.support.devices import KernelEnd, connected
 from tests.unit.support.worlds import (
     ANONYMOUS,
     PAGE,
@@ -41,19 +41,16 @@ def offer(flags2: int) -> InitOffer:
 
 
 @pytest.fixture
-def device() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The kernel's end and ours."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ends[0].setblocking(False)
-    yield ends
-    for end in ends:
-        end.close()
+def kernel_end() -> Iterator[KernelEnd]:
+    """At the other end of /dev/fuse."""
+    with connected() as end:
+        yield end
 
 
 @pytest.fixture
-def plane(device: tuple[socket.socket, socket.socket]) -> PagedPlane:
+def plane(kernel_end: KernelEnd) -> PagedPlane:
     """On a kernel that tells read(2) from page faults."""
-    return PagedPlane(device[1].fileno(), "a test", offer(ALLOW_MMAP | RESEND))
+    return PagedPlane(kernel_end.device, "a test", offer(ALLOW_MMAP | RESEND))
 
 
 @pytest.fixture
@@ -153,13 +150,11 @@ def test_read_2_is_refused(plane: PagedPlane, region: Region) -> None:
         plane.read(region, fault(3, flags=READ_LOCKOWNER))
 
 
-def test_an_old_kernel_cannot_tell(
-    device: tuple[socket.socket, socket.socket], region: Region
-) -> None:
+def test_an_old_kernel_cannot_tell(kernel_end: KernelEnd, region: Region) -> None:
     """Before Linux 6.6 everything goes through the page cache: read(2) gives what is mapped."""
-    plane = PagedPlane(device[1].fileno(), "a test", offer(0))
+    plane = PagedPlane(kernel_end.device, "a test", offer(0))
     assert bytes(plane.read(region, fault(3, flags=READ_LOCKOWNER))[:1]) == b"3"
-    assert plane.open_flags(region.ino) == (KEEP_CACHE, 0)
+    assert plane.open_flags == KEEP_CACHE
 
 
 # Write-backs
@@ -200,7 +195,7 @@ def test_what_is_being_unmapped_is_neither_read_nor_written(
     plane: PagedPlane, world: World, region: Region
 ) -> None:
     """From the clearing to the commit; what is beside it is served."""
-    plan = world.manager.plan_unmap(region.ino, Unmap(3 * PAGE, 2 * PAGE), writable=True)
+    plan = world.manager.mappings.plan_unmap(None, region, Unmap(3 * PAGE, 2 * PAGE), writable=True)
     assert plane.has_stale_pages(plan)
     with plane.changing(plan):
         plan.clear()
@@ -210,7 +205,7 @@ def test_what_is_being_unmapped_is_neither_read_nor_written(
             plane.read(region, fault(2, 2))
         assert bytes(plane.read(region, fault(2))[:1]) == b"2"
         plane.write(region, *write_back(2, 4))
-        world.manager.commit(plan)
+        world.manager.mappings.commit(plan)
     assert contents(region) == [b"new2", b"", b"", b"new5"]
     assert segment_of(region).pages == {2, 5}
 
@@ -221,12 +216,12 @@ def test_what_is_being_replaced_reads_as_zeros(
     """Old dirty pages are thrown away: they come because they are being dropped."""
     request = CreateMapping(3 * PAGE, 8 * PAGE, 0, 3, ANONYMOUS)
     plan = world.plan(region, request)
-    plan.acquire()
+    plan.acquire(lambda extra: False)
     with plane.changing(plan):
         plan.clear()
         plane.write(region, *write_back(2, 4))
         assert bytes(plane.read(region, fault(3))) == bytes(PAGE)
-        world.manager.commit(plan)
+        world.manager.mappings.commit(plan)
     plane.write(region, *write_back(5))
     assert contents(region) == [b"new2", b"", b"", b"new5"]
 
@@ -237,21 +232,20 @@ def test_changes_of_other_regions_do_not_matter(
     """Nor does one that is done."""
     other = world.region(b"other", size=1 << 21)
     world.map(other, 2 * PAGE, 4 * PAGE)
-    plan = world.manager.plan_unmap(other.ino, Unmap(0, 1 << 21), writable=True)
+    plan = world.manager.mappings.plan_unmap(None, other, Unmap(0, 1 << 21), writable=True)
     with plane.changing(plan):
         assert bytes(plane.read(region, fault(3))[:1]) == b"3"
     assert not isinstance(attempt(lambda: plane.read(other, fault(3))), RefusedError)
 
 
 def test_stale_pages_are_dropped_from_every_process(
-    plane: PagedPlane, world: World, region: Region, device: tuple[socket.socket, socket.socket]
+    plane: PagedPlane, world: World, region: Region, kernel_end: KernelEnd
 ) -> None:
     """A notice for each part that was mapped."""
     world.map(region, 8 * PAGE, PAGE)
-    plan = world.manager.plan_unmap(region.ino, Unmap(4 * PAGE, 1 << 20), writable=True)
+    plan = world.manager.mappings.plan_unmap(None, region, Unmap(4 * PAGE, 1 << 20), writable=True)
     plane.drop_stale_pages(plan)
-    notices = [device[0].recv(100), device[0].recv(100)]
-    assert notices == [
+    assert kernel_end.heard() == [
         struct.pack("<IiQQqq", 40, 2, 0, region.ino, 4 * PAGE, 2 * PAGE),
         struct.pack("<IiQQqq", 40, 2, 0, region.ino, 8 * PAGE, PAGE),
     ]
@@ -278,7 +272,17 @@ def test_what_is_negotiated(plane: PagedPlane) -> None:
 
 def test_opens_are_direct(plane: PagedPlane, world: World, region: Region) -> None:
     """And there is nothing to register or to let go of."""
-    assert plane.attach(region.ino, segment_of(region)) == 0
-    plane.adopt(region.ino, 0)
-    assert plane.open_flags(region.ino) == (DIRECT_IO, 0)
-    plane.detach(region.ino)
+    assert plane.register(segment_of(region)) == 0
+    assert plane.open_flags == DIRECT_IO
+    plane.unregister(0)
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENODEV, errno.ECONNABORTED])
+def test_pages_that_nobody_has_are_not_missed(
+    plane: PagedPlane, world: World, region: Region, kernel_end: KernelEnd, code: int
+) -> None:
+    """The kernel has no such inode in its cache, or the mount is gone."""
+    kernel_end.device.writes = [code]
+    gone = Unmap(4 * PAGE, PAGE)
+    plane.drop_stale_pages(world.manager.mappings.plan_unmap(None, region, gone, writable=True))
+    assert kernel_end.device.writes == []

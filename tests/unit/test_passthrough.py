@@ -3,62 +3,33 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import struct
 
 import pytest
 
 from msharefs.abi import CreateMapping
 from msharefs.core.region import Region
-from msharefs.fuse import kernel
 from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
 from msharefs.fuse.planes.choice import choose_plane, without
 from msharefs.fuse.planes.passthrough import PassthroughPlane
 from msharefs.fuse.planes.plane import PlaneError
-from tests.unit.support.fakes import FakeMemory, FakeSegment, failure
+from tests.unit.support.devices import ScriptedDevice
+from tests.unit.support.fakes import FakeMemory, FakeSegment
 from tests.unit.support.worlds import ALICE, PAGE, make_world, refused
 
-DEVICE = 99
 ALLOW_MMAP, PASSTHROUGH, RESEND = 0x10, 0x20, 0x80
 EVERYTHING = ALLOW_MMAP | PASSTHROUGH | RESEND | 0x1000000
 
 
-class Device:
-    """Stands in for fcntl.ioctl: backing ids as the kernel gives them."""
-
-    def __init__(self) -> None:
-        self.backing: dict[int, int] = {}
-        self.code = 0
-        self._next = 0
-
-    def ioctl(self, fd: int, command: int, argument: bytearray) -> int:
-        """FUSE_DEV_IOC_BACKING_OPEN and _CLOSE."""
-        assert fd == DEVICE
-        if self.code:
-            raise failure(self.code, "ioctl")
-        if command == kernel.FUSE_DEV_IOC_BACKING_OPEN:
-            backing_fd, flags, padding = struct.unpack("<iIQ", argument)
-            assert (flags, padding) == (0, 0)
-            self._next += 1
-            self.backing[self._next] = backing_fd
-            return self._next
-        assert command == kernel.FUSE_DEV_IOC_BACKING_CLOSE
-        del self.backing[struct.unpack("<I", argument)[0]]
-        return 0
-
-
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+def device() -> ScriptedDevice:
     """Instead of the kernel's."""
-    device = Device()
-    monkeypatch.setattr(fcntl, "ioctl", device.ioctl)
-    return device
+    return ScriptedDevice()
 
 
 @pytest.fixture
-def plane(device: Device) -> PassthroughPlane:
+def plane(device: ScriptedDevice) -> PassthroughPlane:
     """Under test."""
-    return PassthroughPlane(DEVICE, "a test")
+    return PassthroughPlane(device, "a test")
 
 
 @pytest.fixture
@@ -72,47 +43,42 @@ def offer(flags2: int = EVERYTHING) -> InitOffer:
     return InitOffer(major=7, minor=45, flags=1 << 30 | 0x80000, flags2=flags2)
 
 
-def test_a_segment_is_registered_once_for_life(
-    plane: PassthroughPlane, device: Device, segment: FakeSegment
+def test_a_segment_is_registered(
+    plane: PassthroughPlane, device: ScriptedDevice, segment: FakeSegment
 ) -> None:
-    """Its id is in every open, until the region is gone."""
-    token = plane.attach(7, segment)
-    assert device.backing == {token: segment.fd}
-    assert [plane.open_flags(7) for _ in range(2)] == [(0x81, token)] * 2
-    plane.detach(7)
+    """By its descriptor; the id is the region's until it is gone."""
+    registration = plane.register(segment)
+    assert device.backing == {registration: segment.fd}
+    assert plane.open_flags == 0x81
+    plane.unregister(registration)
     assert device.backing == {}
-    plane.detach(7)
 
 
 def test_an_id_of_an_earlier_process_is_valid(
-    plane: PassthroughPlane, device: Device, segment: FakeSegment
+    plane: PassthroughPlane, device: ScriptedDevice, segment: FakeSegment
 ) -> None:
-    """It belongs to the connection: adopted, not registered anew, and let go of at the end."""
-    token = plane.attach(7, segment)
-    later = PassthroughPlane(DEVICE, "a test")
-    later.adopt(7, token)
-    assert later.open_flags(7) == (0x81, token)
-    later.detach(7)
+    """It belongs to the connection: another server lets go of it at the end."""
+    registration = plane.register(segment)
+    PassthroughPlane(device, "a test").unregister(registration)
     assert device.backing == {}
 
 
+def test_what_was_never_registered_is_not_let_go(
+    plane: PassthroughPlane, device: ScriptedDevice
+) -> None:
+    """A region that nobody has opened since the mount was made."""
+    device.ioctls = [errno.EIO]
+    plane.unregister(0)
+    assert device.ioctls == [errno.EIO]
+
+
 def test_a_kernel_that_refuses_a_segment(
-    plane: PassthroughPlane, device: Device, segment: FakeSegment
+    plane: PassthroughPlane, device: ScriptedDevice, segment: FakeSegment
 ) -> None:
     """The creation of the region fails then."""
-    device.code = errno.EPERM
+    device.ioctls = [errno.EPERM]
     with pytest.raises(OSError, check=lambda error: error.errno == errno.EPERM):
-        plane.attach(7, segment)
-
-
-@pytest.mark.parametrize("code", [errno.ENOTCONN, errno.EPERM, errno.ENOENT])
-def test_an_id_that_is_gone_already(
-    plane: PassthroughPlane, device: Device, segment: FakeSegment, code: int
-) -> None:
-    """With the connection, or by an earlier process that died before it said so."""
-    plane.attach(7, segment)
-    device.code = code
-    plane.detach(7)
+        plane.register(segment)
 
 
 def test_read_and_write_are_refused(plane: PassthroughPlane) -> None:
@@ -162,7 +128,7 @@ def test_the_plane_that_serves(
     wanted: str, flags2: int, privileged: bool, name: str, why: str
 ) -> None:
     """The best that the kernel and the user allow, and why."""
-    plane = choose_plane(wanted, offer(flags2), device=DEVICE, privileged=privileged)
+    plane = choose_plane(wanted, offer(flags2), device=ScriptedDevice(), privileged=privileged)
     assert plane.name == name
     assert why in plane.why
 
@@ -171,7 +137,7 @@ def test_the_plane_that_serves(
 def test_passthrough_that_cannot_be_had(flags2: int, privileged: bool) -> None:
     """data=passthrough says why not; it never becomes something else."""
     with pytest.raises(PlaneError, match=r"root|6\.9"):
-        choose_plane("passthrough", offer(flags2), device=DEVICE, privileged=privileged)
+        choose_plane("passthrough", offer(flags2), device=ScriptedDevice(), privileged=privileged)
 
 
 @pytest.mark.parametrize(

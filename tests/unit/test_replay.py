@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 
 from msharefs import abi
-from msharefs.core.durable import DurableManager
 from msharefs.core.inode import INFO_INO, ROOT_INO
-from msharefs.core.manager import Limits
+from msharefs.core.mapper import Limits
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
-from msharefs.fuse.files import FileHandlers
+from msharefs.fuse.handles import HandleHandlers
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
+from msharefs.fuse.names import NameHandlers
 from msharefs.fuse.replay import Replay
 from tests.unit.support.durables import Host
 from tests.unit.support.planes import FakePlane, header
-from tests.unit.support.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE
+from tests.unit.support.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE, World
 
 RESENT = 1 << 63
 SIZE = 4 * MIB
@@ -34,20 +34,20 @@ SIZE = 4 * MIB
 class Server:
     """A manager, its handlers and its replay."""
 
-    def __init__(self, manager: DurableManager) -> None:
-        plane = FakePlane()
-        self.manager = manager
+    def __init__(self, world: World) -> None:
+        plane, manager = FakePlane(), world.manager
+        self.world = world
         self.replay = Replay(manager, plane)
         self._handlers: Mapping[int, Callable[[Header, memoryview], object]] = {
-            **FileHandlers(manager, plane).handlers(),
+            **NameHandlers(manager).handlers(),
+            **HandleHandlers(manager, plane).handlers(),
             **AttributeHandlers(manager, dict).handlers(),
-            **Control(manager, plane, self.replay.begin).handlers(),
+            **Control(manager, plane).handlers(),
         }
 
     def serve(self, request: Header, body: bytes) -> bytes:
         """A request that comes for the first time."""
         assert self.replay.answer(request, memoryview(body)) is None
-        self.replay.begin(request.unique, request.opcode)
         answer = self._handlers[request.opcode](request, memoryview(body))
         assert isinstance(answer, bytes)
         return answer
@@ -68,12 +68,13 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def first(host: Host) -> Server:
-    """With one region, inode 3, that has a size, and one without, inode 4."""
+    """With a region, inode 3, that has a size, one without, inode 4, and a directory, 5."""
     server = Server(host.start())
-    world = host.world(server.manager)
+    world = server.world
     world.region(b"a", size=SIZE)
     world.region(b"b", size=0)
-    host.notices.known = {3, 4, 5}
+    world.manager.mkdir(None, ROOT_INO, b"empty", 0o700, ALICE)
+    host.kernel.known = {3, 4, 5}
     return server
 
 
@@ -89,7 +90,15 @@ REQUESTS = [
     pytest.param(
         Opcode.CREATE, ROOT_INO, struct.pack("<4I", 0xC2, 0o100600, 0, 0) + b"c\0", id="create"
     ),
+    pytest.param(
+        Opcode.MKNOD, ROOT_INO, struct.pack("<4I", 0o100600, 0, 0, 0) + b"n\0", id="mknod"
+    ),
+    pytest.param(Opcode.MKDIR, ROOT_INO, struct.pack("<2I", 0o700, 0) + b"d\0", id="mkdir"),
+    pytest.param(Opcode.LINK, ROOT_INO, struct.pack("<Q", 3) + b"l\0", id="link"),
     pytest.param(Opcode.UNLINK, ROOT_INO, b"a\0", id="unlink"),
+    pytest.param(Opcode.RMDIR, ROOT_INO, b"empty\0", id="rmdir"),
+    pytest.param(Opcode.RENAME, ROOT_INO, struct.pack("<Q", 1) + b"a\0c\0", id="rename"),
+    pytest.param(Opcode.RENAME2, ROOT_INO, struct.pack("<QII", 1, 2, 0) + b"a\0b\0", id="exchange"),
     pytest.param(Opcode.OPEN, 3, struct.pack("<2I", os.O_RDWR, 0), id="open"),
     pytest.param(Opcode.RELEASE, 3, bytes(24), id="release"),
     pytest.param(Opcode.SETATTR, 4, SETATTR, id="setattr"),
@@ -107,9 +116,9 @@ def test_the_second_answer_is_the_first(
     request = header(opcode, nodeid)._replace(unique=1000)
     answer = first.serve(request, body)
     second = Server(host.start())
-    before = host.world(second.manager).snapshot()
+    before = second.world.snapshot()
     assert second.again(request, body) == answer
-    assert host.world(second.manager).snapshot() == before
+    assert second.world.snapshot() == before
     assert second.replay.resent == 1
 
 
@@ -123,33 +132,6 @@ def test_what_was_not_applied_is_served(
     assert expected.again(request, body) is None
     assert expected.serve(request, body) is not None
     assert expected.replay.resent == 1
-
-
-@pytest.mark.parametrize(("opcode", "make"), [(Opcode.MKDIR, "mkdir"), (Opcode.LINK, "link")])
-def test_entries_that_pyfuse3_makes(host: Host, first: Server, opcode: Opcode, make: str) -> None:
-    """The attributes of the inode that was made."""
-    first.replay.begin(1000, opcode)
-    if make == "mkdir":
-        ino = first.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE).ino
-    else:
-        ino = first.manager.link(3, ROOT_INO, b"l").ino
-    answer = Server(host.start()).again(header(opcode, ROOT_INO)._replace(unique=1000), b"")
-    assert answer is not None
-    assert len(answer) == 128
-    assert struct.unpack_from("<Q", answer)[0] == ino
-
-
-@pytest.mark.parametrize("opcode", [Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2])
-def test_success_without_words(host: Host, first: Server, opcode: Opcode) -> None:
-    """Requests whose answer is empty."""
-    first.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
-    first.replay.begin(1000, opcode)
-    if opcode == Opcode.RMDIR:
-        first.manager.rmdir(ROOT_INO, b"d")
-    else:
-        first.manager.rename(ROOT_INO, b"d", ROOT_INO, b"e", 0)
-    again = Server(host.start()).again(header(opcode, ROOT_INO)._replace(unique=1000), b"")
-    assert again == b""
 
 
 def test_a_request_without_the_mark_is_new(host: Host, first: Server) -> None:

@@ -175,7 +175,7 @@ def test_df_counts_a_promise_under_way(world: World) -> None:
     region = world.region(b"a", size=4 * MIB)
     plan = world.plan(region, abi.CreateMapping(0, MIB))
     assert reports.file_system_size(world.manager).pages_free == 63 * MIB // PAGE
-    world.manager.perform(plan)
+    world.manager.mappings.perform(plan)
     assert reports.file_system_size(world.manager).pages_free == 63 * MIB // PAGE
 
 
@@ -190,4 +190,4 @@ def test_df_of_inodes_that_are_used_up() -> None:
     world = make_world(nr_inodes=2)
     assert reports.file_system_size(world.manager).inodes_free == 0
     with refused(errno.ENOSPC):
-        world.manager.mkdir(ROOT_INO, b"d", 0o700, ALICE)
+        world.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)

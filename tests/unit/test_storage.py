@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import gc
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from msharefs.core.journal import NewerJournalError, Request
+from msharefs.core.journal import SCHEMA_VERSION, Journal, NewerJournalError, Request
 from msharefs.daemon.storage import open_handles, open_journal
+
+
+def opened(path: str) -> Journal:
+    """As a server does it."""
+    return open_journal(path, lambda step: None, lambda: None)
 
 
 def test_a_journal_is_opened_again(tmp_path: Path) -> None:
     """What was in it is there."""
     path = str(tmp_path / "journal")
-    journal = open_journal(path)
-    journal.begin()
+    journal = opened(path)
     journal.commit(Request(10, 9), 3)
     journal.close()
-    journal = open_journal(path)
+    journal = opened(path)
     assert journal.applied(10) is not None
     journal.close()
 
@@ -30,7 +36,7 @@ def test_a_journal_that_cannot_be_read_is_set_aside(
     """As it is; a new one is begun, and the loss is logged."""
     path = tmp_path / "journal"
     path.write_bytes(b"torn " * 1000)
-    journal = open_journal(str(path))
+    journal = opened(str(path))
     assert list(journal.inodes()) == []
     journal.close()
     (aside,) = tmp_path.glob("journal.bad-*")
@@ -45,9 +51,8 @@ def test_a_new_journal_is_not_disturbed_by_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_bytes(b"torn " * 1000)
     (tmp_path / "journal-wal").write_bytes(b"log " * 1000)
-    journal = open_journal(str(path))
+    journal = opened(str(path))
     gc.collect()
-    journal.begin()
     journal.commit(Request(10, 9), 3)
     log = (tmp_path / "journal-wal").read_bytes()
     assert log.count(b"log ") < 10
@@ -55,15 +60,15 @@ def test_a_new_journal_is_not_disturbed_by_the_old_one(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_newer_journal_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_journal_is_left_alone(tmp_path: Path) -> None:
     """It is not damaged: whoever installs the newer version again has it back."""
     path = str(tmp_path / "journal")
-    monkeypatch.setattr("msharefs.core.journal.SCHEMA_VERSION", 99)
-    open_journal(path).close()
-    monkeypatch.undo()
+    opened(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(NewerJournalError):
-        open_journal(path)
+        opened(path)
     assert sorted(os.listdir(tmp_path)) == before
 
 

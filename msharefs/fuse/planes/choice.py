@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from msharefs.fuse import kernel
+from msharefs.fuse.device import Device
 from msharefs.fuse.messages import InitOffer
 from msharefs.fuse.planes.paged import PagedPlane
 from msharefs.fuse.planes.passthrough import PassthroughPlane
@@ -26,7 +27,7 @@ def without(offer: InitOffer, names: tuple[str, ...]) -> InitOffer:
     return replace(offer, flags2=offer.flags2 & ~lacking)
 
 
-def choose_plane(wanted: str, offer: InitOffer, *, device: int, privileged: bool) -> DataPlane:
+def choose_plane(wanted: str, offer: InitOffer, *, device: Device, privileged: bool) -> DataPlane:
     """The plane for data=`wanted`. `privileged` means CAP_SYS_ADMIN in the first user
     namespace. Raises PlaneError where passthrough is asked for and cannot be had."""
     obstacle = None

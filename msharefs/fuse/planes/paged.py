@@ -11,17 +11,16 @@ answered, so a read that waited for the drop would wait for itself.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from msharefs.core.errors import InvalidArgument, NothingMapped
 from msharefs.core.plan import Plan
 from msharefs.core.ports import Segment
 from msharefs.core.region import Region
 from msharefs.fuse import kernel, messages
+from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
 from msharefs.fuse.planes.plane import Negotiation
 
@@ -43,8 +42,7 @@ class PagedPlane:
     # mount.
     tuning: Mapping[str, int] = {"read_ahead_kb": 2 * LARGEST_READ // 1024, "strict_limit": 0}
 
-    def __init__(self, device: int, why: str, offer: InitOffer) -> None:
-        """`device` is the /dev/fuse descriptor, not owned here."""
+    def __init__(self, device: Device, why: str, offer: InitOffer) -> None:
         self.why = why
         self._device = device
         # With it read(2) and write(2) can be told from faults and write-backs (Linux 6.6).
@@ -62,19 +60,17 @@ class PagedPlane:
             stack_depth=0,
         )
 
-    def attach(self, ino: int, segment: Segment) -> int:
-        """Nothing to register."""
+    @property
+    def open_flags(self) -> int:
+        """Direct I/O where mmap is allowed with it; else the page cache, kept over opens."""
+        return kernel.FOPEN_DIRECT_IO if self._direct else kernel.FOPEN_KEEP_CACHE
+
+    def register(self, segment: Segment) -> int:
+        """The kernel need not know the segment."""
         return 0
 
-    def adopt(self, ino: int, token: int) -> None:
-        """Nothing was registered."""
-
-    def detach(self, ino: int) -> None:
-        """Nothing was registered. The kernel's pages went with its inode."""
-
-    def open_flags(self, ino: int) -> tuple[int, int]:
-        """Direct I/O where mmap is allowed with it; else the page cache, kept over opens."""
-        return (kernel.FOPEN_DIRECT_IO if self._direct else kernel.FOPEN_KEEP_CACHE), 0
+    def unregister(self, registration: int) -> None:
+        """It did not know it. Its pages went with its inode."""
 
     def read(self, region: Region, request: ReadIn) -> memoryview:
         """A page fault and its read-ahead, all of it or nothing: the kernel takes a short
@@ -122,13 +118,10 @@ class PagedPlane:
     def drop_stale_pages(self, plan: Plan) -> None:
         """Take them from every process; dirty ones come back as WRITE before, and go."""
         for part in plan.stale:
-            notice = messages.encode_pages_changed(plan.region.ino, part.start, part.size)
-            try:
-                os.write(self._device, notice)
-            except OSError as error:
-                # ENOENT: the kernel has no such inode in its cache; the others: no mount.
-                if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
-                    raise
+            with suppress(ConnectionGone):
+                self._device.notify(
+                    messages.encode_pages_changed(plan.region.ino, part.start, part.size)
+                )
 
     def _current_parts(self, region: Region, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of a range that are mapped and not changing."""

@@ -48,18 +48,17 @@ class DataPlane(Protocol):
     def negotiate(self, offer: InitOffer) -> Negotiation:
         """What to ask for, given what the kernel offers."""
 
-    def attach(self, ino: int, segment: Segment) -> int:
-        """A region got its segment. Raises OSError if it cannot be served. Returns what a
-        later process that serves the same connection needs to know: see `adopt`."""
+    @property
+    def open_flags(self) -> int:
+        """What each handle on a region is opened with (FOPEN_*)."""
 
-    def adopt(self, ino: int, token: int) -> None:
-        """A region was attached by an earlier process, which got `token`."""
+    def register(self, segment: Segment) -> int:
+        """Let handles be opened on a region with this segment. Returns its registration, for
+        the life of the connection: the backing id of every handle, 0 for none. OSError if it
+        cannot be served."""
 
-    def detach(self, ino: int) -> None:
-        """A region is gone; nothing refers to its segment but the segment itself."""
-
-    def open_flags(self, ino: int) -> tuple[int, int]:
-        """Open flags and backing id for a handle on a region."""
+    def unregister(self, registration: int) -> None:
+        """The region is gone; nothing refers to its segment but the segment itself."""
 
     def read(self, region: Region, request: ReadIn) -> memoryview:
         """The bytes of a page fault; refuses read(2). The view is valid until the next call."""

@@ -1,38 +1,17 @@
-"""A DurableManager on fakes, whose process can die and come again."""
+"""A server on fakes, whose process can die and come again."""
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
 
-from msharefs.core.durable import Durability, DurableManager
-from msharefs.core.handles import HandleCounts
+from msharefs.core import recovery
 from msharefs.core.journal import Journal, Request
-from msharefs.core.manager import Limits
+from msharefs.core.manager import RegionManager
+from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
-from tests.unit.support.fakes import FakeClock, FakeMemory, FakeNotices, Faults
-from tests.unit.support.worlds import DEFAULT_ROOT, World
-
-
-class SharedBytes:
-    """Stands in for a file that is mapped shared: its bytes outlive those who wrote them."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-
-    def __len__(self) -> int:
-        return len(self._bytes)
-
-    def resize(self, size: int) -> memoryview:
-        """All of it, grown with zeros; earlier views are of no use any more."""
-        grown = bytearray(size)
-        grown[: len(self._bytes)] = self._bytes
-        self._bytes = grown
-        return memoryview(grown)
-
-    def open(self) -> HandleCounts:
-        """As a process that starts does it."""
-        return HandleCounts(self.resize, len(self))
+from tests.unit.support.fakes import FakeClock, FakeKernel, FakeMemory, Faults
+from tests.unit.support.worlds import DEFAULT_ROOT, SharedBytes, World
 
 
 class Killed(BaseException):
@@ -47,14 +26,14 @@ class Host:
     """
 
     def __init__(
-        self, directory: Path, limits: Limits, capacity: int, *, bury_later: bool = False
+        self, directory: Path, limits: Limits, capacity: int, *, reclaim_later: bool = False
     ) -> None:
         self.steps: list[str] = []
         self._kill_at: int | None = None
         self.memory = FakeMemory(capacity, faults=Faults())
         self.memory.faults.observe = self._reached
         self.memory.before = lambda step, _ino: self._reached(step)
-        self.notices = FakeNotices(self.memory.faults, bury_later=bury_later)
+        self.kernel = FakeKernel(self.memory.faults, reclaim_later=reclaim_later)
         self.clock = FakeClock()
         self.counts = SharedBytes()
         self.limits = limits
@@ -64,36 +43,34 @@ class Host:
         self._path = directory / "journal"
         self._uniques = itertools.count(2, 2)
 
-    def start(
-        self, *, same_connection: bool = True, root: RootAttributes = DEFAULT_ROOT
-    ) -> DurableManager:
-        """A server's manager, with the state that an earlier one left."""
+    def start(self, *, same_connection: bool = True, root: RootAttributes = DEFAULT_ROOT) -> World:
+        """A server, with the state that an earlier one left."""
         if self.journal is not None:
             self.journal.close()
         self._kill_at = None
-        self.journal = Journal(str(self._path))
-        durability = Durability(self.journal, self.counts.open(), self._reached, self._broke)
-        manager = DurableManager(
-            self.memory, self.notices, self.limits, root, self.clock, durability
+        self.journal = Journal(str(self._path), self._reached, self._broke)
+        manager = RegionManager(
+            self.memory,
+            self.kernel,
+            self.limits,
+            root,
+            self.clock,
+            self.journal,
+            self.counts.open(),
         )
-        self.lost = manager.restore(same_connection=same_connection)
-        manager.connected(same_connection=same_connection)
+        recover = recovery.after_crash if same_connection else recovery.on_new_mount
+        self.lost = recover(manager.tables)
         self.steps.clear()
-        return manager
-
-    def world(self, manager: DurableManager) -> World:
-        """The same in the shape that other tests use."""
-        return World(manager, self.memory, self.notices, self.clock)
+        return World(manager, self.memory, self.kernel, self.clock)
 
     def kill_at(self, step: int) -> None:
         """The server dies when it comes to a step for so many times more, counted from 0."""
         self.steps.clear()
         self._kill_at = step
 
-    def next_request(self, manager: DurableManager, opcode: int) -> Request:
-        """What the manager does from now on is for a new request of the kernel."""
-        manager.request = Request(next(self._uniques), opcode)
-        return manager.request
+    def next_request(self, opcode: int) -> Request:
+        """A new request of the kernel."""
+        return Request(next(self._uniques), opcode)
 
     def close(self) -> None:
         """Let go of the journal's file."""

@@ -20,6 +20,7 @@ from msharefs.fuse.payload import Handler
 from msharefs.fuse.planes.plane import Negotiation
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
+from tests.unit.support.devices import ScriptedDevice
 from tests.unit.support.planes import init_message, init_reply
 
 SECONDS = 10
@@ -62,16 +63,11 @@ class End:
 
 
 class FakeReplay(Replay):
-    """Remembers what was announced, and knows the answers that a test gives it."""
+    """Knows the answers that a test gives it."""
 
     def __init__(self) -> None:
         self.resent = 0
-        self.begun: list[tuple[int, int]] = []
         self.answers: dict[int, bytes] = {}
-
-    def begin(self, unique: int, opcode: int) -> None:
-        """Recorded."""
-        self.begun.append((unique, opcode))
 
     def answer(self, header: Header, body: memoryview) -> bytes | None:
         """What the test says."""
@@ -84,10 +80,11 @@ class Exchange:
 
     kernel: End
     pyfuse3: End
-    device: int
+    device: ScriptedDevice
     switchboard: Switchboard
     metrics: Metrics
     replay: FakeReplay
+    negotiation: Negotiation
     steps: list[str]
     """What the switchboard says that it came to."""
     ready: list[bool] = field(default_factory=list)
@@ -95,18 +92,17 @@ class Exchange:
     gone: list[bool] = field(default_factory=list)
     """What `run` returned."""
 
-    async def run(self, *, again: bool = False) -> None:
+    async def run(self) -> None:
         """The switchboard, until it ends."""
-        gone = await self.switchboard.run(
-            init_message(),
-            again=again,
-            on_ready=lambda: self.ready.append(self.kernel.waiting()),
-        )
+        gone = await self.switchboard.begin(init_message(), self.negotiation, self._is_ready)
         self.gone.append(gone)
 
     async def run_again(self) -> None:
         """As a process that takes the place of another."""
-        await self.run(again=True)
+        self.gone.append(await self.switchboard.go_on(init_message(), self._is_ready))
+
+    def _is_ready(self) -> None:
+        self.ready.append(self.kernel.waiting())
 
     async def ask(self, request: bytes) -> bytes:
         """Send a request as the kernel, and await the next reply."""
@@ -139,19 +135,22 @@ def exchange(
     for end in (kernel, theirs):
         end.setblocking(False)
     metrics, replay = Metrics(), FakeReplay()
+    scripted = ScriptedDevice(device.fileno())
+    negotiation = Negotiation(flags=0x80000, flags2=flags2, stack_depth=7)
     steps: list[str] = []
     try:
         board = Switchboard(
-            device.fileno(),
+            scripted,
             ours,
             handlers,
-            Negotiation(flags=0x80000, flags2=flags2, stack_depth=7),
             metrics,
             replay,
-            ResentByKernel(device.fileno()) if area is None else KeptInFile(area, again=True),
+            ResentByKernel(scripted) if area is None else KeptInFile(area, again=True),
             steps.append,
         )
-        yield Exchange(End(kernel), End(theirs), device.fileno(), board, metrics, replay, steps)
+        yield Exchange(
+            End(kernel), End(theirs), scripted, board, metrics, replay, negotiation, steps
+        )
     finally:
         for end in ends:
             end.close()

@@ -1,4 +1,4 @@
-"""Memory and Notices without a kernel: what core's ports promise, kept in plain sets and lists.
+"""Memory and Kernel without a kernel: what core's ports promise, kept in plain sets and lists.
 
 `FakeMemory` counts every page and keeps the limit as tmpfs does; `test_memory.py` runs the
 same checks on it and on the real one. Any call that may fail by contract can be made to
@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 
 from msharefs.abi import HUGE_PAGE_SIZE, PAGE_SIZE
 from msharefs.core.ports import Segment
-from msharefs.core.region import Region
 
-FIRST_TOKEN = 5000
+FIRST_REGISTRATION = 5000
 
 
 def failure(code: int, what: str) -> OSError:
@@ -242,11 +241,11 @@ class FakeMemory:
         """The numbers of the segments that there are."""
         return list(self.segments)
 
-    def take_up(self, ino: int) -> FakeSegment:
+    def open(self, ino: int) -> FakeSegment:
         """The segment of an earlier process, with a descriptor of our own."""
         old = self.segments.get(ino)
         if old is None:
-            raise failure(errno.ENOENT, "take_up")
+            raise failure(errno.ENOENT, "open")
         segment = self.segments[ino] = FakeSegment(self, ino, next(self._fds))
         segment.size, segment.attachments = old.size, old.attachments
         segment.pages, segment.data, segment.huge = old.pages, old.data, old.huge
@@ -286,61 +285,56 @@ class FakeMemory:
             self.dying.remove(segment)
 
 
-class FakeNotices:
-    """Records what core tells. With `bury_later` a region's death is left to a worker, as
-    the real one does with large regions."""
+class FakeKernel:
+    """Records what core tells. With `reclaim_later` the memory of a region that is gone is left to a
+    worker, as the real one does with large regions."""
 
-    def __init__(self, faults: Faults, *, bury_later: bool = False) -> None:
-        self.bury_later = bury_later
+    def __init__(self, faults: Faults, *, reclaim_later: bool = False) -> None:
+        self.reclaim_later = reclaim_later
         self.changed: list[int] = []
-        self.made: list[int] = []
-        self.adopted: list[int] = []
+        self.registered: list[int] = []
         self.known: set[int] = set()
-        self.tokens: dict[int, int] = {}
+        self.registrations: dict[int, int] = {}
         self.gone: list[int] = []
-        self.dying: list[Region] = []
+        self.reclaimable: list[tuple[int, Segment]] = []
         self._faults = faults
 
     def attributes_changed(self, ino: int) -> None:
         """The attributes of an inode are not what the kernel has."""
         self.changed.append(ino)
 
-    def segment_made(self, ino: int, segment: Segment) -> int:
+    def register(self, segment: Segment) -> int:
         """A region can be opened from now on."""
-        self._faults.step("segment_made")
-        assert segment.fd != -1
-        self.made.append(ino)
-        self.tokens[ino] = FIRST_TOKEN + len(self.made)
-        return self.tokens[ino]
-
-    def segment_adopted(self, ino: int, segment: Segment, token: int) -> None:
-        """A region is served from a segment that an earlier process registered; token 0
-        stands for one that did not come to it."""
-        assert segment.fd != -1
-        assert token in (0, self.tokens.get(ino))
-        self.adopted.append(ino)
+        self._faults.step("register")
+        assert isinstance(segment, FakeSegment)
+        assert not segment.destroyed
+        self.registered.append(segment.ino)
+        self.registrations[segment.ino] = FIRST_REGISTRATION + len(self.registered)
+        return self.registrations[segment.ino]
 
     def is_known(self, ino: int) -> bool:
         """Whether the kernel holds the inode: the test says so in `known`."""
         return ino in self.known
 
-    def region_gone(self, region: Region) -> bool:
-        """Destroy the region's segment, now or when `bury_all` is called."""
-        self.gone.append(region.ino)
-        if self.bury_later:
-            self.dying.append(region)
+    def region_gone(self, ino: int, registration: int, segment: Segment | None, size: int) -> bool:
+        """Destroy the region's segment, now or when a test takes it. Registration 0 stands for
+        one that did not come to it."""
+        assert registration in (0, self.registrations.get(ino))
+        self.gone.append(ino)
+        if segment is None:
+            return True
+        if self.reclaim_later:
+            self.reclaimable.append((ino, segment))
             return False
-        if region.segment is not None:
-            region.segment.destroy()
+        segment.destroy()
         return True
 
-    def take_dying(self) -> Iterator[Region]:
+    def take_reclaimable(self) -> Iterator[int]:
         """The regions left to a worker, their segments destroyed by the time they come."""
-        while self.dying:
-            region = self.dying.pop(0)
-            if region.segment is not None:
-                region.segment.destroy()
-            yield region
+        while self.reclaimable:
+            ino, segment = self.reclaimable.pop(0)
+            segment.destroy()
+            yield ino
 
 
 class FakeClock:

@@ -243,14 +243,14 @@ def check_a_segment_can_be_taken_up(bench: Bench) -> None:
     segment.set_size(16 * PAGE)
     segment.reserve(0, 2 * PAGE)
     bench.client.write(segment, PAGE, b"kept")
-    later = bench.memory.take_up(7)
+    later = bench.memory.open(7)
     assert later.fd != segment.fd
     bench.client.die(segment)
     assert bench.client.read(later, 0, PAGE + 4) == bytes(PAGE) + b"kept"
     assert later.allocated() == 2 * PAGE
     later.destroy()
     with fails_with(errno.ENOENT):
-        bench.memory.take_up(7)
+        bench.memory.open(7)
 
 
 def check_stored_segments_are_listed(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from msharefs.core.ports import Segment
 from msharefs.core.region import Region
 from msharefs.fuse.messages import Header, InitOffer, ReadIn, WriteIn
 from msharefs.fuse.planes.plane import Negotiation
+from tests.unit.support.fakes import FakeSegment
 from tests.unit.support.worlds import ALICE
 
 IN_HEADER_SIZE = 40
@@ -23,6 +24,7 @@ class FakePlane:
     name = "fake"
     why = "a test asks for it"
     tuning: Mapping[str, int] = {}
+    open_flags = 0x81
 
     def __init__(self, flags2: int = 0x30) -> None:
         self.flags2 = flags2
@@ -34,24 +36,16 @@ class FakePlane:
         flags, flags2 = offer.flags & 0x80000, offer.flags2 & self.flags2
         return Negotiation(flags=flags, flags2=flags2, stack_depth=7)
 
-    def attach(self, ino: int, segment: Segment) -> int:
-        """Recorded, with a segment that is open."""
-        assert segment.fd != -1
-        self.log.append(("attach", ino))
-        return 1000 + ino
+    def register(self, segment: Segment) -> int:
+        """Recorded; a registration that tells the inode."""
+        assert isinstance(segment, FakeSegment)
+        assert not segment.destroyed
+        self.log.append(("register", segment.ino))
+        return 1000 + segment.ino
 
-    def adopt(self, ino: int, token: int) -> None:
+    def unregister(self, registration: int) -> None:
         """Recorded."""
-        assert token == 1000 + ino
-        self.log.append(("adopt", ino))
-
-    def detach(self, ino: int) -> None:
-        """Recorded."""
-        self.log.append(("detach", ino))
-
-    def open_flags(self, ino: int) -> tuple[int, int]:
-        """A backing id that tells the inode."""
-        return 0x81, 1000 + ino
+        self.log.append(("unregister", registration))
 
     def read(self, region: Region, request: ReadIn) -> memoryview:
         """Which bytes of which region were asked for, as text."""

@@ -8,18 +8,24 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
 from msharefs import abi
+from msharefs.core import recovery
+from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
+from msharefs.core.handles import HandleCounts
 from msharefs.core.inode import ROOT_INO, Caller, Directory, Inode
-from msharefs.core.manager import AttributeChange, Limits, RegionManager
+from msharefs.core.journal import Journal, Request
+from msharefs.core.manager import RegionManager
+from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.plan import MapPlan
 from msharefs.core.region import Region
-from tests.unit.support.fakes import FakeClock, FakeMemory, FakeNotices, FakeSegment, Faults
+from msharefs.core.tables import Tables
+from tests.unit.support.fakes import FakeClock, FakeKernel, FakeMemory, FakeSegment, Faults
 
 T = TypeVar("T")
 
@@ -50,25 +56,52 @@ def attempt(operation: Callable[[], T]) -> T | RefusedError:
         return refusal
 
 
-@dataclass(frozen=True, slots=True)
+class SharedBytes:
+    """Stands in for a file that is mapped shared: its bytes outlive those who wrote them."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def resize(self, size: int) -> memoryview:
+        """All of it, grown with zeros; earlier views are of no use any more."""
+        grown = bytearray(size)
+        grown[: len(self._bytes)] = self._bytes
+        self._bytes = grown
+        return memoryview(grown)
+
+    def open(self) -> HandleCounts:
+        """As a process that starts does it."""
+        return HandleCounts(self.resize, len(self))
+
+
+@dataclass(slots=True)
 class World:
-    """A RegionManager on fakes, and the fakes."""
+    """A RegionManager on fakes, and the fakes. `request` is what its changes are for."""
 
     manager: RegionManager
     memory: FakeMemory
-    notices: FakeNotices
+    kernel: FakeKernel
     clock: FakeClock
+    request: Request | None = None
+
+    @property
+    def tables(self) -> Tables:
+        """What the manager knows."""
+        return self.manager.tables
 
     @property
     def faults(self) -> Faults:
-        """Of memory and notices both."""
+        """Of memory and the kernel both."""
         return self.memory.faults
 
     def region(self, name: bytes = b"region", size: int = ALIGN, parent: int = ROOT_INO) -> Region:
         """A new region with one open handle; of no size where `size` is 0."""
-        region = self.manager.create(parent, name, 0o600, ALICE)
+        region = self.manager.create(self.request, parent, name, 0o600, ALICE)
         if size:
-            self.manager.setattr(region.ino, AttributeChange(size=size))
+            self.manager.setattr(self.request, region.ino, AttributeChange(size=size))
         return region
 
     def map(
@@ -82,23 +115,29 @@ class World:
         writable: bool = True,
     ) -> None:
         """CREATE_MAPPING of anonymous memory, with further `flags`."""
-        request = abi.CreateMapping(start, size, 0, prot, ANONYMOUS | flags)
-        self.manager.perform(self.plan(region, request, writable=writable))
+        wanted = abi.CreateMapping(start, size, 0, prot, ANONYMOUS | flags)
+        self.manager.mappings.perform(self.plan(region, wanted, writable=writable))
 
-    def plan(self, region: Inode, request: abi.CreateMapping, *, writable: bool = True) -> MapPlan:
-        """What a CREATE_MAPPING would do, its memory promised; the caller has descriptor 5."""
-        return self.manager.plan_map(
-            region.ino, request, writable=writable, has_descriptor=lambda fd: fd == OPEN_FD
+    def plan(self, region: Region, wanted: abi.CreateMapping, *, writable: bool = True) -> MapPlan:
+        """What a CREATE_MAPPING would do, its memory charged; the caller has descriptor 5."""
+        return self.manager.mappings.plan_map(
+            self.request,
+            region,
+            wanted,
+            writable=writable,
+            has_descriptor=lambda fd: fd == OPEN_FD,
         )
 
     def unmap(self, region: Region, start: int, size: int, *, writable: bool = True) -> None:
         """UNMAP."""
-        plan = self.manager.plan_unmap(region.ino, abi.Unmap(start, size), writable=writable)
-        self.manager.perform(plan)
+        mappings = self.manager.mappings
+        unwanted = abi.Unmap(start, size)
+        plan = mappings.plan_unmap(self.request, region, unwanted, writable=writable)
+        mappings.perform(plan)
 
     def close(self, region: Inode) -> None:
         """The last descriptor of an open is closed, and the kernel forgets the inode."""
-        self.manager.release(region.ino)
+        self.manager.release(self.request, region.ino)
         self.forget(region)
 
     def forget(self, inode: Inode) -> None:
@@ -107,12 +146,13 @@ class World:
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that a refused operation must not change, as values to compare."""
-        ledger, names = self.manager.ledger, self.manager.names
+        tables = self.tables
+        ledger, names = tables.ledger, tables.names
         return {
             "inodes": {ino: inode_state(names.get(ino)) for ino in inode_numbers(names)},
             "next inode": names._next_ino,
-            "regions": sorted(self.manager.regions),
-            "open handles": self.manager.open_handles,
+            "regions": sorted(tables.regions),
+            "open handles": tables.open_handles,
             "ledger": (ledger.mappings, ledger.reserved, ledger.pending, ledger.optional),
             "limits": (ledger.limit, self.memory.limit),
             "segments": {ino: segment_state(s) for ino, s in self.memory.segments.items()},
@@ -128,17 +168,32 @@ def make_world(
     max_mappings: int = 65530,
     nr_inodes: int = 1000,
     root: RootAttributes = DEFAULT_ROOT,
-    bury_later: bool = False,
+    reclaim_later: bool = False,
 ) -> World:
-    """A mount with nothing in it but mshare_info."""
+    """A mount with nothing in it but mshare_info, its journal in memory."""
     faults = Faults()
     memory = FakeMemory(capacity, faults=faults)
-    notices = FakeNotices(faults, bury_later=bury_later)
+    kernel = FakeKernel(faults, reclaim_later=reclaim_later)
     clock = FakeClock()
     limits = Limits(align, max_region, max_mappings, nr_inodes)
-    world = World(RegionManager(memory, notices, limits, root, clock), memory, notices, clock)
+    manager = make_manager(memory, kernel, limits, root, clock)
     faults.reset()
-    return world
+    return World(manager, memory, kernel, clock)
+
+
+def make_manager(
+    memory: FakeMemory, kernel: FakeKernel, limits: Limits, root: RootAttributes, clock: FakeClock
+) -> RegionManager:
+    """A manager of a new mount, its journal in memory."""
+    journal = Journal(":memory:", lambda step: None, journal_is_broken)
+    manager = RegionManager(memory, kernel, limits, root, clock, journal, SharedBytes().open())
+    recovery.on_new_mount(manager.tables)
+    return manager
+
+
+def journal_is_broken() -> NoReturn:
+    """No operation, whatever it meets, may leave the tables and the journal different."""
+    raise AssertionError("the tables and the journal may differ")
 
 
 def segment_of(region: Region) -> FakeSegment:

@@ -1,8 +1,7 @@
-"""Names of regions and handles on them: look up, create, unlink, open, release.
+"""Handles on regions: CREATE, OPEN, RELEASE, and what comes through one: READ, WRITE.
 
-Owns the decoding and encoding of these over RegionManager and the data plane. They are
-hot, so the switchboard answers them and pyfuse3 never sees them. A handle is the access
-mode of its open, so that it means the same to any process that serves the mount.
+Owns the decoding and encoding of these over RegionManager and the data plane. A handle is
+the access mode of its open, so that it means the same to any process that serves the mount.
 """
 
 from __future__ import annotations
@@ -10,19 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from msharefs.core.errors import InvalidArgument, NotPermitted, Unanswered
-from msharefs.core.inode import Caller, Inode
+from msharefs.core.errors import InvalidArgument, Unanswered
+from msharefs.core.inode import Inode
 from msharefs.core.manager import RegionManager
 from msharefs.core.region import Region
 from msharefs.fuse import kernel, messages
-from msharefs.fuse.attributes import FOR_EVER, entry_answer
+from msharefs.fuse.attributes import entry_answer
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
-from msharefs.fuse.payload import Payload
+from msharefs.fuse.names import caller_of
+from msharefs.fuse.payload import Payload, request_of
 from msharefs.fuse.planes.plane import DataPlane
 
 
-class FileHandlers:
+class HandleHandlers:
     """Handlers for the switchboard."""
 
     def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
@@ -32,10 +32,7 @@ class FileHandlers:
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], Payload]]:
         """By opcode."""
         return {
-            Opcode.LOOKUP: self.lookup,
             Opcode.CREATE: self.create,
-            Opcode.UNLINK: self.unlink,
-            Opcode.SYMLINK: self.symlink,
             Opcode.OPEN: self.open,
             Opcode.RELEASE: self.release,
             Opcode.FLUSH: self.flush,
@@ -45,38 +42,23 @@ class FileHandlers:
             Opcode.COPY_FILE_RANGE_64: self.refuse,
         }
 
-    def lookup(self, header: Header, body: memoryview) -> bytes:
-        """LOOKUP; a name that is not there is remembered, too."""
-        inode = self._manager.lookup(header.nodeid, messages.decode_name(body))
-        if inode is None:
-            return messages.encode_entry(None, FOR_EVER, 0)
-        return entry_answer(inode)
-
     def create(self, header: Header, body: memoryview) -> bytes:
         """CREATE: a new region, opened."""
         flags, mode, name = messages.decode_create(body)
-        caller = Caller(header.pid, header.uid, header.gid)
-        region = self._manager.create(header.nodeid, name, mode, caller)
+        region = self._manager.create(
+            request_of(header), header.nodeid, name, mode, caller_of(header)
+        )
         return entry_answer(region) + open_answer(region, flags, self._plane)
-
-    def unlink(self, header: Header, body: memoryview) -> bytes:
-        """UNLINK."""
-        self._manager.unlink(header.nodeid, messages.decode_name(body))
-        return b""
-
-    def symlink(self, header: Header, body: memoryview) -> bytes:
-        """SYMLINK. Answered here because it may be long (see outstanding.py)."""
-        raise NotPermitted("symbolic links are not offered")
 
     def open(self, header: Header, body: memoryview) -> bytes:
         """OPEN of a region or mshare_info."""
         flags = messages.decode_open(body)
-        inode = self._manager.open(header.nodeid, flags)
+        inode = self._manager.open(request_of(header), header.nodeid, flags)
         return open_answer(inode, flags, self._plane)
 
     def release(self, header: Header, body: memoryview) -> bytes:
         """RELEASE: the last descriptor of an open is closed."""
-        self._manager.release(header.nodeid)
+        self._manager.release(request_of(header), header.nodeid)
         return b""
 
     def flush(self, header: Header, body: memoryview) -> bytes:
@@ -109,5 +91,5 @@ def open_answer(inode: Inode, flags: int, plane: DataPlane) -> bytes:
     """The answer that gives a handle for an open(2) with these flags."""
     handle = flags & os.O_ACCMODE
     if isinstance(inode, Region):
-        return messages.encode_open(handle, *plane.open_flags(inode.ino))
+        return messages.encode_open(handle, plane.open_flags, inode.registration)
     return messages.encode_open(handle, kernel.FOPEN_KEEP_CACHE)

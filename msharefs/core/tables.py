@@ -1,0 +1,189 @@
+"""What a mount knows, and what is changed together: names, regions, memory, handles, journal.
+
+Owns the life of an inode: when a region gets its segment, when nothing refers to an inode any more,
+and how the memory of such a region is given back, at once or by a worker where that takes long.
+No rule of an operation is here; each operation is a change of the journal (`journal.change`)
+that calls these.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from msharefs.core.errors import OutOfMemory
+from msharefs.core.handles import HandleCounts
+from msharefs.core.inode import Inode
+from msharefs.core.journal import Journal, Request
+from msharefs.core.layout import Layout
+from msharefs.core.ledger import Ledger, Totals, storage_error, sweep
+from msharefs.core.namespace import Namespace
+from msharefs.core.ports import Kernel, Memory, Segment
+from msharefs.core.region import Region
+
+log = logging.getLogger(__name__)
+
+UNKNOWN = 1 << 62
+"""Look-ups of an inode that an earlier process counted. The kernel is asked instead."""
+NOTHING = Totals(Layout())
+
+
+class Tables:
+    """The tables of one mount. `regions` are those that something refers to, by number."""
+
+    def __init__(
+        self,
+        names: Namespace,
+        memory: Memory,
+        kernel: Kernel,
+        journal: Journal,
+        handles: HandleCounts,
+    ) -> None:
+        self.names = names
+        self.memory = memory
+        self.kernel = kernel
+        self.journal = journal
+        self.handles = handles
+        self.ledger = Ledger(memory)
+        self.regions: dict[int, Region] = {}
+        self.open_handles = 0
+        self._reclaiming: dict[int, Region] = {}
+
+    # Segments and the memory that they share
+
+    def segment_of(self, region: Region) -> Segment:
+        """The region's segment, made where it has none, and registered with the kernel where
+        it is not. Raises OutOfMemory or StorageFailed, with nothing changed."""
+        try:
+            if region.segment is None:
+                region.segment = self._new_segment(region)
+            elif not region.registration:
+                region.registration = self.kernel.register(region.segment)
+        except OSError as cause:
+            raise storage_error(cause) from cause
+        return region.segment
+
+    def charge(self, need: int) -> None:
+        """Set `need` bytes aside, and before that is refused give back the memory of regions
+        which the kernel has given up, where only its word (FORGET) is still on the way. Raises
+        OutOfMemory, or StorageFailed where the limit cannot be set."""
+        try:
+            self.ledger.charge(need, self.regions.values())
+        except OutOfMemory:
+            if not self._reclaim_given_up():
+                raise
+            self.ledger.charge(need, self.regions.values())
+
+    def make_room(self, extra: int) -> bool:
+        """Let what is charged win against touches of holes: sweep, and allow `extra` bytes
+        more until the limit is settled. Returns whether that can be."""
+        try:
+            self.ledger.make_room(extra, self.regions.values())
+        except OSError as error:
+            log.error("cannot set the memory's limit: %s", error)
+            return False
+        return True
+
+    def settle(self) -> bool:
+        """Let the memory's limit follow what is charged. Returns whether it does; a change
+        that is done stays done where the limit cannot follow now."""
+        try:
+            return self.ledger.settle(self.regions.values())
+        except OSError as error:
+            log.error("cannot set the memory's limit, will try again: %s", error)
+            return False
+
+    def sweep(self) -> int:
+        """Take back pages in holes, touched while budget was free. Returns their bytes."""
+        return sweep(self.regions.values())
+
+    # Life: each within a change of the journal
+
+    def add_region(self, parent: int, name: bytes, region: Region) -> None:
+        """A new region has a name, and the kernel knows it."""
+        self.names.add(parent, name, region)
+        self.regions[region.ino] = region
+        region.lookups += 1
+        region.slot = self.handles.new_slot()
+        self.record_entry(parent, name, region)
+
+    def record_entry(self, parent: int, name: bytes, inode: Inode) -> None:
+        """A directory has a name more, or the same name for another inode."""
+        directory = self.names.directory(parent)
+        self.handles.last_ino = max(self.handles.last_ino, inode.ino)
+        self.journal.put_name(directory, name)
+        self.journal.save(directory)
+        self.journal.save(inode)
+
+    def lost_a_name(self, parent: int, name: bytes, inode: Inode) -> None:
+        """What a name meant that was taken away; it may have been the last."""
+        self.journal.drop_name(parent, name)
+        self.journal.save(self.names.directory(parent))
+        if self.drop_unreferenced(inode):
+            return
+        self.journal.save(inode)
+        # Once the last name and handle are gone nobody can ask for attributes again.
+        if inode.nlink or inode.opens:
+            self.kernel.attributes_changed(inode.ino)
+
+    def count_handles(self, request: Request | None, region: Region, more: int) -> None:
+        """A region has been opened (1) or closed (-1). In memory that outlives the process, so
+        that it needs no record in the journal."""
+        region.opens += more
+        self.open_handles += more
+        self.handles.set(region.slot, region.opens, request.unique if request else 0)
+
+    def ask_kernel(self, inode: Inode) -> None:
+        """An inode that the kernel does not know is not open or mapped either."""
+        if not self.kernel.is_known(inode.ino):
+            self.open_handles -= inode.opens
+            inode.lookups = inode.opens = 0
+            self.drop_unreferenced(inode)
+
+    def drop_unreferenced(self, inode: Inode) -> bool:
+        """Forget an inode that nothing needs any more, and have a region's memory given back.
+        Returns whether it went."""
+        if not self.names.drop_unreferenced(inode):
+            return False
+        if isinstance(inode, Region):
+            self._reclaim(inode)
+            self.handles.free_slot(inode.slot)
+        self.journal.drop(inode.ino)
+        return True
+
+    # Memory of regions that are gone
+
+    @property
+    def reclaiming(self) -> int:
+        """How many regions are gone whose memory a worker is giving back."""
+        return len(self._reclaiming)
+
+    def reclaimed(self, ino: int) -> None:
+        """The segment of a region that is gone has been destroyed."""
+        region = self._reclaiming.pop(ino)
+        self.ledger.account(Totals(region.layout), Layout())
+        self.settle()
+
+    def _reclaim(self, region: Region) -> None:
+        del self.regions[region.ino]
+        self._reclaiming[region.ino] = region
+        mapped = region.layout.mapped
+        if self.kernel.region_gone(region.ino, region.registration, region.segment, mapped):
+            self.reclaimed(region.ino)
+
+    def _reclaim_given_up(self) -> bool:
+        nameless = (r for r in self.regions.values() if r.nlink == 0 and r.opens == 0)
+        given_up = [region for region in nameless if not self.kernel.is_known(region.ino)]
+        with self.journal.change(None):
+            for region in given_up:
+                region.lookups = 0
+                self.drop_unreferenced(region)
+        return bool(given_up)
+
+    def _new_segment(self, region: Region) -> Segment:
+        segment = self.memory.create(region.ino)
+        try:
+            region.registration = self.kernel.register(segment)
+        except OSError:
+            segment.destroy()
+            raise
+        return segment

@@ -14,18 +14,20 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msharefs import Region, abi
-from msharefs.core.durable import Durability, DurableManager
+from msharefs.core import recovery
+from msharefs.core.attributes import AttributeChange
 from msharefs.core.inode import ROOT_INO, Caller
-from msharefs.core.journal import Request
-from msharefs.core.manager import AttributeChange, Limits, RegionManager
+from msharefs.core.journal import Journal, Request
+from msharefs.core.manager import RegionManager
+from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.daemon.storage import open_handles, open_journal
 from tests.helpers import raw
 from tests.helpers.mount import Mount, missing_for_mounts
-from tests.unit.support.fakes import FakeMemory, FakeNotices, Faults
+from tests.unit.support.fakes import FakeKernel, FakeMemory, Faults
 
 ROUNDS = 30
 REPEATS = 100
@@ -44,14 +46,23 @@ MAP = abi.CreateMapping(
 )
 
 
+class NoJournal(Journal):
+    """Keeps nothing: what an operation costs without its record."""
+
+    def commit(self, request: Request | None, result: int) -> None:
+        """Nothing is durable."""
+
+    def _write(self, statement: str, values: Sequence[object] = ()) -> None:
+        """Nothing is written."""
+
+
 class Bench:
     """One manager and the operations on it, each called with a number of its own."""
 
     def __init__(self, manager: RegionManager) -> None:
         self.manager = manager
-        manager.create(ROOT_INO, b"kept", 0o600, CALLER)
-        self.ino = max(manager.regions)
-        manager.setattr(self.ino, AttributeChange(size=SIZE))
+        self.region = manager.create(None, ROOT_INO, b"kept", 0o600, CALLER)
+        manager.setattr(None, self.region.ino, AttributeChange(size=SIZE))
         self._number = 0
 
     def operations(self) -> dict[str, Callable[[], object]]:
@@ -65,49 +76,50 @@ class Bench:
             "map + unmap": self.map,
         }
 
-    def begin(self) -> RegionManager:
-        """As the switchboard says which request is served."""
-        if isinstance(self.manager, DurableManager):
-            self._number += 2
-            self.manager.request = Request(self._number, 1)
-        return self.manager
+    def request(self) -> Request:
+        """The next one of the kernel."""
+        self._number += 2
+        return Request(self._number, 1)
 
     def create(self) -> None:
         """The life of a region."""
-        region = self.begin().create(ROOT_INO, b"new", 0o600, CALLER)
-        self.begin().setattr(region.ino, AttributeChange(size=SIZE))
-        self.begin().release(region.ino)
-        self.begin().unlink(ROOT_INO, b"new")
-        self.begin().forget([(region.ino, 1)])
+        manager = self.manager
+        region = manager.create(self.request(), ROOT_INO, b"new", 0o600, CALLER)
+        manager.setattr(self.request(), region.ino, AttributeChange(size=SIZE))
+        manager.release(self.request(), region.ino)
+        manager.unlink(self.request(), ROOT_INO, b"new")
+        manager.forget([(region.ino, 1)])
 
     def mkdir(self) -> None:
         """A directory comes and goes."""
-        folder = self.begin().mkdir(ROOT_INO, b"folder", 0o700, CALLER)
-        self.begin().rmdir(ROOT_INO, b"folder")
-        self.begin().forget([(folder.ino, 1)])
+        folder = self.manager.mkdir(self.request(), ROOT_INO, b"folder", 0o700, CALLER)
+        self.manager.rmdir(self.request(), ROOT_INO, b"folder")
+        self.manager.forget([(folder.ino, 1)])
 
     def rename(self) -> None:
         """There and back."""
-        self.begin().rename(ROOT_INO, b"kept", ROOT_INO, b"other", 0)
-        self.begin().rename(ROOT_INO, b"other", ROOT_INO, b"kept", 0)
+        self.manager.rename(self.request(), ROOT_INO, b"kept", ROOT_INO, b"other", 0)
+        self.manager.rename(self.request(), ROOT_INO, b"other", ROOT_INO, b"kept", 0)
 
     def chmod(self) -> None:
         """A mode."""
-        self.begin().setattr(self.ino, AttributeChange(mode=0o640))
+        self.manager.setattr(self.request(), self.region.ino, AttributeChange(mode=0o640))
 
     def open(self) -> None:
         """A handle."""
-        self.begin().open(self.ino, os.O_RDWR)
-        self.begin().release(self.ino)
+        self.manager.open(self.request(), self.region.ino, os.O_RDWR)
+        self.manager.release(self.request(), self.region.ino)
 
     def map(self) -> None:
         """A page."""
-        manager = self.begin()
-        manager.perform(
-            manager.plan_map(self.ino, MAP, writable=True, has_descriptor=lambda _: True)
+        mappings = self.manager.mappings
+        mappings.perform(
+            mappings.plan_map(
+                self.request(), self.region, MAP, writable=True, has_descriptor=lambda _: True
+            )
         )
-        manager = self.begin()
-        manager.perform(manager.plan_unmap(self.ino, abi.Unmap(0, 4096), writable=True))
+        unmap = abi.Unmap(0, 4096)
+        mappings.perform(mappings.plan_unmap(self.request(), self.region, unmap, writable=True))
 
 
 def microseconds(operation: Callable[[], object]) -> float:
@@ -118,20 +130,28 @@ def microseconds(operation: Callable[[], object]) -> float:
     return (time.perf_counter() - began) / REPEATS * 1e6
 
 
+def manager_with(journal: Journal, handles: str) -> RegionManager:
+    """On memory that does nothing; `handles` is the path of their counts."""
+    manager = RegionManager(
+        FakeMemory(1 << 30),
+        FakeKernel(Faults()),
+        LIMITS,
+        RootAttributes(),
+        time.time_ns,
+        journal,
+        open_handles(handles),
+    )
+    if not isinstance(journal, NoJournal):
+        recovery.on_new_mount(manager.tables)
+    return manager
+
+
 def side_by_side(directory: str) -> dict[str, tuple[float, float]]:
     """Each operation's median time in microseconds: without and with the journal."""
-    arguments = (LIMITS, RootAttributes(), time.time_ns)
-    durability = Durability(
-        journal=open_journal(os.path.join(directory, "journal")),
-        handles=open_handles(os.path.join(directory, "handles")),
-        reached=lambda _: None,
-        broken=lambda: None,
-    )
-    plain = RegionManager(FakeMemory(1 << 30), FakeNotices(Faults()), *arguments)
-    durable = DurableManager(FakeMemory(1 << 30), FakeNotices(Faults()), *arguments, durability)
-    durable.restore(same_connection=False)
-    plain.settle()
-    without, journalled = Bench(plain).operations(), Bench(durable).operations()
+    durable = open_journal(os.path.join(directory, "journal"), lambda _: None, lambda: None)
+    nothing = NoJournal(":memory:", lambda _: None, lambda: None)
+    without = Bench(manager_with(nothing, os.path.join(directory, "other"))).operations()
+    journalled = Bench(manager_with(durable, os.path.join(directory, "handles"))).operations()
     times = {}
     for name, operation in without.items():
         pairs = [(microseconds(operation), microseconds(journalled[name])) for _ in range(ROUNDS)]

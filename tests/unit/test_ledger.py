@@ -194,8 +194,8 @@ def test_settling_later_where_memory_cannot_be_had_back(ledger: Ledger, memory: 
 def test_room_is_made_for_all_that_is_promised(ledger: Ledger, memory: FakeMemory) -> None:
     """Pages in holes go, and the limit leaves every promise its memory, with some to spare."""
     region, segment = make_region(memory)
-    ledger.promise(30 * PAGE, [])
-    ledger.promise(20 * PAGE, [])
+    ledger.charge(30 * PAGE, [])
+    ledger.charge(20 * PAGE, [])
     segment.poke(100 * PAGE, bytes(50 * PAGE))
     ledger.make_room(8 * PAGE, [region])
     assert (segment.pages, memory.limit) == (set(), 58 * PAGE)
@@ -204,7 +204,7 @@ def test_room_is_made_for_all_that_is_promised(ledger: Ledger, memory: FakeMemor
 
 def test_room_ends_at_the_capacity(ledger: Ledger, memory: FakeMemory) -> None:
     """Whatever is asked to spare."""
-    ledger.promise(30 * PAGE, [])
+    ledger.charge(30 * PAGE, [])
     ledger.make_room(1 << 40, [])
     assert memory.limit == CAPACITY
 

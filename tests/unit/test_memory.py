@@ -210,7 +210,7 @@ def test_a_shared_arena_over_its_capacity_keeps_what_is_there() -> None:
     earlier.reserve(0, 6 * PAGE)
     earlier.write(memoryview(b"kept"), 5 * PAGE)
     os.close(earlier.fd)
-    segment = SharedArena(4 * PAGE, prefix).take_up(7)
+    segment = SharedArena(4 * PAGE, prefix).open(7)
     try:
         segment.reserve(0, 6 * PAGE)
         with fails_with(errno.ENOSPC):

@@ -46,6 +46,9 @@ BREAKS = [
     ("preload", "preload/collector.py", "import msharefs.core.layout"),
     ("cli", "cli/listing.py", "import msharefs.memory.segment"),
     ("mshare", "cli/listing.py", "import msharefs.daemon.options"),
+    ("floors", "client/errors.py", "import msharefs.inspect.mounts"),
+    ("way", "fuse/names.py", "import msharefs.fuse.switchboard"),
+    ("change", "core/tables.py", "import msharefs.core.manager"),
     ("circles", "client/errors.py", "import msharefs.client.region"),
     ("circles", "client/errors.py", "import msharefs.shared_memory"),
 ]

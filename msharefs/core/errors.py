@@ -58,7 +58,7 @@ class AlreadyExists(RefusedError):
 
 
 class NotADirectory(RefusedError):
-    """A directory was needed."""
+    """What is not a directory was used as one."""
 
     errno = errno.ENOTDIR
 
@@ -124,7 +124,7 @@ class NotSupported(RefusedError):
 
 
 class NoAttribute(RefusedError):
-    """No such extended attribute."""
+    """The inode has no extended attribute of this name."""
 
     errno = errno.ENODATA
 

@@ -58,7 +58,7 @@ class HandleCounts:
         self._free.append(slot)
 
     def get(self, slot: int) -> int:
-        """The count."""
+        """How many handles the region of a slot has."""
         count: int = _COUNT.unpack_from(self._buffer, _place(slot))[0]
         return count
 

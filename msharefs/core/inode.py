@@ -58,7 +58,7 @@ class Inode:
 
     @property
     def size(self) -> int:
-        """st_size in bytes."""
+        """st_size in bytes: 0 for what has no contents."""
         return 0
 
     @property

@@ -137,7 +137,7 @@ class Journal:
         self._write("DELETE FROM applied")
 
     def save(self, inode: Inode) -> None:
-        """Write an inode's attributes."""
+        """Write an inode as it is now, in place of what was known of it."""
         kind, parent, size, registration, slot = "I", 0, 0, 0, 0
         creator = Caller(0, 0, 0)
         if isinstance(inode, Directory):
@@ -181,7 +181,7 @@ class Journal:
         )
 
     def drop_name(self, parent: int, name: bytes) -> None:
-        """Remove a name."""
+        """A name is gone; what it meant is not touched."""
         self._write("DELETE FROM name WHERE parent = ? AND name = ?", (parent, name))
 
     def replace_mappings(self, ino: int, old: list[Mapping], new: Iterable[Mapping]) -> None:

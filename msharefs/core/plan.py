@@ -126,7 +126,7 @@ class UnmapPlan:
         return False
 
     def acquire(self, make_room: MakeRoom) -> None:
-        """Nothing is needed."""
+        """Nothing is needed: memory is only given back."""
 
     def clear(self) -> None:
         """Take the memory away, from every process at once. Does not fail."""

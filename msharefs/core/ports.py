@@ -19,7 +19,7 @@ class Segment(Protocol):
         """The descriptor of the segment, owned by it."""
 
     def set_size(self, size: int) -> None:
-        """Set the length, once."""
+        """Set the length to `size` bytes. It is set once; after a crash perhaps again to the same."""
 
     def reserve(self, start: int, size: int) -> None:
         """Give every page of the range memory, and none outside; pages that have some keep

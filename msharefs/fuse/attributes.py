@@ -48,7 +48,7 @@ class AttributeHandlers:
         self._status = status
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
-        """By opcode."""
+        """Which request each of them answers."""
         return {
             Opcode.GETATTR: self.getattr,
             Opcode.SETATTR: self.setattr,
@@ -57,7 +57,7 @@ class AttributeHandlers:
         }
 
     def getattr(self, header: Header, body: memoryview) -> bytes:
-        """GETATTR."""
+        """GETATTR: asked only where the kernel was told not to keep what it has."""
         inode = self._manager.getattr(header.nodeid)
         return attr_answer(inode)
 
@@ -100,7 +100,7 @@ def refuse_attribute_change(name: bytes) -> NoReturn:
 
 
 def attributes(inode: Inode) -> Attributes:
-    """What stat(2) shows."""
+    """What stat(2) shows; the page size is what st_blksize advises."""
     return Attributes(
         ino=inode.ino,
         size=inode.size,

@@ -36,7 +36,8 @@ MakePlan = Callable[[], Plan]
 
 
 class Control:
-    """Handlers for the switchboard."""
+    """Handlers for the switchboard. One change of a region's mappings runs at a time; later ones
+    wait in order, and each is checked when its turn comes."""
 
     def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
         self._manager = manager
@@ -46,11 +47,12 @@ class Control:
         self._waiting: dict[int, deque[trio.Event]] = {}
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes | Awaitable[bytes]]]:
-        """By opcode."""
+        """Which request each of them answers."""
         return {Opcode.FALLOCATE: self.fallocate, Opcode.IOCTL: self.ioctl}
 
     def fallocate(self, header: Header, body: memoryview) -> bytes:
-        """FALLOCATE sets the size."""
+        """FALLOCATE sets the size of a region that has none, as ftruncate(2) does; it reserves
+        nothing, because only mappings have memory."""
         wanted = messages.decode_fallocate(body)
         self._manager.fallocate(
             request_of(header), header.nodeid, wanted.mode, wanted.offset, wanted.length

@@ -23,14 +23,15 @@ from msharefs.fuse.planes.plane import DataPlane
 
 
 class HandleHandlers:
-    """Handlers for the switchboard."""
+    """Handlers for the switchboard. Each gives the payload of its reply, or raises RefusedError
+    with nothing changed."""
 
     def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
         self._manager = manager
         self._plane = plane
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], Payload]]:
-        """By opcode."""
+        """Which request each of them answers."""
         return {
             Opcode.CREATE: self.create,
             Opcode.OPEN: self.open,

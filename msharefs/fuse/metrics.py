@@ -35,7 +35,7 @@ class Metrics:
         self._counters: dict[int, Counter] = {}
 
     def record(self, opcode: int, *, failed: bool, seconds: float) -> None:
-        """One request was answered."""
+        """One request was answered, so many seconds after it was read; `failed` with an errno."""
         counter = self._counters.get(opcode)
         if counter is None:
             counter = self._counters[opcode] = Counter()

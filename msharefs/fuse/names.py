@@ -19,13 +19,15 @@ from msharefs.fuse.payload import request_of
 
 
 class NameHandlers:
-    """Handlers for the switchboard."""
+    """Handlers for the switchboard. Each gives the payload of its reply, or raises RefusedError
+    with nothing changed. Permissions and sticky directories were checked by the kernel before it
+    asks (default_permissions)."""
 
     def __init__(self, manager: RegionManager) -> None:
         self._manager = manager
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
-        """By opcode."""
+        """Which request each of them answers."""
         return {
             Opcode.LOOKUP: self.lookup,
             Opcode.MKNOD: self.mknod,
@@ -54,7 +56,7 @@ class NameHandlers:
         return entry_answer(made)
 
     def mkdir(self, header: Header, body: memoryview) -> bytes:
-        """MKDIR."""
+        """MKDIR: a new directory of the caller's; the umask has been applied (no FUSE_DONT_MASK)."""
         mode, name = messages.decode_mkdir(body)
         made = self._manager.mkdir(request_of(header), header.nodeid, name, mode, caller_of(header))
         return entry_answer(made)
@@ -65,21 +67,21 @@ class NameHandlers:
         return entry_answer(self._manager.link(request_of(header), ino, header.nodeid, name))
 
     def unlink(self, header: Header, body: memoryview) -> bytes:
-        """UNLINK."""
+        """UNLINK of a region. Its memory goes with the last handle and the last mapping."""
         self._manager.unlink(request_of(header), header.nodeid, messages.decode_name(body))
         return b""
 
     def rmdir(self, header: Header, body: memoryview) -> bytes:
-        """RMDIR."""
+        """RMDIR of an empty directory."""
         self._manager.rmdir(request_of(header), header.nodeid, messages.decode_name(body))
         return b""
 
     def rename(self, header: Header, body: memoryview) -> bytes:
-        """RENAME."""
+        """RENAME, which renameat2(2) without flags is sent as."""
         return self._rename(header, messages.decode_rename(body))
 
     def rename2(self, header: Header, body: memoryview) -> bytes:
-        """RENAME2: with flags."""
+        """RENAME2: NOREPLACE or EXCHANGE."""
         return self._rename(header, messages.decode_rename2(body))
 
     def symlink(self, header: Header, body: memoryview) -> bytes:
@@ -109,5 +111,5 @@ class NameHandlers:
 
 
 def caller_of(header: Header) -> Caller:
-    """Who asks."""
+    """Who asks: the thread and its file-system credentials, in the namespaces of the mount."""
     return Caller(header.pid, header.uid, header.gid)

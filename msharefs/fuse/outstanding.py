@@ -57,20 +57,20 @@ class ResentByKernel:
         self._device = device
 
     def before_read(self) -> None:
-        """Nothing to do."""
+        """Nothing to forget: the kernel has what it sent."""
 
     def keep(self, message: memoryview) -> None:
-        """The kernel does."""
+        """Nothing to keep, for the same reason."""
 
     def as_asked(self, reply: bytes) -> bytes:
-        """The mark stays."""
+        """As it is: the kernel looks for its mark in the reply."""
         return reply
 
     def answered(self, reply: bytes) -> None:
-        """The kernel knows."""
+        """Nothing to forget here."""
 
     def recover(self) -> Sequence[bytes]:
-        """Ask for it."""
+        """Ask for it: what was not answered comes again by /dev/fuse, marked."""
         self._device.notify(messages.encode_resend())
         return ()
 

@@ -104,7 +104,8 @@ class CountedSegment(PosixSegment):
         self._count()
 
     def reserve(self, start: int, size: int) -> None:
-        """As in PosixSegment, within the arena's capacity."""
+        """Give every page of the range memory, within the arena's capacity. OSError (ENOSPC)
+        beyond it; pages that were there before do not count again."""
         if self._arena.room_for(size):
             self._reserve_and_count(start, size)
             return
@@ -123,17 +124,17 @@ class CountedSegment(PosixSegment):
             self._count()
 
     def punch(self, start: int, size: int) -> None:
-        """As in PosixSegment."""
+        """Take the range's memory away, and count what is left."""
         super().punch(start, size)
         self._count()
 
     def write(self, data: memoryview, start: int) -> None:
-        """As in PosixSegment."""
+        """Write the bytes, and count the pages that they made."""
         super().write(data, start)
         self._count()
 
     def destroy(self) -> None:
-        """As in PosixSegment."""
+        """Unlink and close; the arena holds that much less."""
         super().destroy()
         with self._lock:
             self._arena.add(-self._counted)

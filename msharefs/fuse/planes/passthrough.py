@@ -49,16 +49,16 @@ class PassthroughPlane:
         return self._device.register_backing(segment.fd)
 
     def unregister(self, registration: int) -> None:
-        """Drop the backing id."""
+        """Let the kernel drop its reference to the segment once the last handle is closed."""
         if registration:
             self._device.drop_backing(registration)
 
     def read(self, region: Region, request: ReadIn) -> memoryview:
-        """Refuse read(2)."""
+        """Refuse read(2): EINVAL, as the kernel's mshare does. A page fault never comes here."""
         raise InvalidArgument(f"region {region.ino} is for mmap, not for read")
 
     def write(self, region: Region, request: WriteIn, data: memoryview) -> None:
-        """Refuse write(2)."""
+        """Refuse write(2) in the same way."""
         raise InvalidArgument(f"region {region.ino} is for mmap, not for write")
 
     def has_stale_pages(self, plan: Plan) -> bool:
@@ -70,4 +70,4 @@ class PassthroughPlane:
         return nullcontext()
 
     def drop_stale_pages(self, plan: Plan) -> None:
-        """There are none."""
+        """Nothing to drop: processes map the segment itself."""

@@ -35,18 +35,19 @@ class DataPlane(Protocol):
 
     @property
     def name(self) -> str:
-        """As the data= option names it."""
+        """The word that the data= option has for it."""
 
     @property
     def why(self) -> str:
-        """A few words: why this plane serves."""
+        """A few words for the log and the status: why this plane serves."""
 
     @property
     def tuning(self) -> Mapping[str, int]:
         """Settings in /sys/class/bdi/DEVICE (ABI/testing/sysfs-class-bdi) that it wishes."""
 
     def negotiate(self, offer: InitOffer) -> Negotiation:
-        """What to ask for, given what the kernel offers."""
+        """What the reply to INIT asks for, of what the kernel offers: it may ask for nothing that was
+        not offered (process_init_reply in fs/fuse/inode.c)."""
 
     @property
     def open_flags(self) -> int:
@@ -61,16 +62,21 @@ class DataPlane(Protocol):
         """The region is gone; nothing refers to its segment but the segment itself."""
 
     def read(self, region: Region, request: ReadIn) -> memoryview:
-        """The bytes of a page fault; refuses read(2). The view is valid until the next call."""
+        """The bytes of a page fault, all that were asked for; the view is valid until the next
+        call. Raises InvalidArgument for read(2), NothingMapped where a part has no mapping: the
+        process gets SIGBUS."""
 
     def write(self, region: Region, request: WriteIn, data: memoryview) -> None:
-        """Take the bytes of a write-back; refuses write(2)."""
+        """Take the bytes of a write-back. What is not mapped any more is thrown away: nobody could
+        read it. Raises InvalidArgument for write(2)."""
 
     def has_stale_pages(self, plan: Plan) -> bool:
-        """Whether the kernel may hold pages that a change makes stale."""
+        """Whether the kernel may hold pages of the region that this change makes stale, so that
+        it must be worked in a thread: see `drop_stale_pages`."""
 
     def changing(self, plan: Plan) -> AbstractContextManager[None]:
-        """Around the clearing and the commit of a change, in the loop."""
+        """A context around the clearing and the commit of a change, entered in the loop: in it old
+        contents of the range are neither read nor taken."""
 
     def drop_stale_pages(self, plan: Plan) -> None:
         """Take stale pages from every process. Waits for requests to be answered, so it is

@@ -46,28 +46,18 @@ def file_system_size(manager: RegionManager) -> FileSystemSize:
     )
 
 
-def layout_json(region: Region, start: int = 0) -> bytes:
-    """A region and its mappings from byte `start` on. Where they are too many for one
-    attribute, "next" is the offset to go on from, else null."""
-    mappings = list(islice(region.layout.from_offset(start), MAPPINGS_A_PAGE + 1))
-    more = len(mappings) > MAPPINGS_A_PAGE
-    document = {
-        "version": LAYOUT_VERSION,
-        "size": region.size,
-        "mapped": region.layout.mapped,
-        "reserved": region.layout.reserved,
-        "mapping_count": len(region.layout),
-        "mappings": [_mapping(m) for m in mappings[:MAPPINGS_A_PAGE]],
-        "next": mappings[MAPPINGS_A_PAGE].start if more else None,
-        "creator": {
-            "pid": region.creator.pid,
-            "uid": region.creator.uid,
-            "gid": region.creator.gid,
-        },
-        "open_handles": region.opens,
-        "counters": {"maps": region.maps, "unmaps": region.unmaps},
-    }
-    return json.dumps(document).encode()
+def layout_json(region: Region, start: int, room: int) -> bytes:
+    """A region and its mappings from byte `start` on, as many of them as `room` bytes hold.
+    Where there are more, "next" is the offset to go on from, else null. With one mapping it
+    may be longer than `room`."""
+    count = MAPPINGS_A_PAGE
+    while True:
+        found = list(islice(region.layout.from_offset(start), count + 1))
+        shown = found[:count]
+        text = _layout_text(region, shown, found[count:])
+        if len(text) <= room or len(shown) <= 1:
+            return text
+        count = max(1, len(shown) * room // len(text))
 
 
 def status(manager: RegionManager) -> dict[str, Any]:
@@ -86,6 +76,26 @@ def status(manager: RegionManager) -> dict[str, Any]:
         "mappings": ledger.mappings,
         "open_handles": manager.tables.open_handles,
     }
+
+
+def _layout_text(region: Region, shown: list[Mapping], rest: list[Mapping]) -> bytes:
+    document = {
+        "version": LAYOUT_VERSION,
+        "size": region.size,
+        "mapped": region.layout.mapped,
+        "reserved": region.layout.reserved,
+        "mapping_count": len(region.layout),
+        "mappings": [_mapping(m) for m in shown],
+        "next": rest[0].start if rest else None,
+        "creator": {
+            "pid": region.creator.pid,
+            "uid": region.creator.uid,
+            "gid": region.creator.gid,
+        },
+        "open_handles": region.opens,
+        "counters": {"maps": region.maps, "unmaps": region.unmaps},
+    }
+    return json.dumps(document).encode()
 
 
 def _mapping(mapping: Mapping) -> dict[str, Any]:

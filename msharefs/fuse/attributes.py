@@ -38,6 +38,12 @@ FOR_EVER = 10**9
 """Seconds. Every change goes through this mount, so the kernel may cache without limit."""
 LATEST_NS = (1 << 63) - 1
 """The year 2262."""
+LARGEST_VALUE = 1 << 16
+"""Bytes of an extended attribute: the kernel's XATTR_SIZE_MAX."""
+LAYOUT_GROWTH, STATUS_GROWTH = 1 << 10, 16 << 10
+"""Bytes that a value may grow between the question for its size and its reading. A layout's numbers
+become longer, and it gives as many mappings as there is room for; the status gets the counters
+of kinds of requests that it had not seen."""
 
 
 class AttributeHandlers:
@@ -70,23 +76,25 @@ class AttributeHandlers:
     def getxattr(self, header: Header, body: memoryview) -> bytes:
         """GETXATTR: the layout of a region, the status of the mount."""
         room, name = messages.decode_getxattr(body)
-        value = self._value(header.nodeid, name)
         if room == 0:
-            return messages.encode_xattr_size(len(value))
+            size = len(self._value(header.nodeid, name, LARGEST_VALUE))
+            return messages.encode_xattr_size(_announced(size, name))
+        value = self._value(header.nodeid, name, room)
         if len(value) > room:
             raise RangeTooSmall(f"{name!r} has {len(value)} bytes")
-        return value
+        # Who asked for the size before wants that many bytes, as rsync(1) does.
+        return value.ljust(room) if room < LARGEST_VALUE else value
 
     def setxattr(self, header: Header, body: memoryview) -> bytes:
         """SETXATTR. Answered here because it may be long (see outstanding.py)."""
         refuse_attribute_change(messages.decode_setxattr(body))
 
-    def _value(self, ino: int, name: bytes) -> bytes:
+    def _value(self, ino: int, name: bytes, room: int) -> bytes:
         found = self._manager.getattr(ino)
         if isinstance(found, Region):
             start = _layout_start(name)
             if start is not None:
-                return reports.layout_json(found, start)
+                return reports.layout_json(found, start, room)
         elif ino == ROOT_INO and name == STATUS_ATTRIBUTE:
             return json.dumps(self._status()).encode()
         raise NoAttribute(f"inode {ino} has no attribute {name!r}")
@@ -149,6 +157,13 @@ def _change(request: SetattrIn) -> AttributeChange:
 def _storable(time_ns: int) -> int:
     """The nearest time that the journal's 64 bits hold; the kernel takes any."""
     return max(-LATEST_NS - 1, min(time_ns, LATEST_NS))
+
+
+def _announced(size: int, name: bytes) -> int:
+    """How many bytes to keep ready for an attribute that has `size` bytes now. Less than
+    LARGEST_VALUE, which is what those give who do not ask."""
+    growth = STATUS_GROWTH if name == STATUS_ATTRIBUTE else LAYOUT_GROWTH
+    return min(size + growth, LARGEST_VALUE - 1)
 
 
 def _layout_start(name: bytes) -> int | None:

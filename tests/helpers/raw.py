@@ -6,12 +6,13 @@ so that a mistake there cannot hide. Everything goes through plain system calls.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,19 @@ def mapped_ranges(path: PathLike | int) -> list[tuple[int, int]]:
             start = ranges.pop()[0]
         ranges.append((start, end))
     return ranges
+
+
+def read_as_announced(path: PathLike, name: str, meanwhile: Callable[[], object]) -> bytes:
+    """An attribute as getfattr, cp -a, tar --xattrs and rsync -X read it: first its size, then,
+    after `meanwhile`, so many bytes."""
+    getxattr = ctypes.CDLL(None, use_errno=True).getxattr
+    arguments = os.fsencode(path), name.encode()
+    size = getxattr(*arguments, None, 0)
+    meanwhile()
+    value = ctypes.create_string_buffer(size)
+    length = getxattr(*arguments, value, size)
+    assert length == size, os.strerror(ctypes.get_errno())
+    return value.raw
 
 
 def free_bytes(path: PathLike) -> int:

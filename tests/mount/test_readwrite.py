@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -266,17 +267,39 @@ def test_status_is_on_the_root_alone(mounted: mount.Mount, place: Path) -> None:
 
 
 def test_short_buffer_for_the_layout(place: Path, client: poke.Poke) -> None:
-    """R5: a buffer that is too small is ERANGE, and size 0 asks for the length, as anywhere."""
+    """R5: a buffer that is too small is ERANGE, and one that is large enough is filled."""
     with raw.region(place, HUGE):
         fd = client.open(place)
         name = "user.msharefs.layout"
-        length = client.call("fgetxattr", fd, name, bytes(1), 0)
-        assert length == len(os.getxattr(place, name))
+        length = len(os.getxattr(place, name)) + len("1")  # open_handles has a digit more
         with refused(errno.ERANGE):
-            client.call("fgetxattr", fd, name, bytes(length - 1), length - 1)
+            client.call("fgetxattr", fd, name, bytes(100), 100)
         value, buffers = client.order(poke.command("fgetxattr", fd, name, bytes(length), length))
         assert value == length
         assert json.loads(buffers[0])["size"] == HUGE
+
+
+def test_the_announced_size_of_the_status_is_enough(mounted: mount.Mount) -> None:
+    """R5: however many requests come between the question and the reading."""
+    names = (mounted.path / str(number) for number in itertools.count())
+    for _ in range(300):
+        value = raw.read_as_announced(
+            mounted.path, "user.msharefs.status", lambda: next(names).exists()
+        )
+        assert json.loads(value)["regions"] == 0
+
+
+def test_the_announced_size_of_a_layout_is_enough(place: Path) -> None:
+    """R5: however many mappings come meanwhile; those without room are in the next part."""
+    with raw.region(place, HUGE) as fd:
+
+        def map_many() -> None:
+            for page in range(0, 200, 2):
+                raw.create_mapping(fd, page * raw.PAGE, raw.PAGE)
+
+        first = json.loads(raw.read_as_announced(place, "user.msharefs.layout", map_many))
+        assert first["mapping_count"] == 100
+        assert first["next"] == first["mappings"][-1]["offset"] + 2 * raw.PAGE
 
 
 @pytest.mark.parametrize("name", ["user.msharefs.layout", "user.msharefs.status"])

@@ -126,6 +126,19 @@ def test_status_tells_of_restarts(make_mount: MakeMount) -> None:
     assert 0 < status["last_gap_seconds"] <= answered_at - killed_at
 
 
+def test_the_announced_size_of_an_attribute_is_enough(make_mount: MakeMount) -> None:
+    """Also where another server answers the reading than the one that was asked for the size."""
+    mounted = make_mount("size=16M,align=4096")
+    mapped_region(mounted.path / "region")
+
+    def another_server() -> None:
+        kill_server(mounted)
+        assert mounted.status()["restarts"] > 0
+
+    for path, name in ((mounted.path, "status"), (mounted.path / "region", "layout")):
+        assert json.loads(raw.read_as_announced(path, f"user.msharefs.{name}", another_server))
+
+
 def test_sighup_under_load_loses_nothing(make_mount: MakeMount) -> None:
     """Clients that create, map, write, check and remove see no error while the server is
     replaced three times, and their open handles and windows stay."""

@@ -14,6 +14,7 @@ from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.fuse import kernel
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.metrics import Metrics
 from tests.unit.support.planes import header
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 
@@ -256,15 +257,61 @@ def test_directories_and_mshare_info_have_none(world: World, handlers: Attribute
         ask(handlers, ROOT_INO, b"user.msharefs.layout")
 
 
+def announced(handlers: AttributeHandlers, ino: int, name: bytes) -> int:
+    """What GETXATTR without room says of a value's size."""
+    size, padding = struct.unpack("<II", ask(handlers, ino, name, 0))
+    assert padding == 0
+    return int(size)
+
+
 def test_room_for_an_attribute(world: World, handlers: AttributeHandlers) -> None:
-    """0 asks for its length, less than that is ERANGE, just enough is enough."""
+    """0 asks for the size, which the value then has, filled with blanks; with less than its
+    text needs it is ERANGE, and without having asked it has no blanks."""
     region = world.region(b"a")
     name = b"user.msharefs.layout"
-    value = ask(handlers, region.ino, name)
-    assert ask(handlers, region.ino, name, 0) == struct.pack("<II", len(value), 0)
-    assert ask(handlers, region.ino, name, len(value)) == value
+    text = ask(handlers, region.ino, name)
+    assert not text.endswith(b" ")
+    size = announced(handlers, region.ino, name)
+    assert size > len(text)
+    assert ask(handlers, region.ino, name, size) == text.ljust(size)
+    assert ask(handlers, region.ino, name, len(text)) == text
     with refused(errno.ERANGE):
-        ask(handlers, region.ino, name, len(value) - 1)
+        ask(handlers, region.ino, name, len(text) - 1)
+
+
+@pytest.mark.parametrize("mappings", [0, 1, 40, 490])
+def test_a_layout_that_grows_keeps_the_size(
+    world: World, handlers: AttributeHandlers, mappings: int
+) -> None:
+    """Whatever is mapped between the question for the size and the reading: what has no room
+    any more is behind "next"."""
+    region = world.region(b"a", size=8 * ALIGN)
+    for page in range(mappings):
+        world.map(region, 2 * page * PAGE, PAGE)
+    name = b"user.msharefs.layout"
+    size = announced(handlers, region.ino, name)
+    for page in range(mappings, mappings + 600):
+        world.map(region, 2 * page * PAGE, PAGE)
+    region.maps = region.unmaps = region.opens = 1 << 62
+    value = ask(handlers, region.ino, name, size)
+    assert len(value) == size
+    document = json.loads(value)
+    shown = len(document["mappings"])
+    assert shown >= max(1, mappings)
+    assert document["next"] == 2 * shown * PAGE
+    assert document["mapping_count"] == mappings + 600
+
+
+def test_a_status_that_grows_keeps_the_size(world: World) -> None:
+    """Every kind of request that there is may be seen for the first time, and often."""
+    metrics = Metrics()
+    handlers = AttributeHandlers(world.manager, metrics.report)
+    size = announced(handlers, ROOT_INO, b"user.msharefs.status")
+    for opcode in range(1, 54):
+        metrics.record(opcode, failed=True, seconds=123456.123456)
+    value = ask(handlers, ROOT_INO, b"user.msharefs.status", size)
+    assert len(value) == size
+    assert len(json.loads(value)) == 53
 
 
 @pytest.mark.parametrize(

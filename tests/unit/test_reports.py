@@ -25,20 +25,20 @@ def world() -> World:
     return make_world(nr_inodes=10)
 
 
-def layout(region: Region, start: int = 0) -> dict[str, Any]:
+def layout(region: Region, start: int = 0, room: int = XATTR_SIZE_MAX) -> dict[str, Any]:
     """The layout attribute, which must fit into an extended attribute."""
-    text = reports.layout_json(region, start)
-    assert len(text) <= XATTR_SIZE_MAX
+    text = reports.layout_json(region, start, room)
+    assert len(text) <= room
     document: dict[str, Any] = json.loads(text)
     return document
 
 
-def all_mappings(region: Region) -> list[dict[str, Any]]:
+def all_mappings(region: Region, room: int = XATTR_SIZE_MAX) -> list[dict[str, Any]]:
     """The mappings of all parts, as a client reads them: "next" leads from one to the next."""
     found: list[dict[str, Any]] = []
     position: int | None = 0
     while position is not None:
-        part = layout(region, position)
+        part = layout(region, position, room)
         found += part["mappings"]
         assert part["next"] is None or part["next"] > position
         position = part["next"]
@@ -114,6 +114,24 @@ def test_the_longest_part_fits_into_an_attribute() -> None:
     region = region_with(mappings, size=top)
     region.maps = region.unmaps = 1 << 63
     assert len(layout(region)["mappings"]) == 500
+
+
+@pytest.mark.parametrize("room", [500, 1000, 4096, 30_000])
+def test_a_part_is_as_long_as_its_room_allows(room: int) -> None:
+    """And no longer; following "next" gives each mapping once, whatever the room."""
+    region = region_with([Mapping(i * PAGE, (i + 1) * PAGE, i % 8) for i in range(700)])
+    offsets = [m["offset"] for m in all_mappings(region, room)]
+    assert offsets == list(range(0, 700 * PAGE, PAGE))
+    one = len(json.dumps(layout(region)["mappings"][-1]))
+    assert len(reports.layout_json(region, 0, room)) > room - 2 * one
+
+
+def test_a_part_has_one_mapping_at_least() -> None:
+    """Without one a reader of "next" would not come forward: it is for the caller to refuse."""
+    region = region_with([Mapping(i * PAGE, (i + 1) * PAGE, 3) for i in range(3)])
+    document = json.loads(reports.layout_json(region, PAGE, 10))
+    assert [m["offset"] for m in document["mappings"]] == [PAGE]
+    assert document["next"] == 2 * PAGE
 
 
 @pytest.mark.parametrize(

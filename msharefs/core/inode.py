@@ -145,10 +145,14 @@ class Directory(Inode):
     def put_again(self, name: bytes, ino: int, cookie: int) -> None:
         """Add `name` with a cookie that is greater than all others."""
         entry = Entry(name, ino, cookie)
-        self._next_cookie = cookie + 1
+        self.begin_after(cookie)
         self._by_name[name] = entry
         self._by_cookie[entry.cookie] = entry
         self._cookies.append(entry.cookie)
+
+    def begin_after(self, cookie: int) -> None:
+        """Never give a cookie up to this one again: names that had them may be gone."""
+        self._next_cookie = max(self._next_cookie, cookie + 1)
 
     def drop(self, name: bytes) -> None:
         """Take `name`, which is there, out."""
@@ -158,10 +162,16 @@ class Directory(Inode):
             # Dropped cookies stay in the list until they are the majority.
             self._cookies = list(self._by_cookie)
 
-    def listing(self, after: int) -> Iterator[Entry]:
-        """Entries whose cookie is greater than `after`, in order."""
+    @property
+    def end(self) -> int:
+        """The last cookie that was given: names that come later get greater ones."""
+        return self._next_cookie - 1
+
+    def listing(self, after: int, end: int) -> Iterator[Entry]:
+        """Entries whose cookie is greater than `after`, up to `end` and with it, in order.
+        Names may come and go between two entries."""
         cookies = self._cookies
-        for index in range(bisect_right(cookies, after), len(cookies)):
+        for index in range(bisect_right(cookies, after), bisect_right(cookies, end)):
             entry = self._by_cookie.get(cookies[index])
             if entry is not None:
                 yield entry

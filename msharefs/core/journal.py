@@ -25,7 +25,7 @@ REMEMBERED_REQUESTS = 64
 
 _SCHEMA = """
 -- kind: D a directory, R a region, I mshare_info. parent: of a directory.
--- size -1: a region whose size is not set. registration: what the kernel knows the segment
+-- size -1: a region whose size is not set; of a directory, its last cookie. registration: what the kernel knows the segment
 -- by, 0 for not yet; slot: where the region's handles are counted.
 CREATE TABLE inode (
     ino INTEGER PRIMARY KEY, kind TEXT, mode INTEGER, uid INTEGER, gid INTEGER,
@@ -141,7 +141,7 @@ class Journal:
         kind, parent, size, registration, slot = "I", 0, 0, 0, 0
         creator = Caller(0, 0, 0)
         if isinstance(inode, Directory):
-            kind, parent = "D", inode.parent
+            kind, parent, size = "D", inode.parent, inode.end
         elif isinstance(inode, Region):
             kind, size = "R", inode.size if inode.state is State.SIZED else -1
             registration, slot, creator = inode.registration, inode.slot, inode.creator

@@ -158,10 +158,10 @@ class RegionManager:
             if target is not None and flags & RENAME_EXCHANGE:
                 self.tables.record_entry(parent, name, target)
 
-    def listing(self, ino: int, after: int) -> Iterator[tuple[Entry, Inode]]:
-        """The names of a directory whose cookie is greater than `after`; see `lookup` for
-        the count that each name handed to the kernel needs."""
-        for entry in self.names.directory(ino).listing(after):
+    def listing(self, ino: int, after: int, end: int) -> Iterator[tuple[Entry, Inode]]:
+        """The names of a directory whose cookie is greater than `after` and not greater than
+        `end`; see `lookup` for the count that each name handed to the kernel needs."""
+        for entry in self.names.directory(ino).listing(after, end):
             yield entry, self.names.get(entry.ino)
 
     def setattr(self, request: Request | None, ino: int, change: AttributeChange) -> Inode:

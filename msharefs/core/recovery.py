@@ -84,7 +84,8 @@ def _inode_from(row: sqlite3.Row, tables: Tables) -> Inode:
     ino, mode, uid, gid, ctime = (row[k] for k in ("ino", "mode", "uid", "gid", "ctime_ns"))
     inode: Inode
     if row["kind"] == "D":
-        inode = Directory(ino, row["parent"], mode, uid, gid, ctime)
+        inode = directory = Directory(ino, row["parent"], mode, uid, gid, ctime)
+        directory.begin_after(row["size"])
     elif row["kind"] == "I":
         inode = tables.names.get(INFO_INO)
     else:

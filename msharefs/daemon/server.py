@@ -37,6 +37,7 @@ from msharefs.daemon.storage import open_area, open_handles, open_journal
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
 from msharefs.fuse.device import ConnectionGone, Device
+from msharefs.fuse.directories import DirectoryHandlers
 from msharefs.fuse.handles import HandleHandlers
 from msharefs.fuse.kernel import FUSE_HAS_RESEND
 from msharefs.fuse.messages import IN_HEADER_SIZE, InitOffer
@@ -126,6 +127,7 @@ class Server:
             {
                 **NameHandlers(self._manager).handlers(),
                 **HandleHandlers(self._manager, plane).handlers(),
+                **DirectoryHandlers(self._manager).handlers(),
                 **AttributeHandlers(self._manager, self._status).handlers(),
                 **Control(self._manager, plane).handlers(),
             },

@@ -6,6 +6,7 @@ need is here; the rest of the protocol is libfuse's. Numbers in native byte orde
 
 from __future__ import annotations
 
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _BACKING_MAP = struct.Struct("=iIQ")
 _ATTR = struct.Struct("=6Q10I")
 _ATTR_OUT_HEAD = struct.Struct("=QII")
 _ENTRY_OUT_HEAD = struct.Struct("=QQQQII")
+_DIRENT = struct.Struct("=QQII")
 _GETXATTR = struct.Struct("=II")
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
@@ -49,7 +51,6 @@ _INIT_OUT_FLAGS2 = slice(OUT_HEADER_SIZE + 32, OUT_HEADER_SIZE + 36)
 _INIT_OUT_STACK_DEPTH = slice(OUT_HEADER_SIZE + 36, OUT_HEADER_SIZE + 40)
 _U64_MASK = (1 << 64) - 1
 """Times before 1970 are negative seconds in a field without a sign."""
-_LISTING_SIZE = slice(IN_HEADER_SIZE + 16, IN_HEADER_SIZE + 20)
 
 
 class Header(NamedTuple):
@@ -345,6 +346,13 @@ def _pack_attr(attr: Attributes) -> bytes:
     )
 
 
+def encode_listed(entry: bytes, ino: int, mode: int, offset: int, name: bytes) -> bytes:
+    """struct fuse_direntplus: a name in a listing. `entry` is its encode_entry, `offset` what
+    the kernel asks with to go on behind it."""
+    listed = entry + _DIRENT.pack(ino, offset, len(name), stat.S_IFMT(mode) >> 12) + name
+    return listed.ljust(-(-len(listed) // 8) * 8, b"\0")
+
+
 def encode_write(size: int) -> bytes:
     """struct fuse_write_out."""
     return _GETXATTR.pack(size, 0)
@@ -392,9 +400,3 @@ def complete_init(reply: bytes, *, flags: int, flags2: int, stack_depth: int) ->
     message[_INIT_OUT_FLAGS2] = _U32.pack(own_flags2 | flags2)
     message[_INIT_OUT_STACK_DEPTH] = _U32.pack(stack_depth)
     return bytes(message)
-
-
-def limit_listing(request: memoryview, most: int) -> None:
-    """Lower the answer's size that a READDIR or READDIRPLUS asks for to `most` bytes."""
-    (size,) = _U32.unpack(request[_LISTING_SIZE])
-    request[_LISTING_SIZE] = _U32.pack(min(size, most))

@@ -2,7 +2,8 @@
 
 Each handler decodes, makes one call on RegionManager and encodes. What pyfuse3 cannot carry is in
 control.py; what changes names, handles and attributes has to be remembered for its request, and is
-in names.py, handles.py and attributes.py.
+in names.py, handles.py and attributes.py; listings, which pyfuse3 would not tell enough of, in
+directories.py.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import pyfuse3
 from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
 from msharefs.core import reports
 from msharefs.core.errors import RefusedError
-from msharefs.core.inode import DOT_COOKIES, ROOT_INO, Directory, Inode
+from msharefs.core.inode import ROOT_INO
 from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import NAME_MAX
 from msharefs.core.region import Region
-from msharefs.fuse.attributes import FOR_EVER, attribute_lifetime, refuse_attribute_change
+from msharefs.fuse.attributes import refuse_attribute_change
 
 log = logging.getLogger(__name__)
 
@@ -75,33 +76,6 @@ class Operations(pyfuse3.Operations):
         """ACCESS does not come: the kernel checks permissions (default_permissions)."""
         return True
 
-    # Directories: a handle is the inode number, so that it means the same to any process.
-
-    @answered
-    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        """OPENDIR."""
-        return inode
-
-    @answered
-    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """READDIRPLUS: each name that the kernel takes counts as a look-up."""
-        directory = self._manager.getattr(fh)
-        if not isinstance(directory, Directory):
-            return
-        for name, ino, cookie in ((b".", fh, 1), (b"..", directory.parent, DOT_COOKIES)):
-            if start_id < cookie:
-                entry = _entry(self._manager.getattr(ino))
-                if not pyfuse3.readdir_reply(token, name, entry, cookie):
-                    return
-        for listed, inode in self._manager.listing(fh, start_id):
-            if not pyfuse3.readdir_reply(token, listed.name, _entry(inode), listed.cookie):
-                return
-            inode.lookups += 1
-
-    @answered
-    async def releasedir(self, fh: int) -> None:
-        """RELEASEDIR."""
-
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """FSYNCDIR: there is nothing that a directory could lose."""
@@ -123,21 +97,3 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """REMOVEXATTR."""
         refuse_attribute_change(name)
-
-
-def _entry(inode: Inode) -> pyfuse3.EntryAttributes:
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = inode.ino
-    entry.entry_timeout = FOR_EVER
-    entry.attr_timeout = attribute_lifetime(inode)
-    entry.st_mode = inode.mode
-    entry.st_nlink = inode.nlink
-    entry.st_uid = inode.uid
-    entry.st_gid = inode.gid
-    entry.st_size = inode.size
-    entry.st_blksize = PAGE_SIZE
-    entry.st_blocks = inode.blocks
-    entry.st_atime_ns = inode.atime_ns
-    entry.st_mtime_ns = inode.mtime_ns
-    entry.st_ctime_ns = inode.ctime_ns
-    return entry

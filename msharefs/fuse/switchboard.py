@@ -35,8 +35,6 @@ from msharefs.fuse.replay import Replay
 
 log = logging.getLogger(__name__)
 
-LISTING_SIZE = 64 << 10
-"""A reply of pyfuse3 has to fit into one message of the pair's default buffer."""
 BURST = 16
 """Requests served in one go before other tasks get their turn."""
 LOOK_AGAIN = 50e-6
@@ -210,8 +208,6 @@ class Switchboard(trio.abc.Instrument):
     # Requests answered by pyfuse3
 
     async def _forward(self, header: Header, message: memoryview) -> None:
-        if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
-            messages.limit_listing(message, LISTING_SIZE)
         if header.opcode not in NO_REPLY:
             self._outstanding.keep(message)
             self._forwarded[header.unique] = (header.opcode, perf_counter())

@@ -67,7 +67,7 @@ def check_removing_while_listing(root: Path) -> None:
     """N1: names removed during a listing do not make it skip others."""
     for number in range(800):
         make(root / f"{number}")
-    seen = []
+    seen: list[str] = []
     with os.scandir(root) as entries:
         for entry in entries:
             seen.append(entry.name)
@@ -89,6 +89,42 @@ def check_adding_while_listing(root: Path) -> None:
                 make(root / f"new{count}")
     assert old <= set(seen)
     assert len(seen) == len(set(seen))
+
+
+def check_renaming_while_listing(root: Path) -> None:
+    """N16: a walk that renames what it finds meets each name once, and ends; so after rewinding."""
+    names = [f"name{number}" for number in range(1500)]
+    for name in names:
+        make(root / name)
+    with opened(root, os.O_RDONLY) as fd:
+        for prefix in ("once-", "twice-"):
+            seen = []
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    seen.append(entry.name)
+                    os.rename(entry.name, prefix + entry.name, src_dir_fd=fd, dst_dir_fd=fd)
+                    assert len(seen) <= len(names)
+            assert sorted(seen) == sorted(names)
+            names = [prefix + name for name in names]
+    assert sorted(os.listdir(root)) == sorted(names)
+
+
+def check_making_names_for_what_is_listed(root: Path) -> None:
+    """N16: so does one that makes a file, a link and a directory for each name that it finds."""
+    # Long enough that they do not come in one go.
+    old = {f"{number}-{'x' * 80}" for number in range(600)}
+    for name in old:
+        make(root / name)
+    seen: list[str] = []
+    with os.scandir(root) as entries:
+        for entry in entries:
+            seen.append(entry.name)
+            make(root / f"file-{entry.name}")
+            os.link(entry.path, root / f"link-{entry.name}")
+            os.mkdir(root / f"directory-{entry.name}")
+            assert len(seen) <= len(old)
+    assert set(seen) == old
+    assert len(os.listdir(root)) == 4 * len(old)
 
 
 def check_two_readers_do_not_disturb_each_other(root: Path) -> None:

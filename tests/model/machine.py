@@ -494,7 +494,7 @@ class Machine(RuleBasedStateMachine):
                 assert inode.lookups == node.lookups
             if isinstance(node, Folder):
                 assert isinstance(inode, Directory)
-                entries = {entry.name: entry.ino for entry in inode.listing(0)}
+                entries = {entry.name: entry.ino for entry in inode.listing(0, inode.end)}
                 assert entries == node.names
                 assert node.removed or inode.parent == node.parent
         handles = sum(node.opens for node in self.model.nodes.values())

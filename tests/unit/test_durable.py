@@ -148,7 +148,7 @@ def test_work_goes_on_after_a_restart(host: Host) -> None:
     region = again.region(b"new", size=SIZE)
     assert region.ino > used
     again.map(region, 0, PAGE)
-    names = [entry.name for entry, _inode in again.manager.listing(ROOT_INO, 0)]
+    names = [entry.name for entry, _inode in again.manager.listing(ROOT_INO, 0, 100)]
     assert names == [b"mshare_info", b"never open", b"top", b"new"]
 
 
@@ -166,6 +166,22 @@ def test_numbers_are_not_used_again_after_a_restart(host: Host) -> None:
         last = directory.ino
         again.manager.rmdir(None, ROOT_INO, b"d")
         again.forget(directory)
+
+
+@pytest.mark.parametrize("same_connection", [True, False])
+def test_places_in_a_listing_are_not_used_again(host: Host, *, same_connection: bool) -> None:
+    """Somebody may be in the middle of one: a name made later must not come before its end."""
+    world = host.start()
+    for name in (b"a", b"b", b"c"):
+        world.manager.mkdir(None, ROOT_INO, name, 0o700, ALICE)
+    for name in (b"b", b"c"):
+        world.manager.rmdir(None, ROOT_INO, name)
+    end = world.manager.names.directory(ROOT_INO).end
+    again = host.start(same_connection=same_connection)
+    assert again.manager.names.directory(ROOT_INO).end == end
+    again.manager.mkdir(None, ROOT_INO, b"late", 0o700, ALICE)
+    listed = [entry.name for entry, _inode in again.manager.listing(ROOT_INO, 0, end)]
+    assert listed == [b"mshare_info", b"a"]
 
 
 def test_segments_are_opened(host: Host) -> None:

@@ -153,7 +153,7 @@ def test_lookup_of_nothing_is_none(world: World) -> None:
 def test_listing_counts_nothing_by_itself(world: World) -> None:
     """Only what is handed to the kernel is known to it, and the adapter knows that."""
     region = world.region(b"a")
-    listed = list(world.manager.listing(ROOT_INO, 0))
+    listed = list(world.manager.listing(ROOT_INO, 0, 100))
     assert [(entry.name, inode.ino) for entry, inode in listed] == [
         (b"mshare_info", INFO_INO),
         (b"a", region.ino),

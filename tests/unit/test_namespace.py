@@ -63,7 +63,7 @@ def state(names: Namespace) -> dict[int, object]:
 
 def listed(names: Namespace, ino: int = ROOT_INO) -> list[bytes]:
     """The names in a directory, in order."""
-    return [entry.name for entry in names.directory(ino).listing(0)]
+    return [entry.name for entry in names.directory(ino).listing(0, 1000)]
 
 
 # What is there from the start
@@ -431,19 +431,22 @@ def test_a_listing_goes_on_after_any_cookie(names: Namespace) -> None:
     """In order of making, none twice and none left out, while names come and go."""
     for number in range(10):
         add_region(names, b"%d" % number)
-    entries = list(names.directory(ROOT_INO).listing(0))
+    entries = list(names.directory(ROOT_INO).listing(0, 1000))
+    end = names.directory(ROOT_INO).end
     assert [entry.name for entry in entries] == [INFO, *(b"%d" % n for n in range(10))]
     names.unlink(ROOT_INO, b"3")
     names.unlink(ROOT_INO, b"5")
     add_region(names, b"late")
     # Entry 6 is the dropped name 5; a cookie serves although its name is gone.
-    rest = [entry.name for entry in names.directory(ROOT_INO).listing(entries[6].cookie)]
-    assert rest == [b"6", b"7", b"8", b"9", b"late"]
+    rest = list(names.directory(ROOT_INO).listing(entries[6].cookie, 1000))
+    assert [entry.name for entry in rest] == [b"6", b"7", b"8", b"9", b"late"]
+    # Up to the end that there was before the last one came.
+    assert list(names.directory(ROOT_INO).listing(entries[6].cookie, end)) == rest[:-1]
 
 
 def test_cookies_begin_after_those_of_the_dots(names: Namespace) -> None:
     """1 and 2 are "." and ".."."""
-    assert [entry.cookie for entry in names.directory(ROOT_INO).listing(0)] == [3]
+    assert [entry.cookie for entry in names.directory(ROOT_INO).listing(0, 1000)] == [3]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=300))
@@ -459,13 +462,14 @@ def test_directory_against_a_dict(steps: list[tuple[bool, int]]) -> None:
         elif not put and name in model:
             directory.drop(name)
             del model[name]
-    entries = list(directory.listing(0))
+    entries = list(directory.listing(0, directory.end))
     assert [(entry.name, entry.ino) for entry in entries] == list(model.items())
     assert len(directory) == len(model)
     assert [directory.find(name) for name in model] == list(model.values())
     assert directory.find(b"none") is None
     for position, entry in enumerate(entries):
-        assert list(directory.listing(entry.cookie)) == entries[position + 1 :]
+        assert list(directory.listing(entry.cookie, directory.end)) == entries[position + 1 :]
+        assert list(directory.listing(0, entry.cookie)) == entries[: position + 1]
 
 
 def test_many_names_that_come_and_go_leave_nothing() -> None:
@@ -475,7 +479,7 @@ def test_many_names_that_come_and_go_leave_nothing() -> None:
     for number in range(10_000):
         directory.put(b"x", number)
         directory.drop(b"x")
-    assert [entry.name for entry in directory.listing(0)] == [b"first"]
+    assert [entry.name for entry in directory.listing(0, directory.end)] == [b"first"]
     assert len(directory._cookies) < 100
 
 

@@ -215,19 +215,6 @@ async def test_interrupts_are_dropped() -> None:
         assert await board.pyfuse3.silent()
 
 
-@pytest.mark.parametrize("opcode", [Opcode.READDIR, Opcode.READDIRPLUS])
-@pytest.mark.parametrize(("asked", "given"), [(4096, 4096), (1 << 20, 1 << 16)])
-async def test_listings_are_limited(opcode: int, asked: int, given: int) -> None:
-    """So that pyfuse3's reply fits into one message of the pair."""
-
-    def body(size: int) -> bytes:
-        return struct.pack("<QQIIQII", 1, 5, size, 0, 0, 0x8000, 0)
-
-    async with serving() as board:
-        await board.kernel.send(message(opcode, body(asked)))
-        assert await board.pyfuse3.hear() == message(opcode, body(given))
-
-
 async def test_a_slow_pyfuse3_slows_the_kernel() -> None:
     """Requests wait when the pair is full; none is lost, and their order stays."""
     requests = [message(Opcode.SETXATTR, bytes([n]) * 60_000, unique=2 * n) for n in range(1, 30)]

@@ -216,7 +216,7 @@ def inode_state(inode: Inode) -> dict[str, Any]:
     state["times"] = (inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
     if isinstance(inode, Directory):
         state["parent"] = inode.parent
-        state["entries"] = list(inode.listing(0))
+        state["entries"] = list(inode.listing(0, inode.end))
     if isinstance(inode, Region):
         state["state"] = inode.state
         state["creator"] = inode.creator

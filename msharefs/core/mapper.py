@@ -66,7 +66,7 @@ class Mapper:
         need = 0
         if mapping.reserve:
             need = mapping.size - sum(old.size for old in cut.inside if old.reserve)
-        stray = not region.cacheable or segment.allocated() > region.layout.reserved
+        stray = segment.allocated() > region.layout.reserved
         self.tables.charge(need)
         region.reserving = Range(mapping.start, mapping.end)
         return MapPlan(request, region, segment, mapping, cut, need, stray)
@@ -120,9 +120,9 @@ class Mapper:
         self.commit(plan)
 
     def _check_count(self, region: Region, cut: Cut, *, added: int) -> None:
-        """A limit that is met already forbids what adds, not what takes away."""
+        """A limit that is met already forbids what adds, not what replaces or takes away."""
         growth = cut.growth(added=added)
-        if (added or growth > 0) and len(region.layout) + growth > self._limits.max_mappings:
+        if growth > 0 and len(region.layout) + growth > self._limits.max_mappings:
             raise OutOfMemory(f"max_mappings={self._limits.max_mappings} reached")
 
 

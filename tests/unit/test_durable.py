@@ -394,6 +394,16 @@ def test_a_handle_is_remembered_until_the_next(host: Host) -> None:
     assert not again.handle_was_counted(request.unique)
 
 
+def test_a_handle_of_another_connection_is_not_remembered(host: Host) -> None:
+    """Its numbers begin anew, so another request may have this one."""
+    world = host.start()
+    region = world.region(b"a", size=SIZE)
+    request = host.next_request(Opcode.OPEN)
+    world.manager.open(request, region.ino, os.O_RDONLY)
+    again = host.start(same_connection=False).manager
+    assert not again.handle_was_counted(request.unique)
+
+
 def test_regions_that_are_given_up_on_the_way_are_not_the_request(host: Host) -> None:
     """A CREATE_MAPPING that needs memory first reclaims what the kernel does not know any
     more. That is written down, but the request is not applied by it."""

@@ -596,3 +596,14 @@ def test_directories_have_no_size(world: World) -> None:
     """EISDIR."""
     with refused(errno.EISDIR):
         world.manager.setattr(None, ROOT_INO, AttributeChange(size=0))
+
+
+def test_regions_that_are_gone_leave_their_place(world: World) -> None:
+    """Where handles are counted: a mount that lives for years does not grow by those."""
+    first = world.region(b"a")
+    slot = first.slot
+    for _ in range(3):
+        world.manager.unlink(None, ROOT_INO, b"a")
+        world.close(world.tables.names.get(first.ino))
+        first = world.region(b"a")
+        assert first.slot == slot

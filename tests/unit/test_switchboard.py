@@ -263,6 +263,20 @@ async def test_a_crowd_of_requests_lets_others_run(monkeypatch: pytest.MonkeyPat
     assert max(map(len, crowds)) <= 4
 
 
+async def test_nobody_is_looked_for_while_pyfuse3_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look for the client's next request would take the time that pyfuse3 needs for this one."""
+    monkeypatch.setattr(switchboard_module, "LOOK_AGAIN", 0.5)
+    async with serving({Opcode.OPEN: echo}) as board:
+        await board.kernel.send(message(Opcode.STATFS, unique=6))
+        await board.pyfuse3.hear()
+        looks = board.device.looks
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        assert board.device.looks - looks < 10
+        await board.pyfuse3.send(reply(6))
+        assert await board.kernel.hear() == reply(6)
+
+
 # INIT
 
 

@@ -22,9 +22,11 @@ class ScriptedDevice(Device):
         self.writes: list[int] = []
         self.ioctls: list[int] = []
         self.backing: dict[int, int] = {}
+        self.looks = 0
         self._last_backing = 40
 
     def _readv(self, buffers: Sequence[bytearray | memoryview]) -> int:
+        self.looks += 1
         self._follow(self.reads)
         return super()._readv(buffers)
 

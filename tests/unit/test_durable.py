@@ -398,8 +398,10 @@ def test_a_handle_of_another_connection_is_not_remembered(host: Host) -> None:
     """Its numbers begin anew, so another request may have this one."""
     world = host.start()
     region = world.region(b"a", size=SIZE)
-    request = host.next_request(Opcode.OPEN)
-    world.manager.open(request, region.ino, os.O_RDONLY)
+    world.manager.unlink(None, ROOT_INO, b"a")
+    request = host.next_request(Opcode.RELEASE)
+    world.manager.release(request, region.ino)
+    assert world.manager.handle_was_counted(request.unique)
     again = host.start(same_connection=False).manager
     assert not again.handle_was_counted(request.unique)
 

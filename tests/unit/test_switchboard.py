@@ -267,9 +267,9 @@ async def test_nobody_is_looked_for_while_pyfuse3_works(monkeypatch: pytest.Monk
     """A look for the client's next request would take the time that pyfuse3 needs for this one."""
     monkeypatch.setattr(switchboard_module, "LOOK_AGAIN", 0.5)
     async with serving({Opcode.OPEN: echo}) as board:
+        looks = board.device.looks
         await board.kernel.send(message(Opcode.STATFS, unique=6))
         await board.pyfuse3.hear()
-        looks = board.device.looks
         for _ in range(5):
             await trio.lowlevel.checkpoint()
         assert board.device.looks - looks < 10

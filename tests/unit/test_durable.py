@@ -401,6 +401,7 @@ def test_a_handle_of_another_connection_is_not_remembered(host: Host) -> None:
     world.manager.unlink(None, ROOT_INO, b"a")
     request = host.next_request(Opcode.RELEASE)
     world.manager.release(request, region.ino)
+    world.forget(region)
     assert world.manager.handle_was_counted(request.unique)
     again = host.start(same_connection=False).manager
     assert not again.handle_was_counted(request.unique)

@@ -31,6 +31,7 @@ _ADVICE: tuple[tuple[type[OSError], str], ...] = (
     (OutOfInodes, "'df -i' shows how many names the mount may hold"),
 )
 _BYTES = re.compile(r"\b([0-9]{1,30})( bytes)?\b")
+_DAEMON_HANGS = "'mshare doctor' says what to do about it"
 _DAEMON_DIED = "its daemon has died; mount it again, which brings its regions back"
 
 
@@ -55,6 +56,8 @@ def sentence(error: OSError) -> str:
         # Every number in the sentences of the Python client is one of bytes.
         reason = _BYTES.sub(lambda match: notation.exact_size(int(match[1])), reason)
     text = reason if error.filename is None else f"{shown(error.filename)}: {reason}"
+    if isinstance(error, TimeoutError):
+        return f"{text}; {_DAEMON_HANGS}"
     if error.errno == errno.ENOTCONN:
         return f"{text}; {_DAEMON_DIED}"
     for kind, advice in _ADVICE:

@@ -13,7 +13,7 @@ from msharefs import notation
 from msharefs.cli import formatting, terminal
 from msharefs.cli.params import DIRECTORY, json_option
 from msharefs.inspect import processes, regions
-from msharefs.inspect.listing import Listing, document, look_at_all
+from msharefs.inspect.listing import Listing, Looker, document
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,14 +51,15 @@ def ls(directory: str | None, *, as_json: bool, watch: float | None) -> None:
     MAPPED is what processes may use, MEMORY what is reserved or touched, HUGE how much of what is
     mapped lies in 2 MiB pages, USED BY how many processes have it attached.
     """
+    looker = Looker()
     if as_json and watch is None:
-        print(json.dumps(document(look_at_all(directory)), indent=2))
+        print(json.dumps(document(looker.look_at(directory)), indent=2))
     elif as_json:
-        terminal.repeat_lines(lambda: json.dumps(document(look_at_all(directory))), watch or 0)
+        terminal.repeat_lines(lambda: json.dumps(document(looker.look_at(directory))), watch or 0)
     elif watch is not None:
-        terminal.repeat(lambda: _frame(look_at_all(directory)), watch)
+        terminal.repeat(lambda: _frame(looker.look_at(directory)), watch)
     else:
-        listings = look_at_all(directory)
+        listings = looker.look_at(directory)
         terminal.show(_drawing(listings))
         for remark in remarks(listings):
             terminal.note(remark)

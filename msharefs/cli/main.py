@@ -7,6 +7,7 @@ module is imported when the command is called.
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 
@@ -14,7 +15,10 @@ import click
 
 from msharefs import __version__
 from msharefs.cli import errors
+from msharefs.cli.watching import watched
+from msharefs.inspect import mounts
 from msharefs.inspect.errors import InspectError
+from msharefs.inspect.probe import ANSWER_SECONDS, answers_of, silent
 
 PROGRAM = "mshare"
 
@@ -37,6 +41,14 @@ COMMANDS = {
     "completion": "completion:completion",
 }
 """Every command in the order of the help: where it is, as "module:function" below msharefs.cli."""
+
+UNWATCHED = frozenset({"run"})
+"""It has a process of its own that passes signals on, and goes on as long as its program does."""
+EXIT_RUN_FAILED = 125
+CHANGE_SECONDS = 10.0
+"""How long a mount may not answer while it is to change something. It may have much to do."""
+SILENCE = dict.fromkeys(("ls", "stat", "ps", "top", "status"), ANSWER_SECONDS) | {"restart": 60.0}
+"""And while it is looked at; and while its server is replaced."""
 
 
 class LazyGroup(click.Group):
@@ -74,7 +86,21 @@ def cli() -> None:
 
 
 def main() -> int:
-    """The entry point. Returns the exit code."""
+    """The entry point. Returns the exit code, in a child of the process that was started too."""
+    _start_as_expected()
+    words = sys.argv[1:]
+    command = next((word for word in words if word in COMMANDS), "")
+    suspects = _suspects(command, words)
+    try:
+        if command in UNWATCHED:
+            return _refusing_silence(suspects) or run()
+        return watched(run, suspects, SILENCE.get(command, CHANGE_SECONDS))
+    except TimeoutError as error:
+        return _complain(errors.sentence(error), errors.EXIT_REFUSED)
+
+
+def run() -> int:
+    """Run the command that sys.argv says, in this process. Returns the exit code."""
     # As other filters do: `mshare ls | head -1` ends in silence.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # Ended from outside, a command still takes away what it has half made.
@@ -99,6 +125,38 @@ def main() -> int:
     except KeyboardInterrupt:
         return errors.EXIT_INTERRUPTED
     return outcome if isinstance(outcome, int) else errors.EXIT_OK
+
+
+def _start_as_expected() -> None:
+    """Whoever starts us may have closed standard descriptors and ignore the end of children."""
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    while fd <= 2:
+        os.set_inheritable(fd, True)
+        fd = os.dup(fd)
+    os.close(fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def _suspects(command: str, words: list[str]) -> list[str]:
+    """The mount points that a command line is about, told without touching them."""
+    if command in {"doctor", "completion", ""}:
+        return []
+    after = words[words.index(command) + 1 :]
+    paths = [word.rpartition("=")[2] if word.startswith("--") else word for word in after]
+    named = {mounts.lead_to(path) for path in paths if path and not path.startswith("-")} - {None}
+    if named or command not in {"top", "status"}:
+        return sorted(path for path in named if path is not None)
+    everything = [mount.path for mount in mounts.mounts()]
+    return everything if len(everything) == 1 else []
+
+
+def _refusing_silence(suspects: list[str]) -> int:
+    """An exit code, if one of the mounts does not answer."""
+    for path, answer in zip(suspects, answers_of(suspects), strict=True):
+        if answer is None:
+            return _complain(errors.sentence(silent(path)), EXIT_RUN_FAILED)
+    return errors.EXIT_OK
 
 
 def _complain(sentence: str, code: int) -> int:

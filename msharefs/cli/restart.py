@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from msharefs.cli import formatting
 from msharefs.cli.errors import CommandError
 from msharefs.cli.params import DIRECTORY
 from msharefs.inspect import mounts
+from msharefs.inspect.probe import Asker
 
 _TIMEOUT = 60.0
 """Seconds in which another server has to answer."""
@@ -27,8 +29,7 @@ def restart(directory: str) -> None:
     The mount stays, and so do regions, attached processes and open files. Requests wait
     meanwhile. Needs the rights to send a signal to the mount's supervisor.
     """
-    mount = mounts.only(directory)
-    old = mounts.status(mount)
+    mount, old = Asker().ask(directory, partial(_look, directory))
     supervisor = int(old["pids"]["supervisor"])
     try:
         os.kill(supervisor, signal.SIGHUP)
@@ -43,6 +44,11 @@ def restart(directory: str) -> None:
         f"{formatting.name(mount.path)}: server {new['pids']['server']} of version {new['version']} has taken "
         f"over from {old['pids']['server']} after {new['last_gap_seconds'] * 1000:.0f} ms"
     )
+
+
+def _look(directory: str) -> tuple[mounts.Mount, dict[str, Any]]:
+    mount = mounts.only(directory)
+    return mount, mounts.status(mount)
 
 
 def _wait_for_another(mount: mounts.Mount, old_server: int) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from msharefs.inspect import mounts
 from msharefs.inspect.host import Finding
-from msharefs.inspect.probe import answer_of
+from msharefs.inspect.probe import answers_of
 
 
 def check_mounts() -> Iterator[Finding]:
     """Each msharefs that is mounted, looked at without waiting for one that hangs."""
-    for mount in mounts.mounts():
-        number = answer_of(mount.path)
+    found = mounts.mounts()
+    for mount, number in zip(found, answers_of(mount.path for mount in found), strict=True):
         if number is None:
             connection = os.minor(mount.device)
             yield Finding(

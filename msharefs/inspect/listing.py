@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from msharefs.inspect import mounts, processes, regions
+from msharefs.inspect.probe import Asker
+from msharefs.inspect.processes import Scan
 
 
 @dataclass(slots=True)
@@ -20,7 +23,7 @@ class Listing:
     mount: mounts.Mount
     top: str
     huge: regions.HugePages
-    scan: processes.Scan
+    scan: Scan
     found: list[regions.Facts] = field(default_factory=list)
     unreadable: list[OSError] = field(default_factory=list)
 
@@ -37,20 +40,26 @@ class Listing:
         return self.scan.attached.get(facts.file.st_ino, [])
 
 
-def look_at_all(directory: str | None) -> list[Listing]:
-    """The directory that is asked about, or each mount. OSError and InspectError about it; of
-    all mounts the failure of one is in its listing."""
-    listings: list[Listing] = []
-    for mount, top in mounts.chosen(directory):
-        try:
-            listings.append(look(mount, top))
-        except OSError as error:
-            if directory is not None:
-                raise
-            error.filename = mount.path
-            nothing = regions.HugePages(by_default=False, on_request=False)
-            listings.append(Listing(mount, top, nothing, processes.Scan(), unreadable=[error]))
-    return listings
+class Looker:
+    """Looks at mounts, again and again; one that hangs keeps nobody waiting for long."""
+
+    def __init__(self) -> None:
+        self._asker = Asker()
+
+    def look_at(self, directory: str | None) -> list[Listing]:
+        """The directory that is asked about, or each mount. OSError and InspectError about it; of
+        all mounts the failure of one is in its listing."""
+        listings: list[Listing] = []
+        for mount, top in mounts.chosen(directory):
+            try:
+                listings.append(self._asker.ask(mount.path, partial(look, mount, top)))
+            except OSError as error:
+                if directory is not None:
+                    raise
+                error.filename = mount.path
+                nothing = regions.HugePages(by_default=False, on_request=False)
+                listings.append(Listing(mount, top, nothing, Scan(), unreadable=[error]))
+        return listings
 
 
 def look(mount: mounts.Mount, top: str) -> Listing:

@@ -21,6 +21,8 @@ from msharefs.linux import mountinfo
 KIND = "fuse.msharefs"
 _STATUS = STATUS_ATTRIBUTE.decode("ascii")
 _INFO = INFO_NAME.decode("ascii")
+_MOST_LINKS = 40
+"""As many as the kernel follows in one path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,35 @@ def mounts() -> list[Mount]:
             # A bind mount of it, or of a part of it, is the same file system again.
             found.setdefault(each.device, Mount(each.path, each.source, each.device))
     return list(found.values())
+
+
+def lead_to(path: str) -> str | None:
+    """The mount point of the msharefs that a path goes through, told without touching it.
+
+    None if it goes through none. Links on the way are followed, below the mount point nothing.
+    """
+    points = {each.path for each in mountinfo.own_mounts() if each.kind == KIND}
+    try:
+        left = os.path.join(os.getcwd(), path).split("/")[::-1]
+    except FileNotFoundError:
+        return None  # relative to a directory that is no more
+    current, links = "/", 0
+    while left and current not in points and links <= _MOST_LINKS:
+        word = left.pop()
+        if word == "..":
+            current = os.path.dirname(current)
+        step = current if word in {"", ".", ".."} else os.path.join(current, word)
+        try:
+            target = os.readlink(step) if step not in points else ""
+        except OSError:
+            target = ""
+        if target:
+            links += 1
+            left += target.split("/")[::-1]
+            current = "/" if target.startswith("/") else current
+        else:
+            current = step
+    return current if current in points else None
 
 
 def mount_of(path: str) -> Mount:

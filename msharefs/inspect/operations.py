@@ -14,6 +14,7 @@ from typing import Any
 
 from msharefs.inspect import mounts
 from msharefs.inspect.listing import Listing, document, look
+from msharefs.inspect.probe import Asker
 
 Counter = dict[str, Any]
 """Of one kind of request: "count", "errors", "seconds" and, by upper bounds, "buckets"."""
@@ -138,18 +139,23 @@ class Meter:
         self.mount = mounts.only(directory)
         self._top = directory or self.mount.path
         self._last: Sample | None = None
+        self._asker = Asker()
 
     def take(self) -> Sample:
-        """The next sample."""
+        """The next sample. TimeoutError if the mount does not answer."""
         before = self._last
+        status, listing = self._asker.ask(self.mount.path, self._look)
         self._last = Sample(
             time.monotonic(),
-            mounts.status_or_nothing(self.mount),
-            look(self.mount, self._top),
+            status,
+            listing,
             # Not the whole past.
             None if before is None else Sample(before.taken, before.status, before.listing, None),
         )
         return self._last
+
+    def _look(self) -> tuple[dict[str, Any], Listing]:
+        return mounts.status_or_nothing(self.mount), look(self.mount, self._top)
 
 
 def _changes(listing: Listing) -> dict[int, int]:

@@ -122,7 +122,7 @@ def mshare_as(uid: int, *arguments: str | Path) -> Result:
         out, err = io.StringIO(), io.StringIO()
         sys.argv = ["mshare", *map(str, arguments)]
         with redirect_stdout(out), redirect_stderr(err):
-            code = main.main()
+            code = main.run()
         return Result(code, out.getvalue(), err.getvalue())
 
     return as_user(uid, piece)

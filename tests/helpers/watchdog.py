@@ -48,6 +48,10 @@ class Watchdog:
         """Send one line."""
         os.write(self._writer, line.encode() + b"\n")
 
+    def waiting(self, connection: str) -> int:
+        """How many requests of a connection have no answer."""
+        return int((self._control / connection / "waiting").read_text())
+
     def close(self) -> None:
         """End the process, which takes the control file system away, too."""
         os.close(self._writer)

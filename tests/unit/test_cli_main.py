@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -79,7 +80,7 @@ def test_an_unexpected_end_of_a_name_is_shown_safely() -> None:
 
 def imported_by(*arguments: str) -> set[str]:
     """The modules that a run imports."""
-    code = f"import sys; sys.argv = ['mshare', *{arguments!r}]; from msharefs.cli import main; main.main(); print(*sys.modules)"
+    code = f"import sys; sys.argv = ['mshare', *{arguments!r}]; from msharefs.cli import main; main.run(); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -106,3 +107,49 @@ def test_the_module_and_the_installed_command_are_the_same() -> None:
     result = Result(0, "", "")
     assert result.ok() is result
     assert command()[0].endswith("mshare") or command()[-1] == "msharefs.cli.main"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_whoever_starts_it_may_have_closed_descriptors(closed: str) -> None:
+    """The exit code is right all the same."""
+    script = f'"$@" --version {closed}; echo $? >&3'
+    reader, writer = os.pipe()
+    subprocess.run(
+        ["bash", "-c", f"exec 3>&{writer}; {script}", "bash", *command()],
+        pass_fds=[writer],
+        env=environment(),
+        capture_output=True,
+        timeout=20,
+        check=True,
+    )
+    os.close(writer)
+    with os.fdopen(reader, "rb") as codes:
+        assert codes.read() == b"0\n"
+
+
+def test_whoever_starts_it_may_ignore_the_end_of_children() -> None:
+    """As many service managers do, and what they start inherits it."""
+    done = subprocess.run(
+        ["env", "--ignore-signal=CHLD", *command(), "--version"],
+        env=environment(),
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_it_writes_comes_whole_and_in_order() -> None:
+    """Through pipes: output and remarks in one of them, and a lot of it."""
+    text = mshare("--help").ok().out
+    assert text.endswith("\n")
+    done = subprocess.run(
+        ["bash", "-c", '"$@" rm /a /b 2>&1 | cat; exit ${PIPESTATUS[0]}', "bash", *command()],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert [line.split(":")[1] for line in done.stdout.splitlines()] == [" /a", " /b"]

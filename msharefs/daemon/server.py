@@ -28,6 +28,7 @@ from msharefs.core.namespace import RootAttributes
 from msharefs.core.ports import Segment
 from msharefs.daemon import logs
 from msharefs.daemon.backing import open_arena
+from msharefs.daemon.confinement import confine
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
@@ -291,9 +292,10 @@ def call_ourselves(name: str) -> None:
 
 
 def main() -> int:
-    """`python -m msharefs.daemon.server STATE DEVICE SOCKET`."""
+    """The whole life of a server (serve.py)."""
     # The supervisor's mask, which waits for signals one by one, came with us.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    confine()
     given = inherit()
     if given is None:
         return 0
@@ -325,7 +327,3 @@ def _give_up() -> None:
     log.critical("a change could not be recorded; the server starts again")
     logging.shutdown()
     os._exit(EXIT_FAILED)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,6 +13,7 @@ when one is needed.
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -20,6 +21,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 
 EXIT_RESTART = 75
 """Of a server: it was asked to make room for another."""
@@ -104,7 +107,7 @@ def _start(state: str, device: int) -> tuple[socket.socket, subprocess.Popen[byt
     with theirs:
         try:
             return ours, subprocess.Popen(
-                [sys.executable, "-P", "-m", "msharefs.daemon.server", *arguments],
+                [sys.executable, "-I", "-S", _PROGRAM, *arguments],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[device, theirs.fileno()],
                 start_new_session=True,

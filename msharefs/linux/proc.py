@@ -129,8 +129,14 @@ def name(pid: int) -> bytes:
 
 
 def has_descriptor(thread: int, fd: int) -> bool:
-    """Whether a thread of our pid namespace has `fd` open. Follows nothing."""
-    return thread > 0 and os.path.lexists(f"/proc/{thread}/fd/{fd}")
+    """Whether a thread of our pid namespace has `fd` open. Follows nothing.
+
+    fdinfo asks for the right to look into the thread (Linux 5.14), fd for that to enter the
+    directory: either will do.
+    """
+    return thread > 0 and any(
+        os.path.lexists(f"/proc/{thread}/{directory}/{fd}") for directory in ("fdinfo", "fd")
+    )
 
 
 def descriptors(pid: int) -> Iterator[os.stat_result]:

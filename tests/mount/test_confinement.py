@@ -1,0 +1,87 @@
+"""What the processes of a mount may do, looked at from outside, and what a server then still can."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from msharefs.linux import rights
+from msharefs.linux.proc import status_field
+from tests.helpers import mount, raw
+from tests.helpers.fixtures import MakeMount, MakePoke
+from tests.helpers.raw import PAGE, create_mapping, refused
+from tests.helpers.users import ALICE
+from tests.helpers.waiting import eventually
+
+PLANES = mount.planes()
+MOUNT_OPTIONS = "size=64M,align=4096"
+
+NEEDED = 1 << rights.CAP_SYS_ADMIN | 1 << rights.CAP_SYS_PTRACE
+
+
+def servers(mounted: mount.Mount) -> list[int]:
+    """The process that serves, and the one that stands by."""
+    children = Path(f"/proc/{mounted.pid}/task/{mounted.pid}/children")
+    eventually(lambda: len(children.read_text().split()) == 2, what="a standby server")
+    return [int(word) for word in children.read_text().split()]
+
+
+def statuses(pid: int) -> list[bytes]:
+    """/proc/PID/task/*/status."""
+    return [path.read_bytes() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+
+
+def wait_until_confined(pid: int) -> None:
+    """A server that stands by may be loading its code still."""
+    eventually(lambda: b"NoNewPrivs:\t1" in statuses(pid)[0], what="a confined server")
+
+
+def test_rights_of_a_server(mounted: mount.Mount, place: Path) -> None:
+    """Each thread of it, and of the one that stands by, has what it needs and no more."""
+    # A large reservation is worked on in a thread.
+    with raw.region(place, 32 * raw.MIB) as fd:
+        create_mapping(fd, 0, 32 * raw.MIB)
+        for pid in servers(mounted):
+            wait_until_confined(pid)
+            for status in statuses(pid):
+                assert int(status_field(status, b"NoNewPrivs")) == 1
+                expected = NEEDED if mount.PRIVILEGED else 0
+                for name in (b"CapPrm", b"CapEff"):
+                    assert int(status_field(status, name), 16) == expected
+                for name in (b"CapInh", b"CapAmb"):
+                    assert int(status_field(status, name), 16) == 0
+                if mount.PRIVILEGED:
+                    assert int(status_field(status, b"CapBnd"), 16) == expected
+
+
+def test_nothing_of_the_environment_is_loaded(
+    make_mount: MakeMount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the caller's Python is told to load, a server's is not."""
+    loaded = tmp_path / "loaded"
+    loaded.touch(0o666)
+    text = f"import sys\nwith open({str(loaded)!r}, 'a') as f: print(sys.orig_argv, file=f)\n"
+    (tmp_path / "sitecustomize.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    servers(make_mount("size=16M"))
+    (line,) = loaded.read_text().splitlines()
+    assert "msharefs-mount" in line
+
+
+@pytest.mark.root_only("becomes another user")
+def test_a_server_sees_the_descriptors_of_every_caller(
+    mounted: mount.Mount, place: Path, make_poke: MakePoke
+) -> None:
+    """C16, C17: without the right to pass by modes it still knows what others have open."""
+    other = make_poke(uid=ALICE)
+    with raw.region(place, PAGE):
+        os.chmod(place, 0o666)
+        fd, file = other.open(place), other.open("/etc/passwd", os.O_RDONLY)
+        for number, error in ((file, errno.EOPNOTSUPP), (999, errno.EBADF)):
+            payload = raw.create_payload(0, PAGE, flags=raw.FROM_FILE, fd=number)
+            with refused(error):
+                other.call("ioctl", fd, raw.CREATE_MAPPING, payload)
+        other.close(fd)

@@ -1,8 +1,8 @@
 """A region's bytes in this process: one mmap and the views on it.
 
 Owns `Attachment`. It works on any descriptor that can be mapped: it knows
-nothing of mounts or paths. Which window and which rights make sense, and how to
-look at the layout, is the caller's business (client.py).
+nothing of mounts or paths. Which range and which rights make sense, and how to
+look at the layout, is the caller's business (region.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import sys
 import threading
 from collections.abc import Iterable
 from operator import index
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from msharefs.client.errors import translated
+from msharefs.client.errors import AccessDenied, translated
+from msharefs.client.layout import holes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from msharefs.client.protection import Run
 
     Look = Callable[[], Iterable[Mapping]]
-    """Gives what is mapped in the window now, in order."""
+    """Gives what is mapped in the attached range now, in order. Raises AccessDenied, and
+    ValueError once the region is closed."""
+
+    Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Attachment:
-    """A window of a region, mapped into this process; made by `Region.attach`.
+    """A range of a region, mapped into this process; made by `Region.attach`.
 
     `buf` is its memory itself: what is written there is seen at once by every process that
     has attached the same bytes. An access to an offset at which nothing is mapped in the region
@@ -54,6 +58,7 @@ class Attachment:
         "_address",
         "_applied",
         "_buf",
+        "_enforced",
         "_lock",
         "_look",
         "_map",
@@ -64,11 +69,19 @@ class Attachment:
     )
 
     def __init__(
-        self, fd: int, offset: int, size: int, *, writable: bool, look: Look | None = None
+        self,
+        fd: int,
+        offset: int,
+        size: int,
+        *,
+        writable: bool,
+        look: Look | None = None,
+        enforce: bool = False,
     ) -> None:
         """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on.
 
-        With `look`, which gives the mappings that lie in the window now, those are enforced.
+        `look` gives the mappings that lie in the range now; `enforce`, which needs it, protects
+        each byte as they say.
         """
         self._offset = offset
         self._size = size
@@ -78,6 +91,7 @@ class Attachment:
         self._address: int | None = None
         self._writable = writable
         self._look = look
+        self._enforced = enforce
         self._applied: tuple[Run, ...] = ()
         self._lock = threading.Lock()
         try:
@@ -88,33 +102,33 @@ class Attachment:
 
     @property
     def offset(self) -> int:
-        """Where in the region the window begins, in bytes."""
+        """Where in the region the attached range begins, in bytes."""
         return self._offset
 
     @property
     def size(self) -> int:
-        """The length of the window in bytes."""
+        """The length of the attached range in bytes."""
         return self._size
 
     @property
     def closed(self) -> bool:
-        """Whether `close` has taken the window away."""
+        """Whether `close` has taken it out of this process."""
         return self._map.closed
 
     @property
     def buf(self) -> memoryview:
-        """The bytes of the window: a flat view without a copy, writable if the attachment is."""
+        """The bytes themselves: a flat view without a copy, writable if the attachment is."""
         self._require_open()
         return self._buf
 
     @property
     def readonly(self) -> bool:
-        """Whether the window was attached for reading only."""
+        """Whether it was attached for reading only."""
         return self.buf.readonly
 
     @property
     def address(self) -> int:
-        """Where the window begins in this process's memory, as for a C library."""
+        """Where it begins in this process's memory, as for a C library."""
         self._require_open()
         if self._address is None:
             self._address = _address_of(self._map)
@@ -123,7 +137,7 @@ class Attachment:
     @property
     def enforced(self) -> bool:
         """Whether every byte is protected as its mapping says."""
-        return self._look is not None
+        return self._enforced
 
     def refresh(self) -> bool:
         """Protect every byte as the layout says now; True if that changed something.
@@ -134,7 +148,7 @@ class Attachment:
         (EACCES) for prot "x" on a mount with noexec; some protections are then the old ones.
         """
         self._require_open()
-        if self._look is None:
+        if self._look is None or not self._enforced:
             return False
         from msharefs.client import protection  # noqa: PLC0415 - few need it, and it loads ctypes
 
@@ -146,19 +160,46 @@ class Attachment:
                 return False
             # Unknown, should it stop half way.
             self._applied = ()
-            with translated("cannot protect the window"):
+            with translated("cannot protect the attachment"):
                 protection.apply(self.address, wanted)
             self._applied = wanted
         return True
 
+    @overload
     def as_array(
-        self, dtype: npt.DTypeLike, shape: int | tuple[int, ...], *, offset: int = 0
-    ) -> np.ndarray[Any, Any]:
-        """A NumPy array on the window's memory, without a copy; read-only if the attachment is.
+        self,
+        dtype: type[Scalar] | np.dtype[Scalar],
+        shape: int | tuple[int, ...],
+        *,
+        offset: int = 0,
+        order: Literal["C", "F"] = "C",
+    ) -> npt.NDArray[Scalar]: ...
+    @overload
+    def as_array(
+        self,
+        dtype: npt.DTypeLike,
+        shape: int | tuple[int, ...],
+        *,
+        offset: int = 0,
+        order: Literal["C", "F"] = "C",
+    ) -> npt.NDArray[Any]: ...
+    def as_array(
+        self,
+        dtype: npt.DTypeLike,
+        shape: int | tuple[int, ...],
+        *,
+        offset: int = 0,
+        order: Literal["C", "F"] = "C",
+    ) -> npt.NDArray[Any]:
+        """A NumPy array on the attached memory, without a copy; read-only if the attachment is.
 
-        `offset` is the place of its first element, in bytes from the start of the window. The
-        attachment cannot be closed while the array, or a view of it, exists. Raises ImportError
-        without NumPy, ValueError if the array does not fit or has Python objects for elements.
+        `offset` is the place of its first element, in bytes from the start of the attachment;
+        `order` says which index changes fastest in memory, the last ("C") or the first ("F").
+        The attachment cannot be closed while the array, or a view of it, exists.
+
+        Raises ImportError without NumPy, ValueError if the array does not fit, has Python objects
+        for elements, or would lie on bytes that are not mapped now, whose touch would end the
+        process. (They are looked for while the region is open, by whoever may read its layout.)
         """
         try:
             import numpy as np  # noqa: PLC0415 - optional, and slow to import
@@ -173,17 +214,18 @@ class Attachment:
         if not inside:
             raise ValueError(
                 f"no room for {element} in shape {shape} at offset {offset} "
-                f"of a window of {self._size} bytes"
+                f"of an attachment of {self._size} bytes"
             )
+        self._require_mapped(offset, count * element.itemsize)
         # Not ndarray(buffer=...): it keeps the address without holding the memory.
         flat = np.frombuffer(self.buf, element, count, offset)
-        return flat.reshape(lengths)
+        return flat.reshape(lengths, order=order)
 
     def close(self) -> None:
-        """Take the window out of this process; closing twice does nothing.
+        """Take it out of this process; closing twice does nothing.
 
         `buf` is released with it: using it later raises ValueError. While an array or a slice of
-        it exists, BufferError is raised and the window stays: those views remain valid, and
+        it exists, BufferError is raised and it stays: those views remain valid, and
         `attachment.buf` is a fresh view if the one that was kept has been released.
         """
         if self._map.closed:
@@ -217,7 +259,7 @@ class Attachment:
             self.close()
         except BufferError:
             # The frames of an exception on its way keep their views alive. It is the news, not
-            # they: the window goes as soon as the last of them does.
+            # they: the memory goes as soon as the last of them does.
             if error is None:
                 raise
 
@@ -226,6 +268,22 @@ class Attachment:
             return f"<{type(self).__name__} closed>"
         rights = "read-only" if self.readonly else "writable"
         return f"<{type(self).__name__} of {self._size} bytes at {self._offset}, {rights}>"
+
+    def _require_mapped(self, start: int, length: int) -> None:
+        """ValueError if a byte from `start` on has nothing behind it, as far as that can be asked."""
+        if self._look is None or not length:
+            return
+        try:
+            mappings = list(self._look())
+        except (AccessDenied, ValueError):
+            # Who may not read the layout, or has closed the region, knows what is mapped.
+            return
+        first = self._offset + start
+        for hole, end in holes(mappings, first, first + length):
+            raise ValueError(
+                f"nothing is mapped at {hole} to {end} of the region: to touch an array there "
+                "would end the process"
+            )
 
     def _require_open(self) -> None:
         if self._map.closed:

@@ -91,12 +91,14 @@ _CLASS_OF: dict[int, type[MshareError]] = {
 }
 
 
-def from_os_error(error: OSError, what: str, path: StrOrBytesPath | None = None) -> MshareError:
+def from_os_error(
+    error: OSError, what: str, path: StrOrBytesPath | None = None, hint: str = ""
+) -> MshareError:
     """The MshareError that says `what` could not be done, for the errno of `error`."""
     number = error.errno or errno.EIO
     kind = _CLASS_OF.get(number, MshareError)
     name = () if path is None else (os.fspath(path),)
-    return kind(number, f"{what}: {os.strerror(number)}", *name)
+    return kind(number, f"{what}: {os.strerror(number)}{hint}", *name)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from msharefs.abi import LAYOUT_ATTRIBUTE
 from msharefs.client.errors import MshareError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     ReadAttribute = Callable[[str], bytes]
     """Gives the value of the extended attribute of that name, or raises OSError."""
@@ -106,6 +106,19 @@ def mappings_within(read: ReadAttribute, start: int, end: int) -> Iterator[Mappi
                 return
             if mapping.end > start:
                 yield mapping
+
+
+def holes(mappings: Iterable[Mapping], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where nothing is mapped between `start` and `end`; `mappings` are in order."""
+    position = start
+    for mapping in mappings:
+        if mapping.offset > position:
+            yield position, min(mapping.offset, end)
+        position = max(position, mapping.end)
+        if position >= end:
+            return
+    if position < end:
+        yield position, end
 
 
 def read_generation(read: ReadAttribute, size: int) -> Generation:

@@ -1,4 +1,4 @@
-"""What a process may do with each byte of its window: a layout as protections of pages.
+"""What a process may do with each byte that it has attached: a layout as protections of pages.
 
 Owns the way from mappings to mprotect(2), for attachments with `enforce`. It knows neither
 regions nor where a layout comes from.
@@ -24,7 +24,7 @@ PROT_NONE = 0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A part of a window with one protection. `offset` counts from the start of the window."""
+    """A part of an attached range with one protection. `offset` counts from the range's start."""
 
     offset: int
     size: int
@@ -32,9 +32,9 @@ class Run:
 
 
 def runs(mappings: Iterable[Mapping], start: int, size: int, *, writable: bool) -> tuple[Run, ...]:
-    """The window of `size` bytes at `start`, cut where the protection changes; holes have none.
+    """The range of `size` bytes at `start`, cut where the protection changes; holes have none.
 
-    `mappings` are those within the window, in order. With `writable` false none may be written.
+    `mappings` are those within the range, in order. With `writable` false none may be written.
     """
     end = start + -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     merged: list[Run] = []

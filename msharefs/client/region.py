@@ -1,8 +1,8 @@
 """Region: shared memory with a name, for Python programs.
 
-Owns the life of one open region in this process and turns refusals of the mount
-into exceptions that say what was wrong. It talks to the mount as any program
-would, by system calls alone, and imports nothing of the daemon's side.
+Owns the life of one open region in this process, and says what a user may do with it. It talks
+to the mount as any program would, by system calls alone, and imports nothing of the daemon's
+side. How a region is made is creation.py's; the ioctls and their refusals are requests.py's.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ import mmap
 import os
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Self
 
 from msharefs import abi
-from msharefs.client.arguments import byte_count, range_problem, region_size
+from msharefs.client import creation, requests
+from msharefs.client.arguments import byte_count, region_size
 from msharefs.client.attachment import Attachment
 from msharefs.client.errors import (
     AccessDenied,
-    InvalidArgument,
     MappingExists,
     MshareError,
     NotARegion,
     RegionNotFound,
-    SizeAlreadySet,
-    SizeNotSet,
-    from_os_error,
     translated,
 )
-from msharefs.client.layout import Layout, mappings_within, read_generation, read_layout
-from msharefs.client.mount import alignment_hint, not_mounted
+from msharefs.client.layout import (
+    Layout,
+    holes,
+    mappings_within,
+    read_generation,
+    read_layout,
+)
 from msharefs.client.pickling import reduced
-from msharefs.client.requests import mapping_request, may_write, send
 from msharefs.client.watch import Source, layouts
 
 if TYPE_CHECKING:
@@ -71,29 +72,38 @@ class Region:
 
     @classmethod
     def create(
-        cls, path: StrOrBytesPath, size: int, *, mode: int = 0o600, exist_ok: bool = False
+        cls,
+        path: StrOrBytesPath,
+        size: int,
+        *,
+        mode: int = 0o600,
+        map: bool = False,  # noqa: A002 - it does what the method of this name does
+        exist_ok: bool = False,
     ) -> Self:
         """Make a region of `size` bytes at `path` and open it for reading and writing.
 
         `size` is a positive multiple of the mount's alignment (see `alignment`) and final; it may
         be far larger than the memory of the machine. `mode` is the permission of the file, less
-        the umask. With `exist_ok` a region of that name and size is opened instead.
+        the umask. With `map` all of it has memory at once, as by `map(0, size)`. With `exist_ok` a
+        region of that name and size is opened instead; `map` then fills what has no memory yet,
+        and leaves alone what is mapped.
 
         Raises RegionExists (EEXIST), SizeAlreadySet (EINVAL) if `exist_ok` meets another size,
         InvalidArgument (EINVAL) for a size that does not fit the alignment, RegionTooLarge
-        (EFBIG), OutOfInodes (ENOSPC), AccessDenied (EACCES), RegionNotFound (ENOENT) if the
-        directory is missing, NotMounted (ENODEV) if no msharefs is mounted there, TypeError for
-        a size that is no int. What fails leaves no name behind.
+        (EFBIG), OutOfInodes (ENOSPC), OutOfMemory (ENOMEM) with `map`, AccessDenied (EACCES),
+        RegionNotFound (ENOENT) if the directory is missing, NotMounted (ENODEV) if no msharefs is
+        mounted there, TypeError for a size that is no int. What fails leaves no name behind.
         """
         wanted = region_size(size)
+        prepare = cls._map_holes if map else cls._require_region
         while True:
             try:
-                return cls._create_new(path, wanted, mode)
+                return creation.create(cls, path, wanted, mode, prepare)
             except FileExistsError:
                 if not exist_ok:
                     raise
             try:
-                return cls._open_sized(path, wanted)
+                return cls._open_sized(path, wanted, fill=map)
             except FileNotFoundError:
                 # Unlinked between the two calls: the name is free again.
                 continue
@@ -106,7 +116,8 @@ class Region:
         is something else.
         """
         flags = os.O_RDWR if writable else os.O_RDONLY
-        region = cls._adopt(path, flags, writable=writable)
+        with translated("cannot open the region", path):
+            region = cls(os.open(path, flags | os.O_CLOEXEC), path, writable=writable)
         try:
             region._require_region()
         except BaseException:
@@ -164,14 +175,16 @@ class Region:
         only. What fails changes nothing.
         """
         start, length = byte_count(offset, "offset"), byte_count(size, "size")
-        request = mapping_request(
-            start, length, prot=prot, huge=huge, reserve=reserve, replace=replace
+        requests.create_mapping(
+            self.fileno(),
+            self._path,
+            start,
+            length,
+            prot=prot,
+            huge=huge,
+            reserve=reserve,
+            replace=replace,
         )
-        try:
-            send(self.fileno(), abi.CREATE_MAPPING, request.pack())
-        except OSError as error:
-            unit = abi.HUGE_PAGE_SIZE if huge else mmap.PAGESIZE
-            self._refused("map", error, start, length, unit=unit)
 
     def unmap(self, offset: int, size: int) -> None:
         """Take away what is mapped from `offset` to `offset + size`, in every process at once.
@@ -183,10 +196,7 @@ class Region:
         is open for reading only.
         """
         start, length = byte_count(offset, "offset"), byte_count(size, "size")
-        try:
-            send(self.fileno(), abi.UNMAP, abi.Unmap(start, length).pack())
-        except OSError as error:
-            self._refused("unmap", error, start, length)
+        requests.unmap(self.fileno(), self._path, start, length)
 
     def attach(
         self,
@@ -196,25 +206,29 @@ class Region:
         writable: bool | None = None,
         enforce: bool = False,
     ) -> Attachment:
-        """Map a window of the region into this process and return it.
+        """Map a range of the region into this process and return the attachment.
 
-        `offset` is a multiple of the page size; without `size` the window reaches to the end of
+        `offset` is a multiple of the page size; without `size` the range reaches to the end of
         the region. Without `writable` it is as writable as the region was opened and as the
         mappings in it allow now; `True` insists on it.
 
         With `enforce` each mapping has its own protection and holes have none: an access that
         the layout forbids ends the process with SIGSEGV, as with the kernel's mshare, and the
-        mappings no longer decide whether the window as a whole is writable. It is the layout of
+        mappings no longer decide whether the range as a whole is writable. It is the layout of
         this moment, until `Attachment.refresh` takes the new one over.
 
-        Raises SizeNotSet (EINVAL), InvalidArgument (EINVAL) for a window that is empty, not page
-        aligned or beyond the end, AccessDenied (EACCES) if a mapping in the window, or the way
+        Raises SizeNotSet (EINVAL), InvalidArgument (EINVAL) for a range that is empty, not page
+        aligned or beyond the end, AccessDenied (EACCES) if a mapping in the range, or the way
         the region was opened, forbids the access, OutOfMemory (ENOMEM) without address space.
         """
         start = byte_count(offset, "offset")
-        length = max(self.size - start, 0) if size is None else byte_count(size, "size")
-        what = f"cannot attach {length} bytes at {start}"
-        self._check_range(what, start, length, unit=mmap.PAGESIZE)
+        if size is None:
+            length, what = max(self.size - start, 0), f"cannot attach from {start} to the end"
+        else:
+            length = byte_count(size, "size")
+            what = f"cannot attach {length} bytes at {start}"
+        with translated(what, self._path):
+            requests.require_range(self.fileno(), self._path, what, start, length, mmap.PAGESIZE)
         allowed = self._writable
         if not enforce:
             allowed &= self._layout_allows_writing(start, start + length)
@@ -224,12 +238,16 @@ class Region:
                 text = f"{what} for writing: a mapping there is read-only"
             raise AccessDenied(errno.EACCES, text, self._path)
         rights = allowed if writable is None else writable
-        look = partial(self._mappings, start, start + length) if enforce else None
+        look = partial(self._mappings, start, start + length)
         with translated(what, self._path):
-            return Attachment(self._fd, start, length, writable=rights, look=look)
+            return Attachment(self._fd, start, length, writable=rights, look=look, enforce=enforce)
 
     def layout(self) -> Layout:
-        """What is mapped in the region now, and who made it."""
+        """What is mapped in the region now, and who made it.
+
+        Raises AccessDenied (EACCES) without the right to read the file, MountGone (ENOTCONN);
+        MshareError with EAGAIN if it never stands still while it is read.
+        """
         self.fileno()
         with translated("cannot read the layout", self._path):
             return read_layout(self._attribute)
@@ -296,64 +314,35 @@ class Region:
         )
 
     @classmethod
-    def _adopt(
-        cls, path: StrOrBytesPath, flags: int, mode: int = 0, *, writable: bool = True
-    ) -> Self:
-        with translated("cannot open the region", path):
-            return cls(os.open(path, flags | os.O_CLOEXEC, mode), path, writable=writable)
-
-    @classmethod
-    def _create_new(cls, path: StrOrBytesPath, size: int, mode: int) -> Self:
-        region = cls._adopt(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        try:
-            region._require_region()
-            region._settle_size(size)
-        except SizeAlreadySet:
-            # A process with exist_ok opened the new file, was faster and uses it now.
-            region.close()
-            raise
-        except BaseException as error:
-            region._discard(error)
-            if isinstance(error, NotARegion):
-                raise not_mounted(path) from error
-            raise
-        return region
-
-    @classmethod
-    def _open_sized(cls, path: StrOrBytesPath, size: int) -> Self:
+    def _open_sized(cls, path: StrOrBytesPath, size: int, *, fill: bool) -> Self:
         """Open a region that exists; give it `size` if its creator has not come to that yet."""
         region = cls.open(path)
         try:
             if region.size != size:
-                region._settle_size(size)
+                creation.settle_size(region.fileno(), path, size)
+            if fill:
+                region._map_holes()
         except BaseException:
             region.close()
             raise
         return region
 
-    def _discard(self, error: BaseException) -> None:
-        """Remove what a failed `create` made; a name that cannot go is noted on its `error`."""
+    def _map_holes(self) -> None:
+        """Put memory wherever there is none, without a byte of the rest being touched."""
         try:
-            self.unlink()
-        except OSError as left:
-            error.add_note(f"the new file could not be removed again: {left}")
-        self.close()
+            # Nearly always the region is new, and one request is enough.
+            self.map(0, self.size, replace=False)
+        except MappingExists:
+            while empty := list(holes(self.layout().mappings, 0, self.size)):
+                self._map_what_is_free(empty)
 
-    def _settle_size(self, size: int) -> None:
-        """Set the size, or see that it is `size` already; SizeAlreadySet if it is another."""
-        what = f"cannot make a region of {size} bytes"
-        try:
-            os.ftruncate(self._fd, size)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                present = self.size
-                if present == size:
-                    return
-                if present != 0:
-                    text = f"{what}: it has {present} already"
-                    raise SizeAlreadySet(errno.EINVAL, text, self._path) from None
-                what += alignment_hint(self._path, size)
-            raise from_os_error(error, what, self._path) from None
+    def _map_what_is_free(self, ranges: list[tuple[int, int]]) -> None:
+        for start, end in ranges:
+            try:
+                self.map(start, end - start, replace=False)
+            except MappingExists:
+                # Somebody does the same.
+                return
 
     def _require_region(self) -> None:
         try:
@@ -387,27 +376,4 @@ class Region:
         except AccessDenied:
             # Who was handed the descriptor and may not read the file has the descriptor's rights.
             return True
-        return may_write(mappings, self._path)
-
-    def _refused(
-        self, verb: str, error: OSError, start: int, length: int, *, unit: int = mmap.PAGESIZE
-    ) -> NoReturn:
-        """Raise the exception for an ioctl that the mount refused, with the reason if it shows."""
-        what = f"cannot {verb} {length} bytes at {start}"
-        if error.errno == errno.EINVAL:
-            self._check_range(what, start, length, unit=unit)
-        if error.errno == errno.EEXIST:
-            text = f"{what}: something is mapped there"
-            raise MappingExists(errno.EEXIST, text, self._path) from None
-        if error.errno == errno.EACCES and not self._writable:
-            what += " of a region that is open for reading only"
-        raise from_os_error(error, what, self._path) from None
-
-    def _check_range(self, what: str, start: int, length: int, *, unit: int) -> None:
-        """Raise what is wrong with a range of the region, if anything is."""
-        size = self.size
-        if size == 0:
-            raise SizeNotSet(errno.EINVAL, f"{what}: the region has no size yet", self._path)
-        problem = range_problem(size, start, length, unit)
-        if problem is not None:
-            raise InvalidArgument(errno.EINVAL, f"{what}: {problem}", self._path)
+        return requests.may_write(mappings, self._path)

@@ -1,27 +1,107 @@
-"""What a region asks of its mount, and what it may ask for.
+"""What is asked of a mount about an open region, and why it was refused.
 
-Owns the sending of the two ioctls, the words that they carry, and the reading of a mapping's
-protection for a window that is attached without enforcing it. The answers' meaning for a caller
-is client.py's business.
+Owns the two ioctls, the words that they carry, and the sentences for their refusals: a mount
+gives an errno alone, so the reason is looked for here. It works on a descriptor, with the path
+for messages; what a region is to its user it does not know (region.py).
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msharefs import abi
-from msharefs.client.arguments import prot_bits
-from msharefs.client.errors import AccessDenied
+from msharefs.client.arguments import prot_bits, range_problem
+from msharefs.client.errors import (
+    AccessDenied,
+    InvalidArgument,
+    MappingExists,
+    SizeNotSet,
+    from_os_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from msharefs.client.errors import MshareError
     from msharefs.client.layout import Mapping
 
+    Path = str | bytes
 
-def send(fd: int, number: int, payload: bytes) -> None:
+
+def create_mapping(
+    fd: int,
+    path: Path,
+    start: int,
+    length: int,
+    *,
+    prot: str,
+    huge: bool,
+    reserve: bool,
+    replace: bool,
+) -> None:
+    """CREATE_MAPPING of anonymous memory; the words are those of `Region.map`, which see.
+
+    Raises MappingExists, InvalidArgument, SizeNotSet, AccessDenied, OutOfMemory, NotARegion.
+    What fails has changed nothing.
+    """
+    flags = abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
+    if huge:
+        flags |= abi.MAP_HUGETLB | abi.MAP_HUGE_2MB
+    if not reserve:
+        flags |= abi.MAP_NORESERVE
+    if not replace:
+        flags |= abi.MAP_FIXED_NOREPLACE
+    request = abi.CreateMapping(start, length, prot=prot_bits(prot), flags=flags)
+    try:
+        _send(fd, abi.CREATE_MAPPING, request.pack())
+    except OSError as error:
+        unit = abi.HUGE_PAGE_SIZE if huge else mmap.PAGESIZE
+        what = f"cannot map {length} bytes at {start}"
+        if error.errno == errno.EEXIST:
+            text = f"{what}: something is mapped there"
+            raise MappingExists(errno.EEXIST, text, path) from None
+        raise _refusal(error, fd, path, what, start, length, unit) from None
+
+
+def unmap(fd: int, path: Path, start: int, length: int) -> None:
+    """UNMAP. Raises InvalidArgument, SizeNotSet, AccessDenied, NotARegion."""
+    try:
+        _send(fd, abi.UNMAP, abi.Unmap(start, length).pack())
+    except OSError as error:
+        what = f"cannot unmap {length} bytes at {start}"
+        raise _refusal(error, fd, path, what, start, length, mmap.PAGESIZE) from None
+
+
+def require_range(fd: int, path: Path, what: str, start: int, length: int, unit: int) -> None:
+    """Raise what is wrong with a range of the region, if anything is: SizeNotSet or
+    InvalidArgument, with `what` could not be done before the reason."""
+    size = os.fstat(fd).st_size
+    if size == 0:
+        raise SizeNotSet(errno.EINVAL, f"{what}: the region has no size yet", path)
+    problem = range_problem(size, start, length, unit)
+    if problem is not None:
+        raise InvalidArgument(errno.EINVAL, f"{what}: {problem}", path)
+
+
+def may_write(mappings: Iterable[Mapping], path: Path) -> bool:
+    """Whether all of a range with these mappings may be written; AccessDenied if a part of it
+    may not even be read."""
+    allowed = True
+    for mapping in mappings:
+        # A processor that can write a page can read it.
+        if not {"r", "w"} & set(mapping.prot):
+            text = f"cannot attach: {mapping.size} bytes at {mapping.offset} have prot none"
+            raise AccessDenied(errno.EACCES, text, path)
+        allowed = allowed and "w" in mapping.prot
+    return allowed
+
+
+def _send(fd: int, number: int, payload: bytes) -> None:
     """One ioctl on an open region. OSError if the mount refuses."""
     while True:
         try:
@@ -32,27 +112,22 @@ def send(fd: int, number: int, payload: bytes) -> None:
         return
 
 
-def mapping_request(
-    start: int, length: int, *, prot: str, huge: bool, reserve: bool, replace: bool
-) -> abi.CreateMapping:
-    """What the ioctl is told for the words that `Region.map` takes."""
-    flags = abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
-    if huge:
-        flags |= abi.MAP_HUGETLB | abi.MAP_HUGE_2MB
-    if not reserve:
-        flags |= abi.MAP_NORESERVE
-    if not replace:
-        flags |= abi.MAP_FIXED_NOREPLACE
-    return abi.CreateMapping(start, length, prot=prot_bits(prot), flags=flags)
+def _refusal(
+    error: OSError, fd: int, path: Path, what: str, start: int, length: int, unit: int
+) -> MshareError:
+    """The exception for an ioctl that the mount refused, with the reason if it shows."""
+    if error.errno == errno.EINVAL:
+        require_range(fd, path, what, start, length, unit)
+    if error.errno == errno.EACCES and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+        what += " of a region that is open for reading only"
+    hint = _memory_left(fd) if error.errno == errno.ENOMEM else ""
+    return from_os_error(error, what, path, hint)
 
 
-def may_write(mappings: Iterable[Mapping], path: str | bytes) -> bool:
-    """Whether a window with these mappings may be written; AccessDenied if not even read."""
-    allowed = True
-    for mapping in mappings:
-        # A processor that can write a page can read it.
-        if not {"r", "w"} & set(mapping.prot):
-            text = f"cannot attach: {mapping.size} bytes at {mapping.offset} have prot none"
-            raise AccessDenied(errno.EACCES, text, path)
-        allowed = allowed and "w" in mapping.prot
-    return allowed
+def _memory_left(fd: int) -> str:
+    """What the mount has of memory, as the end of a sentence."""
+    with suppress(OSError):
+        memory = os.fstatvfs(fd)
+        free, total = memory.f_bfree * memory.f_frsize, memory.f_blocks * memory.f_frsize
+        return f" ({free} of the mount's {total} bytes are free)"
+    return ""

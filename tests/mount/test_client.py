@@ -156,6 +156,64 @@ def test_other_process_that_is_faster_with_the_size(
     assert place.stat().st_size == 2 * UNIT
 
 
+def test_region_that_is_mapped_when_it_is_made(mounted: Mount, place: Path) -> None:
+    """With map it can be used at once; without the memory for it nothing is left."""
+    with Region.create(place, 2 * UNIT, map=True) as region, region.attach() as window:
+        assert region.layout().mappings == (rw(0, 2 * UNIT),)
+        window.as_array("u1", 2 * UNIT)[-1] = 7
+        assert window.buf[-1] == 7
+    region.unlink()
+    free = f"free of the mount's|{mounted.path}"
+    with pytest.raises(msharefs.OutOfMemory, match=free) as caught:
+        Region.create(place, 1 << 40, map=True)
+    assert caught.value.filename == str(place)
+    assert not place.exists()
+
+
+def test_map_and_exist_ok_fill_what_is_missing(place: Path) -> None:
+    """Whichever process comes first: all is mapped, and nothing that was mapped has changed."""
+    with Region.create(place, UNIT) as first, first.attach() as window:
+        first.map(PAGE, PAGE)
+        first.map(5 * PAGE, PAGE, reserve=False)
+        window.buf[PAGE : PAGE + 4] = b"kept"
+        for _ in range(2):
+            Region.create(place, UNIT, map=True, exist_ok=True).close()
+        layout = first.layout()
+        assert (layout.mapped, layout.reserved) == (UNIT, UNIT - PAGE)
+        assert bytes(window.buf[PAGE : PAGE + 4]) == b"kept"
+
+
+def test_many_processes_make_one_mapped_region(place: Path) -> None:
+    """All of them start at once, and none meets a hole or makes another's memory anew."""
+
+    def work(number: int) -> None:
+        with Region.create(place, UNIT, map=True, exist_ok=True) as region:
+            with region.attach(0, PAGE) as window:
+                window.buf[number] = number
+
+    children = []
+    for number in range(8):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                work(number)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+    with Region.open(place) as region, region.attach(0, PAGE) as window:
+        assert bytes(window.buf[:8]) == bytes(range(8))
+
+
+def test_mapped_region_where_nothing_is_mounted(tmp_path: Path) -> None:
+    """NotMounted, and no plain file stays behind."""
+    with pytest.raises(msharefs.NotMounted):
+        Region.create(tmp_path / "region", UNIT, map=True)
+    assert os.listdir(tmp_path) == []
+
+
 def test_size_off_the_alignment(mounted: Mount, place: Path) -> None:
     """The message names the alignment and the next size; the name is gone again, deep down too."""
     place.mkdir()

@@ -6,6 +6,7 @@ An ordinary file serves as well as a region: the class maps any descriptor.
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import mmap
 import os
@@ -14,12 +15,13 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import assert_type
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from msharefs import Attachment
+from msharefs import AccessDenied, Attachment, Mapping
 
 PAGE = mmap.PAGESIZE
 SIZE = 4 * PAGE
@@ -274,6 +276,68 @@ def test_array_that_does_not_fit_is_refused(
         pytest.raises(ValueError, match=r"no room|pointers"),
     ):
         window.as_array(dtype, shape, offset=offset)
+
+
+def test_array_in_fortran_order(attach: Attach) -> None:
+    """The first index is the one that changes fastest, and it is the memory all the same."""
+    with attach() as window:
+        array = window.as_array(np.uint8, (3, 2), order="F")
+        assert array.flags.f_contiguous
+        array[:] = [[1, 4], [2, 5], [3, 6]]
+        assert bytes(window.buf[:6]) == bytes([1, 2, 3, 4, 5, 6])
+        del array
+
+
+def test_array_of_records(attach: Attach) -> None:
+    """A dtype with fields is laid over the bytes as it is."""
+    with attach() as window:
+        array = window.as_array(np.dtype([("count", "<u2"), ("rest", "u1", 6)]), 4, offset=PAGE)
+        assert array["count"].tolist() == [0x0101] * 4
+        del array
+
+
+def test_array_has_the_type_of_its_elements(attach: Attach) -> None:
+    """A type checker knows what is in it, by the class or by a dtype of it."""
+    with attach() as window:
+        floats = window.as_array(np.float64, 4)
+        assert_type(floats, npt.NDArray[np.float64])
+        counts = window.as_array(np.dtype(np.uint16), (2, 2))
+        assert_type(counts, npt.NDArray[np.uint16])
+        assert (floats.dtype, counts.dtype) == (np.dtype("f8"), np.dtype("u2"))
+        del floats, counts
+
+
+def mapped_pages(*pages: int) -> list[Mapping]:
+    """What a layout says of these pages of the file."""
+    return [Mapping(page * PAGE, PAGE, "rw-", reserve=True, huge=False) for page in pages]
+
+
+def test_array_on_a_hole_is_refused(file: Path) -> None:
+    """ValueError in place of SIGBUS at the first touch; beside the hole there is no objection."""
+    fd = os.open(file, os.O_RDWR)
+    present = mapped_pages(1, 3)
+    with Attachment(fd, PAGE, 3 * PAGE, writable=True, look=lambda: present) as window:
+        for offset, size in ((0, PAGE), (2 * PAGE, PAGE), (PAGE - 1, 1), (PAGE, 0)):
+            assert window.as_array("u1", size, offset=offset).size == size
+        for offset, size in ((PAGE, 1), (PAGE - 1, 2), (2 * PAGE - 1, 2), (0, 3 * PAGE)):
+            with pytest.raises(ValueError, match=r"nothing is mapped at \d+ to \d+ of"):
+                window.as_array("u1", size, offset=offset)
+        present.insert(1, *mapped_pages(2))
+        assert window.as_array("u1", 3 * PAGE).size == 3 * PAGE
+    os.close(fd)
+
+
+@pytest.mark.parametrize("problem", [AccessDenied, ValueError])
+def test_array_where_the_layout_cannot_be_asked(file: Path, problem: type[Exception]) -> None:
+    """Whoever may not look, or has closed the region, is trusted."""
+
+    def look() -> list[Mapping]:
+        raise problem(errno.EACCES, "no right, or closed")
+
+    fd = os.open(file, os.O_RDWR)
+    with Attachment(fd, 0, SIZE, writable=True, look=look) as window:
+        assert window.as_array("u1", SIZE).size == SIZE
+    os.close(fd)
 
 
 def test_array_without_numpy_says_what_to_install(

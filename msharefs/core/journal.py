@@ -26,7 +26,8 @@ REMEMBERED_REQUESTS = 64
 _SCHEMA = """
 -- kind: D a directory, R a region, I mshare_info. parent: of a directory.
 -- size -1: a region whose size is not set; of a directory, its last cookie. registration: what the kernel knows the segment
--- by, 0 for not yet; slot: where the region's handles are counted.
+-- by, 0 for not yet; slot: where the region's handles are counted. Times are a BLOB where
+-- 64 bits are not enough for the nanoseconds: after April 2262, or before September 1677.
 CREATE TABLE inode (
     ino INTEGER PRIMARY KEY, kind TEXT, mode INTEGER, uid INTEGER, gid INTEGER,
     nlink INTEGER, atime_ns INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, parent INTEGER,
@@ -154,9 +155,9 @@ class Journal:
                 inode.uid,
                 inode.gid,
                 inode.nlink,
-                inode.atime_ns,
-                inode.mtime_ns,
-                inode.ctime_ns,
+                _stored_time(inode.atime_ns),
+                _stored_time(inode.mtime_ns),
+                _stored_time(inode.ctime_ns),
                 parent,
                 size,
                 registration,
@@ -261,6 +262,20 @@ class Transaction:
             self._journal.broken()
             raise
         self._journal.failpoint("after commit")
+
+
+def time_from(stored: int | bytes) -> int:
+    """Nanoseconds since 1970 from a column of `inode`."""
+    if isinstance(stored, int):
+        return stored
+    return int.from_bytes(stored, "little", signed=True)
+
+
+def _stored_time(time_ns: int) -> int | bytes:
+    """Any time that utimensat(2) takes: 64 bits of seconds."""
+    if -(1 << 63) <= time_ns < 1 << 63:
+        return time_ns
+    return time_ns.to_bytes(16, "little", signed=True)
 
 
 def _open(path: str) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ import sqlite3
 
 from msharefs.abi import INFO_NAME
 from msharefs.core.inode import INFO_INO, ROOT_INO, Caller, Directory, Inode
+from msharefs.core.journal import time_from
 from msharefs.core.layout import Layout
 from msharefs.core.region import Region
 from msharefs.core.tables import NOTHING, UNKNOWN, Tables
@@ -81,7 +82,8 @@ def _read_inodes(tables: Tables) -> list[Inode]:
 
 
 def _inode_from(row: sqlite3.Row, tables: Tables) -> Inode:
-    ino, mode, uid, gid, ctime = (row[k] for k in ("ino", "mode", "uid", "gid", "ctime_ns"))
+    ino, mode, uid, gid = (row[k] for k in ("ino", "mode", "uid", "gid"))
+    atime, mtime, ctime = (time_from(row[k]) for k in ("atime_ns", "mtime_ns", "ctime_ns"))
     inode: Inode
     if row["kind"] == "D":
         inode = directory = Directory(ino, row["parent"], mode, uid, gid, ctime)
@@ -95,8 +97,8 @@ def _inode_from(row: sqlite3.Row, tables: Tables) -> Inode:
         region.maps, region.unmaps = tables.handles.changes(region.slot)
         if row["size"] >= 0:
             region.become_sized(row["size"])
-    inode.nlink, inode.ctime_ns = row["nlink"], ctime
-    inode.atime_ns, inode.mtime_ns = row["atime_ns"], row["mtime_ns"]
+    inode.nlink = row["nlink"]
+    inode.atime_ns, inode.mtime_ns, inode.ctime_ns = atime, mtime, ctime
     return inode
 
 

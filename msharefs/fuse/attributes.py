@@ -36,8 +36,6 @@ from msharefs.fuse.payload import request_of
 
 FOR_EVER = 10**9
 """Seconds. Every change goes through this mount, so the kernel may cache without limit."""
-LATEST_NS = (1 << 63) - 1
-"""The year 2262."""
 LARGEST_VALUE = 1 << 16
 """Bytes of an extended attribute: the kernel's XATTR_SIZE_MAX."""
 LAYOUT_GROWTH, STATUS_GROWTH = 1 << 10, 16 << 10
@@ -149,14 +147,9 @@ def _change(request: SetattrIn) -> AttributeChange:
         uid=request.uid if valid & FATTR_UID else None,
         gid=request.gid if valid & FATTR_GID else None,
         size=request.size if valid & FATTR_SIZE else None,
-        atime_ns=_storable(atime) if valid & (FATTR_ATIME | FATTR_ATIME_NOW) else None,
-        mtime_ns=_storable(mtime) if valid & (FATTR_MTIME | FATTR_MTIME_NOW) else None,
+        atime_ns=atime if valid & (FATTR_ATIME | FATTR_ATIME_NOW) else None,
+        mtime_ns=mtime if valid & (FATTR_MTIME | FATTR_MTIME_NOW) else None,
     )
-
-
-def _storable(time_ns: int) -> int:
-    """The nearest time that the journal's 64 bits hold; the kernel takes any."""
-    return max(-LATEST_NS - 1, min(time_ns, LATEST_NS))
 
 
 def _announced(size: int, name: bytes) -> int:

@@ -104,6 +104,21 @@ def check_utimes_to_the_nanosecond(root: Path) -> None:
         assert (seen.st_atime_ns, seen.st_mtime_ns) == (stamp, stamp + 1)
 
 
+def check_utimes_of_any_year(root: Path) -> None:
+    """N17: stamps are kept exactly, before 1677 and after 2262 too, for files and directories."""
+    file = make(root / "file")
+    (root / "directory").mkdir()
+    farthest = 1 << 62
+    for seconds in (9223372036, 9223372037, 10**12, farthest, -9223372037, -(10**12), -farthest):
+        stamp = seconds * 10**9 + 999_999_999
+        for path in (file, root / "directory"):
+            os.utime(path, ns=(stamp - 1, stamp))
+            seen = path.stat()
+            assert (seen.st_atime_ns, seen.st_mtime_ns) == (stamp - 1, stamp)
+        with os.scandir(root) as entries:
+            assert {entry.stat().st_mtime_ns for entry in entries} == {stamp}
+
+
 def check_utimes_of_a_descriptor_and_a_directory(root: Path) -> None:
     """N1: works through a descriptor and on directories; stat and fstat agree."""
     (root / "directory").mkdir()

@@ -98,6 +98,8 @@ def furnish(world: World) -> None:
     manager.setattr(
         None, below.ino, AttributeChange(mode=0o711, uid=5, gid=6, atime_ns=-1, mtime_ns=9)
     )
+    far = AttributeChange(atime_ns=-(1 << 63) - 1, mtime_ns=((1 << 63) - 1) * 10**9 + 999_999_999)
+    manager.setattr(None, top.ino, far)
     manager.unlink(None, ROOT_INO, b"mapped")
     manager.rename(None, ROOT_INO, b"unsized", top.ino, b"moved", 0)
     removed = manager.mkdir(None, ROOT_INO, b"removed", 0o700, ALICE)

@@ -129,8 +129,15 @@ class NoAttribute(RefusedError):
     errno = errno.ENODATA
 
 
+class NoDescriptor(RefusedError):
+    """The process that serves, or the machine, may open no more files. Not EMFILE, which would
+    speak of the caller's own."""
+
+    errno = errno.ENFILE
+
+
 class StorageFailed(RefusedError):
-    """The system refused memory or a descriptor for a reason of its own."""
+    """The system refused memory for a reason of its own."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(f"the system said: {cause}")

@@ -11,7 +11,7 @@ import errno
 import logging
 from collections.abc import Iterable
 
-from msharefs.core.errors import OutOfMemory, RefusedError, StorageFailed
+from msharefs.core.errors import NoDescriptor, OutOfMemory, RefusedError, StorageFailed
 from msharefs.core.layout import Layout
 from msharefs.core.ports import Memory
 from msharefs.core.region import Region
@@ -127,17 +127,25 @@ def sweep(regions: Iterable[Region]) -> int:
         before = segment.allocated()
         if before <= layout.reserved:
             continue
+        try:
+            opened = segment.open()
+        except OSError as error:
+            log.warning("cannot sweep region %d now: %s", region.ino, error)
+            continue
         for gap in region.holes():
-            segment.punch(gap.start, gap.size)
+            opened.punch(gap.start, gap.size)
         # More may be touched meanwhile than was there before.
-        swept += max(0, before - segment.allocated())
+        swept += max(0, before - opened.allocated())
     if swept:
         log.debug("swept %d bytes that were touched outside of mappings", swept)
     return swept
 
 
 def storage_error(cause: OSError) -> RefusedError:
-    """tmpfs says ENOSPC where users of mmap expect ENOMEM."""
+    """What a failure of the system's means to a caller: tmpfs says ENOSPC where users of mmap
+    expect ENOMEM."""
     if cause.errno in (errno.ENOSPC, errno.ENOMEM):
         return OutOfMemory(f"no memory: {cause}")
+    if cause.errno in (errno.EMFILE, errno.ENFILE):
+        return NoDescriptor(f"no descriptor: {cause}")
     return StorageFailed(cause)

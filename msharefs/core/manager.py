@@ -88,7 +88,7 @@ class RegionManager:
         """Make a region and open it: one look-up and one handle more. Raises also OutOfMemory
         or StorageFailed where there can be no segment."""
         region = self.names.new_region(parent, name, mode, caller)
-        self.tables.segment_of(region)
+        self.tables.serve_from_segment(region)
         with self.journal.change(request, region.ino):
             self.tables.add_region(parent, name, region)
             self.tables.count_handles(request, region, 1)
@@ -266,7 +266,7 @@ class RegionManager:
 
     def _serve_from_segment(self, region: Region) -> None:
         registration = region.registration
-        self.tables.segment_of(region)
+        self.tables.serve_from_segment(region)
         if region.registration != registration:
             with self.journal.change(None):
                 self.journal.save(region)
@@ -278,7 +278,7 @@ class RegionManager:
         if event is Event.SIZE_ZERO:
             return
         try:
-            self.tables.segment_of(inode).set_size(size)
+            self.tables.open_segment(inode).set_size(size)
         except OSError as cause:
             raise storage_error(cause) from cause
         inode.become_sized(size)

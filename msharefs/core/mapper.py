@@ -62,7 +62,7 @@ class Mapper:
         mapping = wanted_mapping(region, wanted, has_descriptor)
         cut = region.layout.cut(mapping.start, mapping.end)
         self._check_count(region, cut, added=1)
-        segment = self.tables.segment_of(region)
+        segment = self.tables.open_segment(region)
         need = 0
         if mapping.reserve:
             need = mapping.size - sum(old.size for old in cut.inside if old.reserve)
@@ -80,7 +80,7 @@ class Mapper:
         gone = unmapped_range(region, unwanted)
         cut = region.layout.cut(gone.start, gone.end)
         self._check_count(region, cut, added=0)
-        return UnmapPlan(request, region, self.tables.segment_of(region), cut)
+        return UnmapPlan(request, region, self.tables.open_segment(region), cut)
 
     def commit(self, plan: Plan) -> None:
         """Record what a plan did, and let the limit follow."""

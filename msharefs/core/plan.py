@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from msharefs.core.journal import Request
 from msharefs.core.layout import Cut, Mapping, Range
-from msharefs.core.ports import Segment
+from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 
 EXTRAS = tuple((1 << 20) << attempt for attempt in range(1, 8))
@@ -36,7 +36,7 @@ class MapPlan:
 
     request: Request | None
     region: Region
-    segment: Segment
+    segment: OpenSegment
     mapping: Mapping
     cut: Cut
     need: int
@@ -107,7 +107,7 @@ class UnmapPlan:
 
     request: Request | None
     region: Region
-    segment: Segment
+    segment: OpenSegment
     cut: Cut
 
     @property

@@ -6,17 +6,16 @@ in-memory ones in the tests. All offsets and sizes are bytes and page aligned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Protocol
 
 
-class Segment(Protocol):
-    """The memory of one region. A method that raises OSError has not changed what is in
-    memory; `punch`, `zero` and `destroy` do not fail."""
+class OpenSegment(Protocol):
+    """The memory of a region in use: open for as long as somebody refers to it. A method that
+    raises OSError has not changed what is in memory; `punch` and `zero` do not fail."""
 
-    @property
-    def fd(self) -> int:
-        """The descriptor of the segment, owned by it."""
+    def fileno(self) -> int:
+        """The descriptor of the segment, valid while this is referred to."""
 
     def set_size(self, size: int) -> None:
         """Set the length to `size` bytes. It is set once; after a crash perhaps again to the same."""
@@ -46,8 +45,19 @@ class Segment(Protocol):
     def allocated(self) -> int:
         """How many bytes have memory."""
 
+
+class Segment(Protocol):
+    """The memory of one region, which takes nothing of the process until it is opened."""
+
+    def open(self) -> OpenSegment:
+        """To change it, or to look into it. Raises OSError, where the process may open no more
+        say, so it comes before the first change."""
+
+    def allocated(self) -> int:
+        """How many bytes have memory."""
+
     def destroy(self) -> None:
-        """Remove the name and let go; may take long for a large segment."""
+        """Remove the name and let go; does not fail, but may take long for a large segment."""
 
 
 class Memory(Protocol):
@@ -64,14 +74,8 @@ class Memory(Protocol):
     def create(self, ino: int) -> Segment:
         """A new segment of size 0 for this inode number. Raises OSError."""
 
-    def stored(self) -> Iterable[int]:
-        """The numbers of the segments that there are, also of an earlier process."""
-
-    def open(self, ino: int) -> Segment:
-        """The segment of this number that an earlier process made. Raises OSError."""
-
-    def discard(self, ino: int) -> None:
-        """Remove a segment that belongs to no region."""
+    def stored(self) -> Mapping[int, Segment]:
+        """The segments that there are, also of an earlier process, by inode number."""
 
     def used(self) -> int:
         """Bytes in use in all segments."""
@@ -87,7 +91,7 @@ class Kernel(Protocol):
     def attributes_changed(self, ino: int) -> None:
         """The attributes of a living inode are not what the kernel has cached."""
 
-    def register(self, segment: Segment) -> int:
+    def register(self, segment: OpenSegment) -> int:
         """A region can be opened with this segment from now on. Returns its registration,
         by which the kernel knows it for as long as the mount lives; 0 where it need not
         know. OSError if the region cannot be served from it."""

@@ -103,17 +103,16 @@ def _inode_from(row: sqlite3.Row, tables: Tables) -> Inode:
 
 
 def _find_segments(tables: Tables) -> list[int]:
-    """Open the segments that there are, and remove those of no region. Returns the regions
+    """Find the segments that there are, and remove those of no region. Returns the regions
     with mappings that have none."""
-    stored = set(tables.memory.stored())
-    for ino in stored - tables.regions.keys():
-        tables.memory.discard(ino)
+    stored = tables.memory.stored()
+    for ino in stored.keys() - tables.regions.keys():
+        stored[ino].destroy()
     lost = []
     with tables.journal.change(None):
         for region in tables.regions.values():
-            if region.ino in stored:
-                region.segment = tables.memory.open(region.ino)
-            elif len(region.layout):
+            region.segment = stored.get(region.ino)
+            if region.segment is None and len(region.layout):
                 lost.append(region.ino)
                 tables.journal.replace_mappings(region.ino, list(region.layout), [])
                 region.layout = Layout()

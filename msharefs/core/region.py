@@ -20,7 +20,7 @@ from msharefs.core.errors import (
 )
 from msharefs.core.inode import Caller, Inode
 from msharefs.core.layout import Layout, Range
-from msharefs.core.ports import Segment
+from msharefs.core.ports import OpenSegment, Segment
 
 
 class State(Enum):
@@ -132,16 +132,16 @@ class Region(Inode):
         self.state = self.next_state(Event.SIZE)
         self._size = size
 
-    def touchable(self, start: int, end: int) -> Segment:
-        """The segment, if all of `start` to `end` (bytes) may be touched: mapped, and its
+    def touchable(self, start: int, end: int) -> OpenSegment:
+        """The open segment, if all of `start` to `end` (bytes) may be touched: mapped, and its
         memory there. For a data plane that is the pager. Raises NothingMapped."""
-        segment = self.segment
-        if segment is None or end > self._size or any(self.layout.gaps(start, end)):
+        if self.segment is None or end > self._size or any(self.layout.gaps(start, end)):
             raise NothingMapped(f"{start:#x}-{end:#x} of region {self.ino} is not mapped")
         try:
+            segment = self.segment.open()
             for mapping in self.layout.clipped(start, end):
                 if not mapping.reserve:
                     segment.reserve(mapping.start, mapping.size)
         except OSError as cause:
-            raise NothingMapped(f"no memory for a page of region {self.ino}: {cause}") from cause
+            raise NothingMapped(f"no page of region {self.ino} can be had: {cause}") from cause
         return segment

@@ -17,7 +17,7 @@ from msharefs.core.journal import Journal, Request
 from msharefs.core.layout import Layout
 from msharefs.core.ledger import Ledger, Totals, storage_error, sweep
 from msharefs.core.namespace import Namespace
-from msharefs.core.ports import Kernel, Memory, Segment
+from msharefs.core.ports import Kernel, Memory, OpenSegment, Segment
 from msharefs.core.region import Region
 
 log = logging.getLogger(__name__)
@@ -50,17 +50,25 @@ class Tables:
 
     # Segments and the memory that they share
 
-    def segment_of(self, region: Region) -> Segment:
-        """The region's segment, made where it has none, and registered with the kernel where
-        it is not. Raises OutOfMemory or StorageFailed, with nothing changed."""
+    def serve_from_segment(self, region: Region) -> Segment:
+        """Make the region's segment where it has none, and register it with the kernel where
+        it is not. Raises OutOfMemory, NoDescriptor or StorageFailed, with nothing changed."""
         try:
             if region.segment is None:
                 region.segment = self._new_segment(region)
             elif not region.registration:
-                region.registration = self.kernel.register(region.segment)
+                region.registration = self.kernel.register(region.segment.open())
         except OSError as cause:
             raise storage_error(cause) from cause
         return region.segment
+
+    def open_segment(self, region: Region) -> OpenSegment:
+        """The region's segment, to be changed. Raises what `serve_from_segment` does."""
+        segment = self.serve_from_segment(region)
+        try:
+            return segment.open()
+        except OSError as cause:
+            raise storage_error(cause) from cause
 
     def charge(self, need: int) -> None:
         """Set `need` bytes aside, and before that is refused give back the memory of regions
@@ -182,7 +190,7 @@ class Tables:
     def _new_segment(self, region: Region) -> Segment:
         segment = self.memory.create(region.ino)
         try:
-            region.registration = self.kernel.register(segment)
+            region.registration = self.kernel.register(segment.open())
         except OSError:
             segment.destroy()
             raise

@@ -28,6 +28,7 @@ _LIFTED = (
     resource.RLIMIT_CPU,
     resource.RLIMIT_DATA,
     resource.RLIMIT_FSIZE,
+    resource.RLIMIT_NOFILE,
 )
 """Limits that would end a daemon, or refuse it a region, for what the caller's own work was
 not to exceed."""

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from msharefs.core.ports import Segment
+from msharefs.core.ports import OpenSegment, Segment
 from msharefs.fuse import messages
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.planes.plane import DataPlane
@@ -41,7 +41,7 @@ class KernelPort:
         except OSError as error:
             log.warning("cannot tell the kernel about inode %d: %s", ino, error)
 
-    def register(self, segment: Segment) -> int:
+    def register(self, segment: OpenSegment) -> int:
         """A region can be opened from now on. Raises OSError."""
         return self._plane.register(segment)
 

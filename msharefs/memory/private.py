@@ -8,13 +8,12 @@ limit. Which limit is right is core's business.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from msharefs.linux import syscalls
-from msharefs.memory.segment import PosixSegment, create_object, open_object
+from msharefs.memory.objects import SHM, SharedObjects
+from msharefs.memory.segment import PosixSegment
 
-SHM = "/dev/shm"
 BALLAST_NAME = "ballast"
 BALLAST_SIZE = 4096
 """size=0 means unlimited to tmpfs, so one page is always there and the limit never 0."""
@@ -61,6 +60,7 @@ class Arena:
 
     def __init__(self, options: ArenaOptions) -> None:
         self._options = options
+        self._objects = SharedObjects()
 
     @property
     def capacity(self) -> int:
@@ -74,19 +74,13 @@ class Arena:
 
     def create(self, ino: int) -> PosixSegment:
         """A new segment of size 0 for this number. Raises OSError."""
-        return _segment(ino, create_object)
+        self._objects.create(str(ino))
+        return PosixSegment(str(ino), self._objects)
 
-    def stored(self) -> list[int]:
-        """The numbers of the segments that there are."""
-        return [int(name) for name in os.listdir(SHM) if name.isdecimal()]
-
-    def open(self, ino: int) -> PosixSegment:
-        """The segment of this number that is there. Raises OSError."""
-        return _segment(ino, open_object)
-
-    def discard(self, ino: int) -> None:
-        """Remove a segment without opening it."""
-        os.unlink(os.path.join(SHM, str(ino)))
+    def stored(self) -> dict[int, PosixSegment]:
+        """The segments that there are, by number."""
+        names = [name for name in os.listdir(SHM) if name.isdecimal()]
+        return {int(name): PosixSegment(name, self._objects) for name in names}
 
     def used(self) -> int:
         """Bytes in use in all segments, holes and dying ones included."""
@@ -98,8 +92,3 @@ class Arena:
         syscalls.mount(
             "msharefs", SHM, None, syscalls.MS_REMOUNT | _FLAGS, f"size={limit + BALLAST_SIZE}"
         )
-
-
-def _segment(ino: int, descriptor_of: Callable[[str], int]) -> PosixSegment:
-    name = f"/{ino}"
-    return PosixSegment(name, descriptor_of(name))

@@ -1,7 +1,8 @@
 """One POSIX shared-memory object: size, reserve, punch out.
 
-Owns the object's name and its descriptor, from `create` to `destroy`. What the bytes mean,
-and which ranges may be touched, is not known here. All offsets and sizes are bytes.
+Owns what is done to the object, from `create` to `destroy`; which descriptor it is done with is
+objects.py's. What the bytes mean, and which ranges may be touched, is not known here. All
+offsets and sizes are bytes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
-import posix_ipc
 
 from msharefs.abi import HUGE_PAGE_SIZE
 from msharefs.linux import proc, syscalls
+from msharefs.memory.objects import Descriptor, SharedObjects
 
 COLLAPSE_TRIES = 3
 CHECK_AVAILABLE_FROM = 64 << 20
@@ -23,37 +21,42 @@ CHECK_AVAILABLE_FROM = 64 << 20
 _ZEROS = bytes(1 << 20)
 
 
-def create_object(name: str) -> int:
-    """Make a shared-memory object of size 0 and mode 0600. Returns a descriptor. OSError
-    (EEXIST)."""
-    with _system_errors(name, missing=errno.EEXIST):
-        fd: int = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd
-    return fd
-
-
-def open_object(name: str) -> int:
-    """A descriptor of a shared-memory object that is there. OSError (ENOENT)."""
-    with _system_errors(name, missing=errno.ENOENT):
-        fd: int = posix_ipc.SharedMemory(name, 0).fd
-    return fd
-
-
 class PosixSegment:
-    """A shared-memory object that belongs to this process alone to size and fill.
+    """A shared-memory object that belongs to this process alone to size and fill. Nothing is
+    open for it until `open`, and its name is unlinked in `destroy`."""
 
-    The name is unlinked in `destroy`; the descriptor is closed there, and -1 from then on.
-    """
+    __slots__ = ("_name", "_objects")
 
-    __slots__ = ("_fd", "_name")
-
-    def __init__(self, name: str, fd: int) -> None:
-        """The object `name` ("/" and a word), and a descriptor of it from `create_object` or
-        `open_object`, which is owned from here on."""
+    def __init__(self, name: str, objects: SharedObjects) -> None:
+        """The object `name` (a word, as it stands in /dev/shm), which is there."""
         self._name = name
-        self._fd = fd
+        self._objects = objects
 
-    @property
-    def fd(self) -> int:
+    def open(self) -> OpenPosixSegment:
+        """The segment with a descriptor, for as long as that is referred to. Raises OSError."""
+        return OpenPosixSegment(self._name, self._objects.open(self._name))
+
+    def allocated(self) -> int:
+        """How many bytes have memory, in holes of the layout, too; none if somebody else has
+        removed the name."""
+        return self._objects.allocated(self._name)
+
+    def destroy(self) -> None:
+        """Unlink and close. The memory goes with the last mapping of it."""
+        self._objects.remove(self._name)
+
+
+class OpenPosixSegment:
+    """A segment with a descriptor, which is open while this is referred to."""
+
+    __slots__ = ("_descriptor", "_fd", "_name")
+
+    def __init__(self, name: str, descriptor: Descriptor) -> None:
+        self._name = name
+        self._descriptor = descriptor
+        self._fd = descriptor.fd
+
+    def fileno(self) -> int:
         """The descriptor, open for reading and writing."""
         return self._fd
 
@@ -131,25 +134,6 @@ class PosixSegment:
     def allocated(self) -> int:
         """How many bytes have memory, in holes of the layout, too."""
         return os.fstat(self._fd).st_blocks * 512
-
-    def destroy(self) -> None:
-        """Unlink and close. The memory goes with the last mapping of it."""
-        # Somebody else may have removed the name.
-        with suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_shared_memory(self._name)
-        os.close(self._fd)
-        self._fd = -1
-
-
-@contextmanager
-def _system_errors(name: str, *, missing: int) -> Iterator[None]:
-    """posix_ipc has exceptions of its own for some errors of shm_open(3)."""
-    try:
-        yield
-    except posix_ipc.ExistentialError as error:
-        raise OSError(missing, os.strerror(missing), name) from error
-    except posix_ipc.Error as error:
-        raise OSError(errno.EACCES, str(error), name) from error
 
 
 def available_memory() -> int:

@@ -11,12 +11,11 @@ import errno
 import os
 import secrets
 import threading
-from collections.abc import Callable
 
 from msharefs.abi import PAGE_SIZE
-from msharefs.memory.segment import PosixSegment, create_object, open_object
+from msharefs.memory.objects import SHM, Descriptor, SharedObjects
+from msharefs.memory.segment import OpenPosixSegment, PosixSegment
 
-SHM = "/dev/shm"
 PREFIX = "msharefs-"
 
 
@@ -39,6 +38,7 @@ class SharedArena:
         """At most `capacity` bytes in all."""
         self._capacity = capacity
         self._prefix = prefix
+        self._objects = SharedObjects()
         self._used = 0
         self._lock = threading.Lock()
 
@@ -54,21 +54,19 @@ class SharedArena:
 
     def create(self, ino: int) -> CountedSegment:
         """A new segment of size 0 for this number. Raises OSError."""
-        return self._segment(ino, create_object)
+        name = f"{self._prefix}{ino}"
+        self._objects.create(name)
+        return CountedSegment(name, self._objects, self)
 
-    def stored(self) -> list[int]:
-        """The numbers of the segments that there are."""
+    def stored(self) -> dict[int, CountedSegment]:
+        """The segments that there are, by number, what they hold counted from now on."""
         begin = len(self._prefix)
-        names = [name[begin:] for name in os.listdir(SHM) if name.startswith(self._prefix)]
-        return [int(number) for number in names if number.isdecimal()]
-
-    def open(self, ino: int) -> CountedSegment:
-        """The segment of this number that is there. Raises OSError."""
-        return self._segment(ino, open_object)
-
-    def discard(self, ino: int) -> None:
-        """Remove a segment without opening it."""
-        os.unlink(os.path.join(SHM, f"{self._prefix}{ino}"))
+        names = [name for name in os.listdir(SHM) if name.startswith(self._prefix)]
+        return {
+            int(name[begin:]): CountedSegment(name, self._objects, self)
+            for name in names
+            if name[begin:].isdecimal()
+        }
 
     def used(self) -> int:
         """Bytes in use in all segments."""
@@ -86,22 +84,48 @@ class SharedArena:
         """Whether that many bytes more are within the capacity."""
         return self._used + size <= self._capacity
 
-    def _segment(self, ino: int, descriptor_of: Callable[[str], int]) -> CountedSegment:
-        name = f"/{self._prefix}{ino}"
-        return CountedSegment(name, descriptor_of(name), self)
-
 
 class CountedSegment(PosixSegment):
-    """A segment that tells its arena what it holds after each change."""
+    """A segment whose arena knows what it holds."""
 
     __slots__ = ("_arena", "_counted", "_lock")
 
-    def __init__(self, name: str, fd: int, arena: SharedArena) -> None:
-        super().__init__(name, fd)
+    def __init__(self, name: str, objects: SharedObjects, arena: SharedArena) -> None:
+        super().__init__(name, objects)
         self._arena = arena
         self._counted = 0
         self._lock = threading.Lock()
-        self._count()
+        self.count()
+
+    def open(self) -> OpenCountedSegment:
+        """The segment with a descriptor, for as long as that is referred to. Raises OSError."""
+        return OpenCountedSegment(self._name, self._objects.open(self._name), self, self._arena)
+
+    def count(self) -> int:
+        """Tell the arena what it holds now. Returns how many bytes more that is than before."""
+        with self._lock:
+            more = self.allocated() - self._counted
+            self._arena.add(more)
+            self._counted += more
+        return more
+
+    def destroy(self) -> None:
+        """Unlink and close; the arena holds that much less."""
+        super().destroy()
+        self.count()
+
+
+class OpenCountedSegment(OpenPosixSegment):
+    """One that counts after each change."""
+
+    __slots__ = ("_arena", "_segment")
+
+    def __init__(
+        self, name: str, descriptor: Descriptor, segment: CountedSegment, arena: SharedArena
+    ) -> None:
+        super().__init__(name, descriptor)
+        self._segment = segment
+        self._arena = arena
 
     def reserve(self, start: int, size: int) -> None:
         """Give every page of the range memory, within the arena's capacity. OSError (ENOSPC)
@@ -111,37 +135,24 @@ class CountedSegment(PosixSegment):
             return
         # Some of the pages may be there already: only new ones are over the capacity.
         for page in range(start, start + size, PAGE_SIZE):
-            before = self._counted
-            self._reserve_and_count(page, PAGE_SIZE)
-            if self._counted > before and not self._arena.room_for(0):
+            if self._reserve_and_count(page, PAGE_SIZE) > 0 and not self._arena.room_for(0):
                 self.punch(page, PAGE_SIZE)
                 raise OSError(errno.ENOSPC, "over the size of the mount")
-
-    def _reserve_and_count(self, start: int, size: int) -> None:
-        try:
-            super().reserve(start, size)
-        finally:
-            self._count()
 
     def punch(self, start: int, size: int) -> None:
         """Take the range's memory away, and count what is left."""
         super().punch(start, size)
-        self._count()
+        self._segment.count()
 
     def write(self, data: memoryview, start: int) -> None:
         """Write the bytes, and count the pages that they made."""
         super().write(data, start)
-        self._count()
+        self._segment.count()
 
-    def destroy(self) -> None:
-        """Unlink and close; the arena holds that much less."""
-        super().destroy()
-        with self._lock:
-            self._arena.add(-self._counted)
-            self._counted = 0
-
-    def _count(self) -> None:
-        with self._lock:
-            now = self.allocated()
-            self._arena.add(now - self._counted)
-            self._counted = now
+    def _reserve_and_count(self, start: int, size: int) -> int:
+        try:
+            super().reserve(start, size)
+        except OSError:
+            self._segment.count()
+            raise
+        return self._segment.count()

@@ -411,7 +411,7 @@ async def test_failed_work_changes_nothing(desk: Desk) -> None:
     desk.world.map(region, PAGE, PAGE)
     segment_of(region).poke(PAGE, b"kept")
     before = desk.world.snapshot()
-    desk.world.faults.arm(1, errno.ENOMEM)
+    desk.world.faults.arm(2, errno.ENOMEM)
     async with trio.open_nursery() as nursery:
         tasks = Tasks(nursery)
         tasks.start("map", desk.map(region, 0, SLOW_WORK))

@@ -227,6 +227,22 @@ def test_sweep_takes_pages_in_holes_alone(memory: FakeMemory) -> None:
     assert sweep([region, clean, unsized]) == 0
 
 
+def test_a_sweep_goes_on_after_a_region_that_cannot_be_opened(
+    memory: FakeMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No descriptor is left at this moment: that is said, the others are swept, and a later
+    sweep finds it."""
+    memory.limit = CAPACITY
+    regions = [make_region(memory, ino) for ino in (3, 4)]
+    for _region, segment in regions:
+        segment.poke(0, b"stray")
+    memory.faults.arm(0, errno.EMFILE)
+    assert sweep([region for region, _ in regions]) == PAGE
+    assert [len(segment.pages) for _, segment in regions] == [1, 0]
+    assert "region 3" in caplog.text
+    assert sweep([region for region, _ in regions]) == PAGE
+
+
 def test_sweep_leaves_pages_of_noreserve_mappings(memory: FakeMemory) -> None:
     """They were touched by right."""
     memory.limit = CAPACITY
@@ -246,7 +262,13 @@ def test_no_memory_is_enomem(code: int) -> None:
     assert refusal.errno == errno.ENOMEM
 
 
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EPERM])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_no_descriptor_is_enfile(code: int) -> None:
+    """EMFILE would tell the caller that he has too many files open himself."""
+    assert storage_error(failure(code, "open")).errno == errno.ENFILE
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EIO])
 def test_other_failures_keep_their_errno(code: int) -> None:
     """The caller learns what the system said."""
     refusal = storage_error(failure(code, "create"))

@@ -81,20 +81,21 @@ def test_mshare_info_cannot_be_made_again(world: World) -> None:
     assert world.snapshot() == before
 
 
-@pytest.mark.parametrize("step", ["create", "register"])
+@pytest.mark.parametrize("step", ["create", "open", "register"])
 @pytest.mark.parametrize(
     ("cause", "code"),
     [
         (errno.ENOSPC, errno.ENOMEM),
         (errno.ENOMEM, errno.ENOMEM),
-        (errno.EMFILE, errno.EMFILE),
+        (errno.EIO, errno.EIO),
+        (errno.EMFILE, errno.ENFILE),
         (errno.ENFILE, errno.ENFILE),
     ],
 )
 def test_create_fails_whole(world: World, step: str, cause: int, code: int) -> None:
     """No segment, or none that can be served: the errno, no name, nothing left."""
     before = world.snapshot()
-    world.faults.arm(["create", "register"].index(step), cause)
+    world.faults.arm(["create", "open", "register"].index(step), cause)
     with refused(code):
         world.manager.create(None, ROOT_INO, b"a", 0o600, ALICE)
     assert world.snapshot() == before
@@ -102,13 +103,13 @@ def test_create_fails_whole(world: World, step: str, cause: int, code: int) -> N
     world.manager.create(None, ROOT_INO, b"a", 0o600, ALICE)
 
 
-@pytest.mark.parametrize("step", [0, 1])
-def test_a_first_open_fails_whole(world: World, step: int) -> None:
+@pytest.mark.parametrize("step", ["create", "open", "register"])
+def test_a_first_open_fails_whole(world: World, step: str) -> None:
     """The same for a region that mknod made."""
     region = world.manager.mknod(None, ROOT_INO, b"a", stat.S_IFREG | 0o600, ALICE)
     before = world.snapshot()
-    world.faults.arm(step, errno.EMFILE)
-    with refused(errno.EMFILE):
+    world.faults.arm(["create", "open", "register"].index(step), errno.EMFILE)
+    with refused(errno.ENFILE):
         world.manager.open(None, region.ino, os.O_RDWR)
     assert world.snapshot() == before
     world.manager.open(None, region.ino, os.O_RDWR)
@@ -570,14 +571,16 @@ def test_a_size_beyond_max_region(world: World) -> None:
     world.manager.fallocate(None, region.ino, 0, 0, 4 * ALIGN)
 
 
+@pytest.mark.parametrize("step", ["open", "set_size"])
 @pytest.mark.parametrize(
-    ("cause", "code"), [(errno.EFBIG, errno.EFBIG), (errno.ENOSPC, errno.ENOMEM)]
+    ("cause", "code"),
+    [(errno.EFBIG, errno.EFBIG), (errno.ENOSPC, errno.ENOMEM), (errno.EMFILE, errno.ENFILE)],
 )
-def test_a_size_that_the_system_refuses(world: World, cause: int, code: int) -> None:
+def test_a_size_that_the_system_refuses(world: World, step: str, cause: int, code: int) -> None:
     """The region is still unsized, and a second try succeeds."""
     region = world.region(b"a", size=0)
     before = world.snapshot()
-    world.faults.arm(0, cause)
+    world.faults.arm(["open", "set_size"].index(step), cause)
     with refused(code):
         world.manager.setattr(None, region.ino, AttributeChange(size=ALIGN))
     assert world.snapshot() == before

@@ -21,7 +21,8 @@ import pytest
 from msharefs.linux import syscalls
 from msharefs.memory import segment as segment_module
 from msharefs.memory import shared
-from msharefs.memory.segment import PosixSegment, create_object, open_object
+from msharefs.memory.objects import SharedObjects
+from msharefs.memory.segment import PosixSegment
 from msharefs.memory.shared import SharedArena
 from tests.helpers.fixtures import strict
 from tests.unit.support import arena_child, memory_checks
@@ -63,25 +64,21 @@ class SystemMemory:
     huge = "never"
 
     def __init__(self) -> None:
-        self.prefix = f"/msharefs-test-{uuid.uuid4().hex}"
+        self.prefix = f"msharefs-test-{uuid.uuid4().hex}-"
+        self.objects = SharedObjects()
 
     def create(self, ino: int) -> PosixSegment:
         """A segment whose name nobody else uses."""
-        name = f"{self.prefix}-{ino}"
-        return PosixSegment(name, create_object(name))
+        name = f"{self.prefix}{ino}"
+        self.objects.create(name)
+        return PosixSegment(name, self.objects)
 
-    def stored(self) -> list[int]:
-        """The numbers of the segments that there are."""
-        return [int(name.rpartition("-")[2]) for name in self.left()]
-
-    def open(self, ino: int) -> PosixSegment:
-        """A segment that is there."""
-        name = f"{self.prefix}-{ino}"
-        return PosixSegment(name, open_object(name))
-
-    def discard(self, ino: int) -> None:
-        """Remove one without opening it."""
-        os.unlink(f"/dev/shm/{self.prefix}-{ino}")
+    def stored(self) -> dict[int, PosixSegment]:
+        """The segments that there are."""
+        return {
+            int(name.removeprefix(self.prefix)): PosixSegment(name, self.objects)
+            for name in self.left()
+        }
 
     def used(self) -> int:
         """Not known."""
@@ -93,7 +90,7 @@ class SystemMemory:
 
     def left(self) -> list[str]:
         """Names that are still there."""
-        return [name for name in os.listdir("/dev/shm") if name.startswith(self.prefix[1:])]
+        return [name for name in os.listdir("/dev/shm") if name.startswith(self.prefix)]
 
 
 @pytest.fixture
@@ -149,7 +146,7 @@ def test_shared_arena(check: Check) -> None:
     """An ordinary user's segments do what the checks say, and are counted to the last."""
     arena = SharedArena(CAPACITY, shared.new_prefix())
     check(Bench(arena, KernelClient()))
-    assert arena.stored() == []
+    assert arena.stored() == {}
 
 
 def test_a_shared_arena_keeps_its_capacity_by_counting() -> None:
@@ -158,19 +155,19 @@ def test_a_shared_arena_keeps_its_capacity_by_counting() -> None:
     arena = SharedArena(4 * PAGE, shared.new_prefix())
     bench = Bench(arena, KernelClient())
     with bench.segment(64 * PAGE, ino=8) as one, bench.segment(64 * PAGE, ino=9) as other:
-        one.reserve(0, 3 * PAGE)
+        one.open().reserve(0, 3 * PAGE)
         with fails_with(errno.ENOSPC):
-            other.reserve(0, 2 * PAGE)
+            other.open().reserve(0, 2 * PAGE)
         assert arena.used() <= 4 * PAGE
-        other.punch(0, 2 * PAGE)
+        other.open().punch(0, 2 * PAGE)
         with fails_with(errno.ENOSPC):
-            one.reserve(0, 5 * PAGE)
-        one.punch(3 * PAGE, 2 * PAGE)
+            one.open().reserve(0, 5 * PAGE)
+        one.open().punch(3 * PAGE, 2 * PAGE)
         assert (one.allocated(), arena.used()) == (3 * PAGE, 3 * PAGE)
-        one.reserve(0, 4 * PAGE)
+        one.open().reserve(0, 4 * PAGE)
         assert arena.used() == 4 * PAGE
-        one.punch(0, 4 * PAGE)
-        other.reserve(0, 4 * PAGE)
+        one.open().punch(0, 4 * PAGE)
+        other.open().reserve(0, 4 * PAGE)
     assert arena.used() == 0
 
 
@@ -178,16 +175,14 @@ def test_a_shared_arena_counts_what_it_takes_up() -> None:
     """The segments of an earlier process are in use from the start."""
     prefix = shared.new_prefix()
     earlier = SharedArena(CAPACITY, prefix).create(7)
-    earlier.set_size(16 * PAGE)
-    earlier.reserve(0, 3 * PAGE)
-    os.close(earlier.fd)
+    earlier.open().set_size(16 * PAGE)
+    earlier.open().reserve(0, 3 * PAGE)
     arena = SharedArena(CAPACITY, prefix)
-    segment = arena.open(7)
-    segment.reserve(0, 4 * PAGE)
+    segment = arena.stored()[7]
+    segment.open().reserve(0, 4 * PAGE)
     assert arena.used() == 4 * PAGE
-    os.close(segment.fd)
     shared.remove_segments(prefix)
-    assert arena.stored() == []
+    assert arena.stored() == {}
 
 
 def test_names_of_a_shared_arena_cannot_be_guessed() -> None:
@@ -197,7 +192,7 @@ def test_names_of_a_shared_arena_cannot_be_guessed() -> None:
     assert {len(prefix) for prefix in prefixes} == {len("msharefs-") + 32 + 1}
     one, other = (SharedArena(CAPACITY, prefix) for prefix in sorted(prefixes)[:2])
     segment = one.create(7)
-    assert (one.stored(), other.stored()) == ([7], [])
+    assert (list(one.stored()), list(other.stored())) == ([7], [])
     segment.destroy()
 
 
@@ -206,17 +201,16 @@ def test_a_shared_arena_over_its_capacity_keeps_what_is_there() -> None:
     byte of it being touched, a page more is ENOSPC."""
     prefix = shared.new_prefix()
     earlier = SharedArena(CAPACITY, prefix).create(7)
-    earlier.set_size(16 * PAGE)
-    earlier.reserve(0, 6 * PAGE)
-    earlier.write(memoryview(b"kept"), 5 * PAGE)
-    os.close(earlier.fd)
-    segment = SharedArena(4 * PAGE, prefix).open(7)
+    earlier.open().set_size(16 * PAGE)
+    earlier.open().reserve(0, 6 * PAGE)
+    earlier.open().write(memoryview(b"kept"), 5 * PAGE)
+    segment = SharedArena(4 * PAGE, prefix).stored()[7]
     try:
-        segment.reserve(0, 6 * PAGE)
+        segment.open().reserve(0, 6 * PAGE)
         with fails_with(errno.ENOSPC):
-            segment.reserve(5 * PAGE, 2 * PAGE)
+            segment.open().reserve(5 * PAGE, 2 * PAGE)
         kept = bytearray(4)
-        segment.read_into(memoryview(kept), 5 * PAGE)
+        segment.open().read_into(memoryview(kept), 5 * PAGE)
         assert (bytes(kept), segment.allocated()) == (b"kept", 6 * PAGE)
     finally:
         segment.destroy()
@@ -236,10 +230,10 @@ def test_huge_pages_are_tried_again(
 
     monkeypatch.setattr(syscalls, "collapse", collapse)
     segment = system_memory.create(1)
-    segment.make_huge(0, 2 << 20)
+    segment.open().make_huge(0, 2 << 20)
     assert busy == [code, code, code]
     with fails_with(errno.ENOMEM):
-        segment.make_huge(0, 2 << 20)
+        segment.open().make_huge(0, 2 << 20)
     assert busy == []
     segment.destroy()
 
@@ -258,19 +252,19 @@ def test_segments_are_for_their_owner_alone(system_memory: SystemMemory) -> None
         segment = system_memory.create(1)
     finally:
         os.umask(old)
-    assert os.fstat(segment.fd).st_mode & 0o777 == 0o600
+    assert os.fstat(segment.open().fileno()).st_mode & 0o777 == 0o600
     segment.destroy()
 
 
-def test_a_segment_whose_name_somebody_removed() -> None:
-    """It can be used and destroyed all the same."""
-    name = f"/msharefs-test-{uuid.uuid4().hex}"
-    segment = PosixSegment(name, create_object(name))
-    segment.set_size(1 << 20)
-    os.unlink(f"/dev/shm{name}")
-    segment.reserve(0, 4096)
+def test_a_segment_whose_name_somebody_removed(system_memory: SystemMemory) -> None:
+    """It can be used while it is kept open, and destroyed all the same."""
+    segment = system_memory.create(1)
+    segment.open().set_size(1 << 20)
+    (name,) = system_memory.left()
+    os.unlink(f"/dev/shm/{name}")
+    segment.open().reserve(0, 4096)
+    assert segment.allocated() == 0
     segment.destroy()
-    assert segment.fd == -1
 
 
 def test_a_reservation_beyond_the_machine_is_refused_at_once(
@@ -279,9 +273,9 @@ def test_a_reservation_beyond_the_machine_is_refused_at_once(
     """ENOMEM before the kernel starts to swap or to kill, and no page is taken."""
     monkeypatch.setattr(segment_module, "available_memory", lambda: 100 << 20)
     segment = system_memory.create(1)
-    segment.set_size(1 << 30)
+    segment.open().set_size(1 << 30)
     with fails_with(errno.ENOMEM):
-        segment.reserve(0, 128 << 20)
+        segment.open().reserve(0, 128 << 20)
     assert segment.allocated() == 0
     segment.destroy()
 

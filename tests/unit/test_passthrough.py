@@ -48,7 +48,7 @@ def test_a_segment_is_registered(
 ) -> None:
     """By its descriptor; the id is the region's until it is gone."""
     registration = plane.register(segment)
-    assert device.backing == {registration: segment.fd}
+    assert device.backing == {registration: segment.fileno()}
     assert plane.open_flags == 0x81
     plane.unregister(registration)
     assert device.backing == {}

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 from msharefs.core.errors import InvalidArgument, NothingMapped
 from msharefs.core.plan import Plan
-from msharefs.core.ports import Segment
+from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 from msharefs.fuse import kernel, messages
 from msharefs.fuse.device import ConnectionGone, Device
@@ -65,7 +65,7 @@ class PagedPlane:
         """Direct I/O where mmap is allowed with it; else the page cache, kept over opens."""
         return kernel.FOPEN_DIRECT_IO if self._direct else kernel.FOPEN_KEEP_CACHE
 
-    def register(self, segment: Segment) -> int:
+    def register(self, segment: OpenSegment) -> int:
         """The kernel need not know the segment."""
         return 0
 
@@ -92,9 +92,9 @@ class PagedPlane:
         """Dirty pages: what is mapped goes to the segment, the rest is thrown away."""
         if not request.write_flags & kernel.FUSE_WRITE_CACHE:
             raise InvalidArgument(f"region {region.ino} is for mmap, not for write")
-        segment = region.segment
-        if segment is None:
+        if region.segment is None:
             return
+        segment = region.segment.open()
         offset, end = request.offset, request.offset + len(data)
         for start, stop in self._current_parts(region, offset, end):
             segment.write(data[start - offset : stop - offset], start)

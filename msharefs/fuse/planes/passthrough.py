@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from msharefs.core.errors import InvalidArgument
 from msharefs.core.plan import Plan
-from msharefs.core.ports import Segment
+from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 from msharefs.fuse import kernel
 from msharefs.fuse.device import Device
@@ -44,9 +44,10 @@ class PassthroughPlane:
             stack_depth=1,
         )
 
-    def register(self, segment: Segment) -> int:
-        """Make the segment a backing file. Returns its backing id. Raises OSError."""
-        return self._device.register_backing(segment.fd)
+    def register(self, segment: OpenSegment) -> int:
+        """Make the segment a backing file, which the kernel keeps open itself. Returns its
+        backing id. Raises OSError."""
+        return self._device.register_backing(segment.fileno())
 
     def unregister(self, registration: int) -> None:
         """Let the kernel drop its reference to the segment once the last handle is closed."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from msharefs.core.plan import Plan
-from msharefs.core.ports import Segment
+from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
 
@@ -53,7 +53,7 @@ class DataPlane(Protocol):
     def open_flags(self) -> int:
         """What each handle on a region is opened with (FOPEN_*)."""
 
-    def register(self, segment: Segment) -> int:
+    def register(self, segment: OpenSegment) -> int:
         """Let handles be opened on a region with this segment. Returns its registration, for
         the life of the connection: the backing id of every handle, 0 for none. OSError if it
         cannot be served."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import pytest
 
 from msharefs.linux import syscalls
-from msharefs.memory import private
+from msharefs.memory import objects, private
 from msharefs.memory.private import Arena, ArenaOptions
 from tests.unit.support.memory_checks import (
     HUGE,
@@ -37,10 +37,10 @@ def check_what_was_mounted(bench: Bench) -> None:
     """A tmpfs of root alone, without devices and set-user-ID, and the options asked for."""
     with open("/proc/self/mountinfo", encoding="ascii") as lines:
         words = [line.split() for line in lines]
-    (own,) = (line for line in words if line[4] == private.SHM and "msharefs" in line)
+    (own,) = (line for line in words if line[4] == objects.SHM and "msharefs" in line)
     assert {"nosuid", "nodev"} <= set(own[5].split(","))
-    assert os.stat(private.SHM).st_mode & 0o7777 == 0o700
-    assert os.listdir(private.SHM) == [private.BALLAST_NAME]
+    assert os.stat(objects.SHM).st_mode & 0o7777 == 0o700
+    assert os.listdir(objects.SHM) == [private.BALLAST_NAME]
     assert (bench.memory.capacity, bench.memory.huge) == (CAPACITY, "never")
 
 
@@ -49,9 +49,9 @@ def check_an_aligned_range_becomes_huge_at_once(bench: Bench) -> None:
     before = huge_bytes()
     bench.memory.set_limit(HUGE + PAGE)
     with bench.segment(2 * HUGE) as segment:
-        segment.reserve(0, HUGE)
+        segment.open().reserve(0, HUGE)
         assert huge_bytes() - before == HUGE
-        segment.reserve(HUGE, PAGE)
+        segment.open().reserve(HUGE, PAGE)
         assert segment.allocated() == HUGE + PAGE
 
 
@@ -74,7 +74,7 @@ def run(
         bench.memory.set_limit(CAPACITY)
         try:
             check(bench)
-            assert os.listdir(private.SHM) == [private.BALLAST_NAME], "something is left"
+            assert os.listdir(objects.SHM) == [private.BALLAST_NAME], "something is left"
         except (AssertionError, OSError, pytest.fail.Exception):
             results[check.__name__] = traceback.format_exc()
         else:
@@ -101,7 +101,7 @@ def main() -> int:
     results: dict[str, str | None] = {}
     bench = in_arena(directory, "never")
     run([check_what_was_mounted, *SEGMENT_CHECKS, *MEMORY_CHECKS, *HUGE_CHECKS], bench, results)
-    syscalls.umount(private.SHM)
+    syscalls.umount(objects.SHM)
     syscalls.umount(directory)
     run([check_an_aligned_range_becomes_huge_at_once], in_arena(directory, "always"), results)
     json.dump(results, sys.stdout)

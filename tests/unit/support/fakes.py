@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from msharefs.abi import HUGE_PAGE_SIZE, PAGE_SIZE
-from msharefs.core.ports import Segment
+from msharefs.core.ports import OpenSegment, Segment
 
 FIRST_REGISTRATION = 5000
 
@@ -60,11 +60,11 @@ class Faults:
 class FakeSegment:
     """The memory of one region: which pages there are, and what is in those not zero.
 
-    As with a POSIX segment its pages stay in use after `destroy` while a client has it
-    attached: see `attach`.
+    Opened it is itself. As with a POSIX segment its pages stay in use after `destroy` while a
+    client has it attached: see `attach`.
     """
 
-    def __init__(self, memory: FakeMemory, ino: int, fd: int) -> None:
+    def __init__(self, memory: FakeMemory, ino: int) -> None:
         self.ino = ino
         self.size = 0
         self.pages: set[int] = set()
@@ -72,18 +72,19 @@ class FakeSegment:
         self.huge: set[int] = set()
         self.attachments = 0
         self.windows = 0
+        self.destroyed = False
         self._memory = memory
-        self._fd = fd
 
-    @property
-    def fd(self) -> int:
-        """A number that is no real descriptor; -1 after `destroy`."""
-        return self._fd
+    def open(self) -> FakeSegment:
+        """To change it. ENOENT where it was destroyed."""
+        self._memory.faults.step("open")
+        if self.destroyed:
+            raise failure(errno.ENOENT, "open")
+        return self
 
-    @property
-    def destroyed(self) -> bool:
-        """Whether `destroy` was called."""
-        return self._fd == -1
+    def fileno(self) -> int:
+        """A number that is no real descriptor, but tells which segment it is of."""
+        return 1000 + self.ino
 
     def set_size(self, size: int) -> None:
         """Set the length. After a crash that may come a second time."""
@@ -143,7 +144,7 @@ class FakeSegment:
     def destroy(self) -> None:
         """Remove the name and let go."""
         assert not self.destroyed, "a segment is destroyed once"
-        self._fd = -1
+        self.destroyed = True
         self._memory.dropped(self)
 
     def read_into(self, buffer: memoryview, start: int) -> None:
@@ -217,7 +218,6 @@ class FakeMemory:
         self.dying: list[FakeSegment] = []
         self._capacity = capacity
         self._huge = huge
-        self._fds = itertools.count(1000)
 
     @property
     def capacity(self) -> int:
@@ -234,26 +234,12 @@ class FakeMemory:
         self.faults.step("create")
         if ino in self.segments:
             raise failure(errno.EEXIST, "create")
-        segment = self.segments[ino] = FakeSegment(self, ino, next(self._fds))
+        segment = self.segments[ino] = FakeSegment(self, ino)
         return segment
 
-    def stored(self) -> list[int]:
-        """The numbers of the segments that there are."""
-        return list(self.segments)
-
-    def open(self, ino: int) -> FakeSegment:
-        """The segment of an earlier process, with a descriptor of our own."""
-        old = self.segments.get(ino)
-        if old is None:
-            raise failure(errno.ENOENT, "open")
-        segment = self.segments[ino] = FakeSegment(self, ino, next(self._fds))
-        segment.size, segment.attachments = old.size, old.attachments
-        segment.pages, segment.data, segment.huge = old.pages, old.data, old.huge
-        return segment
-
-    def discard(self, ino: int) -> None:
-        """Remove a segment that belongs to nobody."""
-        self.segments[ino].destroy()
+    def stored(self) -> dict[int, FakeSegment]:
+        """The segments that there are, by number."""
+        return dict(self.segments)
 
     def used(self) -> int:
         """Bytes in use, those of dying segments included."""
@@ -303,7 +289,7 @@ class FakeKernel:
         """The attributes of an inode are not what the kernel has."""
         self.changed.append(ino)
 
-    def register(self, segment: Segment) -> int:
+    def register(self, segment: OpenSegment) -> int:
         """A region can be opened from now on."""
         self._faults.step("register")
         assert isinstance(segment, FakeSegment)

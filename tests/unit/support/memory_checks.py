@@ -32,9 +32,6 @@ class Client(Protocol):
     def write(self, segment: Segment, start: int, data: bytes) -> None:
         """Store bytes; pages appear. OSError(ENOSPC) over the limit."""
 
-    def die(self, segment: Segment) -> None:
-        """The process that made the segment ends, and its descriptors with it."""
-
 
 class FakeClient:
     """Reaches into the fake."""
@@ -49,24 +46,19 @@ class FakeClient:
         assert isinstance(segment, FakeSegment)
         segment.poke(start, data)
 
-    def die(self, segment: Segment) -> None:
-        """The fake's descriptors are none."""
-
 
 class KernelClient:
     """Reads and writes the segment's descriptor, as a touch of a mapping would."""
 
     def read(self, segment: Segment, start: int, size: int) -> bytes:
         """pread(2); it adds no page to a tmpfs file."""
-        return os.pread(segment.fd, size, start)
+        opened = segment.open()
+        return os.pread(opened.fileno(), size, start)
 
     def write(self, segment: Segment, start: int, data: bytes) -> None:
         """pwrite(2)."""
-        assert os.pwrite(segment.fd, data, start) == len(data)
-
-    def die(self, segment: Segment) -> None:
-        """close(2), behind the segment's back."""
-        os.close(segment.fd)
+        opened = segment.open()
+        assert os.pwrite(opened.fileno(), data, start) == len(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +74,7 @@ class Bench:
         segment = self.memory.create(ino)
         try:
             if size:
-                segment.set_size(size)
+                segment.open().set_size(size)
             yield segment
         finally:
             segment.destroy()
@@ -99,10 +91,10 @@ def fails_with(code: int) -> Iterator[None]:
 
 
 def check_a_new_segment_is_empty(bench: Bench) -> None:
-    """Size 0, no memory, and an open descriptor."""
+    """Size 0, no memory, and it can be opened."""
     with bench.segment() as segment:
         assert segment.allocated() == 0
-        assert segment.fd >= 0
+        assert segment.open().fileno() >= 0
 
 
 def check_size_costs_nothing(bench: Bench) -> None:
@@ -114,7 +106,7 @@ def check_size_costs_nothing(bench: Bench) -> None:
 def check_reserve_gives_every_page_of_the_range(bench: Bench) -> None:
     """Exactly the range, and it reads as zeros."""
     with bench.segment(64 * PAGE) as segment:
-        segment.reserve(3 * PAGE, 5 * PAGE)
+        segment.open().reserve(3 * PAGE, 5 * PAGE)
         assert segment.allocated() == 5 * PAGE
         assert bench.client.read(segment, 0, 16 * PAGE) == bytes(16 * PAGE)
 
@@ -122,9 +114,9 @@ def check_reserve_gives_every_page_of_the_range(bench: Bench) -> None:
 def check_reserve_keeps_what_is_there(bench: Bench) -> None:
     """Pages that have memory keep their contents and are not counted twice."""
     with bench.segment(64 * PAGE) as segment:
-        segment.reserve(2 * PAGE, PAGE)
+        segment.open().reserve(2 * PAGE, PAGE)
         bench.client.write(segment, 2 * PAGE, b"kept")
-        segment.reserve(0, 4 * PAGE)
+        segment.open().reserve(0, 4 * PAGE)
         assert bench.client.read(segment, 2 * PAGE, 4) == b"kept"
         assert segment.allocated() == 4 * PAGE
 
@@ -132,10 +124,10 @@ def check_reserve_keeps_what_is_there(bench: Bench) -> None:
 def check_punch_takes_exactly_the_range(bench: Bench) -> None:
     """Memory and contents of the range are gone, those beside it stay."""
     with bench.segment(64 * PAGE) as segment:
-        segment.reserve(0, 8 * PAGE)
+        segment.open().reserve(0, 8 * PAGE)
         for page in range(8):
             bench.client.write(segment, page * PAGE, b"full")
-        segment.punch(2 * PAGE, 3 * PAGE)
+        segment.open().punch(2 * PAGE, 3 * PAGE)
         assert segment.allocated() == 5 * PAGE
         contents = [bench.client.read(segment, page * PAGE, 4) for page in range(8)]
         assert contents == [b"full"] * 2 + [bytes(4)] * 3 + [b"full"] * 3
@@ -144,18 +136,18 @@ def check_punch_takes_exactly_the_range(bench: Bench) -> None:
 def check_punch_of_nothing_is_harmless(bench: Bench) -> None:
     """A hole may be punched, also one much larger than what the segment holds."""
     with bench.segment(1 << 40) as segment:
-        segment.reserve(0, PAGE)
-        segment.punch(PAGE, (1 << 40) - PAGE)
+        segment.open().reserve(0, PAGE)
+        segment.open().punch(PAGE, (1 << 40) - PAGE)
         assert segment.allocated() == PAGE
 
 
 def check_a_punched_range_can_be_reserved_again(bench: Bench) -> None:
     """It starts with zeros."""
     with bench.segment(16 * PAGE) as segment:
-        segment.reserve(0, 4 * PAGE)
+        segment.open().reserve(0, 4 * PAGE)
         bench.client.write(segment, PAGE, b"old")
-        segment.punch(0, 4 * PAGE)
-        segment.reserve(0, 4 * PAGE)
+        segment.open().punch(0, 4 * PAGE)
+        segment.open().reserve(0, 4 * PAGE)
         assert bench.client.read(segment, PAGE, 3) == bytes(3)
         assert segment.allocated() == 4 * PAGE
 
@@ -163,9 +155,9 @@ def check_a_punched_range_can_be_reserved_again(bench: Bench) -> None:
 def check_zero_clears_and_keeps_the_pages(bench: Bench) -> None:
     """Zeros in the range, contents beside it, and the same memory as before."""
     with bench.segment(16 * PAGE) as segment:
-        segment.reserve(0, 4 * PAGE)
+        segment.open().reserve(0, 4 * PAGE)
         bench.client.write(segment, 0, b"x" * 4 * PAGE)
-        segment.zero(PAGE, 2 * PAGE)
+        segment.open().zero(PAGE, 2 * PAGE)
         assert segment.allocated() == 4 * PAGE
         expected = b"x" * PAGE + bytes(2 * PAGE) + b"x" * PAGE
         assert bench.client.read(segment, 0, 4 * PAGE) == expected
@@ -175,10 +167,10 @@ def check_zero_clears_a_range_larger_than_one_write(bench: Bench) -> None:
     """Several MiB with an odd rest."""
     size = 3 * HUGE + PAGE
     with bench.segment(4 * HUGE) as segment:
-        segment.reserve(0, 4 * HUGE)
+        segment.open().reserve(0, 4 * HUGE)
         for at in (0, HUGE, size - 1, size):
             bench.client.write(segment, at, b"x")
-        segment.zero(0, size)
+        segment.open().zero(0, size)
         assert bench.client.read(segment, 0, size + 1) == bytes(size) + b"x"
 
 
@@ -198,11 +190,16 @@ def check_a_number_is_taken_until_destroyed(bench: Bench) -> None:
         assert segment.allocated() == 0
 
 
-def check_destroy_lets_go_of_the_descriptor(bench: Bench) -> None:
-    """-1 from then on, so that no other file is hit by a late use."""
-    with bench.segment() as segment:
-        pass
-    assert segment.fd == -1
+def check_what_is_open_stays_open(bench: Bench) -> None:
+    """Whoever uses it does so to the end, also when it is destroyed meanwhile; a late one
+    finds nothing, and no other file."""
+    with bench.segment(16 * PAGE) as segment:
+        opened = segment.open()
+    opened.reserve(0, 2 * PAGE)
+    assert opened.allocated() == 2 * PAGE
+    opened.punch(0, 2 * PAGE)
+    with fails_with(errno.ENOENT):
+        segment.open()
 
 
 def check_segments_are_apart(bench: Bench) -> None:
@@ -216,10 +213,10 @@ def check_segments_are_apart(bench: Bench) -> None:
 def check_bytes_go_in_and_out(bench: Bench) -> None:
     """What a data plane that is the pager copies, across pages and at odd places."""
     with bench.segment(16 * PAGE) as segment:
-        segment.reserve(0, 4 * PAGE)
-        segment.write(memoryview(b"ab" * PAGE), PAGE - 1)
+        segment.open().reserve(0, 4 * PAGE)
+        segment.open().write(memoryview(b"ab" * PAGE), PAGE - 1)
         buffer = bytearray(b"?" * (2 * PAGE + 2))
-        segment.read_into(memoryview(buffer), PAGE - 2)
+        segment.open().read_into(memoryview(buffer), PAGE - 2)
         assert bytes(buffer) == b"\0" + b"ab" * PAGE + b"\0"
         assert segment.allocated() == 4 * PAGE
 
@@ -228,38 +225,35 @@ def check_a_window_shows_the_bytes_themselves(bench: Bench) -> None:
     """What a data plane that is the pager hands on without a copy: whole pages, to be read,
     also after the segment is gone."""
     segment = bench.memory.create(7)
-    segment.set_size(16 * PAGE)
-    segment.reserve(PAGE, 2 * PAGE)
-    segment.write(memoryview(b"shown"), 2 * PAGE)
-    window = segment.window(PAGE, 2 * PAGE)
+    segment.open().set_size(16 * PAGE)
+    segment.open().reserve(PAGE, 2 * PAGE)
+    segment.open().write(memoryview(b"shown"), 2 * PAGE)
+    window = segment.open().window(PAGE, 2 * PAGE)
     segment.destroy()
     assert bytes(window) == bytes(PAGE) + b"shown" + bytes(PAGE - 5)
     assert window.readonly
 
 
 def check_a_segment_can_be_taken_up(bench: Bench) -> None:
-    """By a process that comes later: the same bytes, another descriptor; it may destroy it."""
+    """By a process that comes later: the same bytes; it may destroy it."""
     segment = bench.memory.create(7)
-    segment.set_size(16 * PAGE)
-    segment.reserve(0, 2 * PAGE)
+    segment.open().set_size(16 * PAGE)
+    segment.open().reserve(0, 2 * PAGE)
     bench.client.write(segment, PAGE, b"kept")
-    later = bench.memory.open(7)
-    assert later.fd != segment.fd
-    bench.client.die(segment)
+    later = bench.memory.stored()[7]
     assert bench.client.read(later, 0, PAGE + 4) == bytes(PAGE) + b"kept"
     assert later.allocated() == 2 * PAGE
     later.destroy()
-    with fails_with(errno.ENOENT):
-        bench.memory.open(7)
+    assert 7 not in bench.memory.stored()
 
 
 def check_stored_segments_are_listed(bench: Bench) -> None:
-    """By their numbers, until they are destroyed or discarded."""
+    """By their numbers, until they are destroyed."""
     assert list(bench.memory.stored()) == []
     with bench.segment(ino=8):
-        bench.client.die(bench.memory.create(9))
+        bench.memory.create(9)
         assert sorted(bench.memory.stored()) == [8, 9]
-        bench.memory.discard(9)
+        bench.memory.stored()[9].destroy()
         assert list(bench.memory.stored()) == [8]
     assert list(bench.memory.stored()) == []
 
@@ -276,7 +270,7 @@ SEGMENT_CHECKS: list[Callable[[Bench], None]] = [
     check_zero_clears_a_range_larger_than_one_write,
     check_a_touch_adds_its_page,
     check_a_number_is_taken_until_destroyed,
-    check_destroy_lets_go_of_the_descriptor,
+    check_what_is_open_stays_open,
     check_segments_are_apart,
     check_bytes_go_in_and_out,
     check_a_window_shows_the_bytes_themselves,
@@ -294,10 +288,10 @@ def check_used_is_the_sum_of_the_segments(bench: Bench) -> None:
     bench.memory.set_limit(16 * PAGE)
     assert bench.memory.used() == 0
     with bench.segment(8 * PAGE, ino=8) as one, bench.segment(8 * PAGE, ino=9) as other:
-        one.reserve(0, 3 * PAGE)
+        one.open().reserve(0, 3 * PAGE)
         bench.client.write(other, 0, b"x")
         assert bench.memory.used() == 4 * PAGE
-        one.punch(0, 2 * PAGE)
+        one.open().punch(0, 2 * PAGE)
         assert bench.memory.used() == 2 * PAGE
     assert bench.memory.used() == 0
 
@@ -306,9 +300,9 @@ def check_the_limit_is_exact(bench: Bench) -> None:
     """The last page within the limit can be had, the next cannot: ENOSPC."""
     bench.memory.set_limit(4 * PAGE)
     with bench.segment(64 * PAGE) as segment:
-        segment.reserve(0, 4 * PAGE)
+        segment.open().reserve(0, 4 * PAGE)
         with fails_with(errno.ENOSPC):
-            segment.reserve(8 * PAGE, PAGE)
+            segment.open().reserve(8 * PAGE, PAGE)
         assert segment.allocated() == 4 * PAGE
 
 
@@ -316,7 +310,7 @@ def check_a_limit_of_0_allows_nothing(bench: Bench) -> None:
     """0 is no memory; it does not mean "unlimited"."""
     bench.memory.set_limit(0)
     with bench.segment(PAGE) as segment, fails_with(errno.ENOSPC):
-        segment.reserve(0, PAGE)
+        segment.open().reserve(0, PAGE)
     assert bench.memory.used() == 0
 
 
@@ -324,15 +318,15 @@ def check_a_reservation_over_the_limit_keeps_what_was_there(bench: Bench) -> Non
     """It may leave a part of the range with memory, but takes none away, touched or not."""
     bench.memory.set_limit(4 * HUGE)
     with bench.segment(16 * HUGE, ino=8) as other, bench.segment(16 * HUGE) as segment:
-        other.reserve(0, HUGE)
-        segment.reserve(HUGE, 2 * HUGE)
+        other.open().reserve(0, HUGE)
+        segment.open().reserve(HUGE, 2 * HUGE)
         bench.client.write(segment, 2 * HUGE, b"kept")
         with fails_with(errno.ENOSPC):
-            segment.reserve(0, 4 * HUGE)
+            segment.open().reserve(0, 4 * HUGE)
         assert bench.memory.used() <= 4 * HUGE
         assert bench.client.read(segment, 0, 2 * HUGE + 4) == bytes(2 * HUGE) + b"kept"
-        segment.punch(0, HUGE)
-        segment.punch(3 * HUGE, HUGE)
+        segment.open().punch(0, HUGE)
+        segment.open().punch(3 * HUGE, HUGE)
         assert segment.allocated() == 2 * HUGE
 
 
@@ -340,7 +334,7 @@ def check_a_touch_over_the_limit_fails(bench: Bench) -> None:
     """No page for a hole once the limit is reached (SIGBUS for a real client)."""
     bench.memory.set_limit(2 * PAGE)
     with bench.segment(64 * PAGE) as segment:
-        segment.reserve(0, 2 * PAGE)
+        segment.open().reserve(0, 2 * PAGE)
         with fails_with(errno.ENOSPC):
             bench.client.write(segment, 9 * PAGE, b"x")
         assert segment.allocated() == 2 * PAGE
@@ -351,9 +345,9 @@ def check_a_raised_limit_is_used(bench: Bench) -> None:
     bench.memory.set_limit(PAGE)
     with bench.segment(64 * PAGE) as segment:
         with fails_with(errno.ENOSPC):
-            segment.reserve(0, 2 * PAGE)
+            segment.open().reserve(0, 2 * PAGE)
         bench.memory.set_limit(2 * PAGE)
-        segment.reserve(0, 2 * PAGE)
+        segment.open().reserve(0, 2 * PAGE)
         assert segment.allocated() == 2 * PAGE
 
 
@@ -361,12 +355,12 @@ def check_a_limit_below_what_is_used_is_refused(bench: Bench) -> None:
     """EINVAL, and the old limit stands."""
     bench.memory.set_limit(4 * PAGE)
     with bench.segment(64 * PAGE) as segment:
-        segment.reserve(0, 3 * PAGE)
+        segment.open().reserve(0, 3 * PAGE)
         with fails_with(errno.EINVAL):
             bench.memory.set_limit(2 * PAGE)
-        segment.reserve(3 * PAGE, PAGE)
+        segment.open().reserve(3 * PAGE, PAGE)
         with fails_with(errno.ENOSPC):
-            segment.reserve(4 * PAGE, PAGE)
+            segment.open().reserve(4 * PAGE, PAGE)
 
 
 MEMORY_CHECKS: list[Callable[[Bench], None]] = [
@@ -384,9 +378,9 @@ MEMORY_CHECKS: list[Callable[[Bench], None]] = [
 def check_huge_pages_keep_the_contents(bench: Bench) -> None:
     """A reserved range becomes huge, its contents and its size in memory stay."""
     with bench.segment(4 * HUGE) as segment:
-        segment.reserve(HUGE, 2 * HUGE)
+        segment.open().reserve(HUGE, 2 * HUGE)
         bench.client.write(segment, 2 * HUGE + 5, b"kept")
-        segment.make_huge(HUGE, 2 * HUGE)
+        segment.open().make_huge(HUGE, 2 * HUGE)
         assert segment.allocated() == 2 * HUGE
         assert bench.client.read(segment, 2 * HUGE + 5, 4) == b"kept"
 

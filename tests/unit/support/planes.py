@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from msharefs.core.plan import Plan
-from msharefs.core.ports import Segment
+from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 from msharefs.fuse.messages import Header, InitOffer, ReadIn, WriteIn
 from msharefs.fuse.planes.plane import Negotiation
@@ -36,7 +36,7 @@ class FakePlane:
         flags, flags2 = offer.flags & 0x80000, offer.flags2 & self.flags2
         return Negotiation(flags=flags, flags2=flags2, stack_depth=7)
 
-    def register(self, segment: Segment) -> int:
+    def register(self, segment: OpenSegment) -> int:
         """Recorded; a registration that tells the inode."""
         assert isinstance(segment, FakeSegment)
         assert not segment.destroyed

@@ -234,5 +234,5 @@ def segment_state(segment: FakeSegment) -> dict[str, Any]:
         "pages": frozenset(segment.pages),
         "data": dict(segment.data),
         "huge": frozenset(segment.huge),
-        "fd": segment.fd,
+        "destroyed": segment.destroyed,
     }

@@ -1,0 +1,152 @@
+"""POSIX shared-memory objects by name: made, opened when they are needed, removed.
+
+Owns their descriptors. There may be any number of objects, of which few are in use at a time, so
+that they are opened by need, and those used last are kept open up to a bound. What is in an object
+is not known here.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import posix_ipc
+
+log = logging.getLogger(__name__)
+
+SHM = "/dev/shm"
+KEPT_OPEN = 1024
+"""Descriptors that are kept for the next use; but a quarter of what the process may have open."""
+NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+class Descriptor:
+    """An open descriptor. It is closed when nothing refers to this any more, so that nobody,
+    a worker thread say, loses one that it uses."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class SharedObjects:
+    """The objects in /dev/shm, with the descriptors of some. For any thread."""
+
+    def __init__(self, most: int | None = None) -> None:
+        """Keep at most so many descriptors that nobody uses."""
+        self._most = _room() if most is None else most
+        self._open: OrderedDict[str, Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._complained = False
+
+    def create(self, name: str) -> None:
+        """Make an object of size 0 and mode 0600, and keep it open. Raises OSError (EEXIST)."""
+        self._keep(name, self._with_room(_create, name))
+
+    def open(self, name: str) -> Descriptor:
+        """A descriptor of an object that is there, for reading and writing. Raises OSError:
+        ENOENT, or EMFILE and ENFILE where so many are in use."""
+        with self._lock:
+            descriptor = self._open.get(name)
+            if descriptor is not None:
+                self._open.move_to_end(name)
+                return descriptor
+        descriptor = self._with_room(_open, name)
+        self._keep(name, descriptor)
+        return descriptor
+
+    def allocated(self, name: str) -> int:
+        """How many bytes have memory; none where there is no such object."""
+        try:
+            return os.stat(f"{SHM}/{name}").st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def remove(self, name: str) -> None:
+        """Unlink it and keep no descriptor. Somebody else may have removed the name."""
+        with suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_shared_memory(f"/{name}")
+        with self._lock:
+            descriptor = self._open.pop(name, None)
+        # Not under the lock: to close the last one of a large object takes long.
+        del descriptor
+
+    def _keep(self, name: str, descriptor: Descriptor) -> None:
+        """Of an object that two threads open at once both descriptors are good."""
+        surplus = None
+        with self._lock:
+            replaced = self._open.pop(name, None)
+            self._open[name] = descriptor
+            if len(self._open) > self._most:
+                _, surplus = self._open.popitem(last=False)
+        del replaced, surplus
+
+    def _with_room(self, get: Callable[[str], Descriptor], name: str) -> Descriptor:
+        try:
+            descriptor = get(name)
+        except OSError as error:
+            if error.errno not in NONE_LEFT:
+                raise
+            self._close_unused()
+            descriptor = self._the_last_try(get, name)
+        self._complained = False
+        return descriptor
+
+    def _close_unused(self) -> None:
+        """What is kept for the next use is there for others in need, too."""
+        with self._lock:
+            unused, self._open = self._open, OrderedDict()
+        unused.clear()
+
+    def _the_last_try(self, get: Callable[[str], Descriptor], name: str) -> Descriptor:
+        try:
+            return get(name)
+        except OSError as error:
+            # One line, until one could be had again.
+            if error.errno in NONE_LEFT and not self._complained:
+                self._complained = True
+                log.error("no descriptor is left for a region's memory: %s", error.strerror)
+            raise
+
+
+def _room() -> int:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return KEPT_OPEN if soft == resource.RLIM_INFINITY else min(KEPT_OPEN, soft // 4)
+
+
+def _create(name: str) -> Descriptor:
+    with _system_errors(name, missing=errno.EEXIST):
+        made = posix_ipc.SharedMemory(f"/{name}", posix_ipc.O_CREX, mode=0o600, size=0)
+    return Descriptor(made.fd)
+
+
+def _open(name: str) -> Descriptor:
+    with _system_errors(name, missing=errno.ENOENT):
+        found = posix_ipc.SharedMemory(f"/{name}", 0)
+    return Descriptor(found.fd)
+
+
+@contextmanager
+def _system_errors(name: str, *, missing: int) -> Iterator[None]:
+    """posix_ipc has exceptions of its own for some errors of shm_open(3), and an OSError
+    without a number where no descriptor is left."""
+    try:
+        yield
+    except posix_ipc.ExistentialError as error:
+        raise OSError(missing, os.strerror(missing), name) from error
+    except posix_ipc.Error as error:
+        raise OSError(errno.EACCES, str(error), name) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise OSError(errno.ENFILE, str(error), name) from error

@@ -171,8 +171,8 @@ class RegionManager:
         if isinstance(inode, InfoFile):
             raise NotPermitted("mshare_info belongs to the file system")
         with self.journal.change(request, ino):
-            if change.size is not None:
-                self._set_size(inode, change.size)
+            if change.size is not None and self._set_size(inode, change.size):
+                inode.mtime_ns = self._clock()
             change_attributes(inode, change)
             inode.ctime_ns = self._clock()
             self.journal.save(inode)
@@ -240,16 +240,19 @@ class RegionManager:
         self, request: Request | None, ino: int, mode: int, offset: int, length: int
     ) -> None:
         """Set a region's size to `length` bytes, which is all that fallocate can do here.
-        Raises NotSupported for a mode, InvalidArgument for an offset, and what ftruncate(2)
-        would be refused for."""
+        mtime and ctime stay, as with the kernel feature; but a new mode is a new ctime. Raises
+        NotSupported for a mode, InvalidArgument for an offset, and what ftruncate(2) would be
+        refused for."""
         if mode:
             raise NotSupported(f"fallocate mode {mode:#x}")
         if offset:
             raise InvalidArgument(f"fallocate at offset {offset}")
         inode = self.names.get(ino)
         with self.journal.change(request, ino):
+            permissions = inode.mode
             self._set_size(inode, length)
-            inode.ctime_ns = self._clock()
+            if inode.mode != permissions:
+                inode.ctime_ns = self._clock()
             self.journal.save(inode)
 
     # Requests that come again
@@ -271,16 +274,17 @@ class RegionManager:
             with self.journal.change(None):
                 self.journal.save(region)
 
-    def _set_size(self, inode: Inode, size: int) -> None:
+    def _set_size(self, inode: Inode, size: int) -> bool:
+        """Returns whether it is set now: 0 leaves a region without a size."""
         if not isinstance(inode, Region):
             raise IsADirectory(f"inode {inode.ino} has no size to set")
         event = inode.check_size(size, align=self.limits.align, largest=self.limits.max_region)
         if event is Event.SIZE_ZERO:
-            return
+            return False
         try:
             self.tables.open_segment(inode).set_size(size)
         except OSError as cause:
             raise storage_error(cause) from cause
         inode.become_sized(size)
         drop_privileges(inode)
-        inode.mtime_ns = self._clock()
+        return True

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.times import stamps
 from tests.helpers import poke, raw
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import HUGE, PAGE, opened, refused
@@ -57,6 +58,25 @@ def test_size_must_fit_the_alignment(place: Path, set_size: SetSize, size: int) 
             set_size(fd, size)
         assert os.fstat(fd).st_size == 0
         set_size(fd, HUGE)
+        assert os.fstat(fd).st_size == HUGE
+
+
+@pytest.mark.parametrize(
+    ("set_size", "expected"),
+    [
+        (os.ftruncate, ("mtime", "ctime")),
+        (lambda fd, size: os.truncate(f"/proc/self/fd/{fd}", size), ("mtime", "ctime")),
+        (lambda fd, size: os.posix_fallocate(fd, 0, size), ()),
+    ],
+    ids=["ftruncate", "truncate", "fallocate"],
+)
+def test_time_stamps_of_setting_the_size(
+    place: Path, set_size: SetSize, expected: tuple[str, ...]
+) -> None:
+    """S12: ftruncate and truncate stamp mtime and ctime; fallocate leaves both."""
+    with raw.region(place) as fd:
+        with stamps(place, *expected):
+            set_size(fd, HUGE)
         assert os.fstat(fd).st_size == HUGE
 
 

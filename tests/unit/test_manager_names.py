@@ -525,12 +525,22 @@ def test_a_size_reaches_the_segment(world: World) -> None:
 
 
 def test_fallocate_sets_the_size(world: World) -> None:
-    """As ftruncate does; mtime and ctime follow."""
+    """As ftruncate does, but mtime and ctime stay."""
     region = world.region(b"a", size=0)
     old = (region.mtime_ns, region.ctime_ns)
     world.manager.fallocate(None, region.ino, 0, 0, ALIGN)
     assert region.size == ALIGN
-    assert region.mtime_ns > old[0]
+    assert (region.mtime_ns, region.ctime_ns) == old
+
+
+def test_fallocate_that_takes_privileges_away(world: World) -> None:
+    """A mode never changes without ctime."""
+    region = world.region(b"a", size=0)
+    world.manager.setattr(None, region.ino, AttributeChange(mode=0o4755))
+    old = (region.mtime_ns, region.ctime_ns)
+    world.manager.fallocate(None, region.ino, 0, 0, ALIGN)
+    assert region.mode == stat.S_IFREG | 0o755
+    assert region.mtime_ns == old[0]
     assert region.ctime_ns > old[1]
 
 

@@ -49,10 +49,15 @@ from msharefs.fuse.notifications import KernelPort
 from msharefs.fuse.operations import Operations
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile, Outstanding, ResentByKernel
 from msharefs.fuse.planes.choice import choose_plane, without
-from msharefs.fuse.planes.plane import DataPlane, Negotiation, PlaneError
+from msharefs.fuse.planes.plane import (
+    DataPlane,
+    Negotiation,
+    PlaneError,
+    outliving_the_default,
+)
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
-from msharefs.linux.host import is_privileged
+from msharefs.linux.host import fuse_request_timeout, is_privileged
 
 log = logging.getLogger("msharefs.daemon.server")
 
@@ -238,7 +243,16 @@ async def serve(config: Config, given: Inheritance) -> bool:
         device=device,
         privileged=is_privileged(),
     )
-    return await Server(config, given, device, plane, plane.negotiate(offer)).run(init)
+    negotiation = outliving_the_default(
+        plane.negotiate(offer), offer, fuse_request_timeout("default_request_timeout")
+    )
+    if capped := fuse_request_timeout("max_request_timeout"):
+        log.warning(
+            "fs.fuse.max_request_timeout is %d: the kernel ends this mount where the server is"
+            " stopped for longer than that many seconds",
+            capped,
+        )
+    return await Server(config, given, device, plane, negotiation).run(init)
 
 
 def _outstanding(given: Inheritance, device: Device, negotiation: Negotiation) -> Outstanding:

@@ -36,6 +36,7 @@ _ATTR_OUT_HEAD = struct.Struct("=QII")
 _ENTRY_OUT_HEAD = struct.Struct("=QQQQII")
 _DIRENT = struct.Struct("=QQII")
 _GETXATTR = struct.Struct("=II")
+_U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 _MKNOD_IN = struct.Struct("=IIII")
@@ -49,6 +50,7 @@ OUT_HEADER_SIZE = _OUT_HEADER.size
 _INIT_OUT_FLAGS = slice(OUT_HEADER_SIZE + 12, OUT_HEADER_SIZE + 16)
 _INIT_OUT_FLAGS2 = slice(OUT_HEADER_SIZE + 32, OUT_HEADER_SIZE + 36)
 _INIT_OUT_STACK_DEPTH = slice(OUT_HEADER_SIZE + 36, OUT_HEADER_SIZE + 40)
+_INIT_OUT_TIMEOUT = slice(OUT_HEADER_SIZE + 40, OUT_HEADER_SIZE + 42)
 _U64_MASK = (1 << 64) - 1
 """Times before 1970 are negative seconds in a field without a sign."""
 
@@ -391,7 +393,9 @@ def encode_backing_id(backing_id: int) -> bytes:
     return _U32.pack(backing_id)
 
 
-def complete_init(reply: bytes, *, flags: int, flags2: int, stack_depth: int) -> bytes:
+def complete_init(
+    reply: bytes, *, flags: int, flags2: int, stack_depth: int, request_timeout: int = 0
+) -> bytes:
     """libfuse's INIT reply with capabilities that it does not ask for by itself."""
     message = bytearray(reply)
     (own_flags,) = _U32.unpack(message[_INIT_OUT_FLAGS])
@@ -399,4 +403,5 @@ def complete_init(reply: bytes, *, flags: int, flags2: int, stack_depth: int) ->
     (own_flags2,) = _U32.unpack(message[_INIT_OUT_FLAGS2])
     message[_INIT_OUT_FLAGS2] = _U32.pack(own_flags2 | flags2)
     message[_INIT_OUT_STACK_DEPTH] = _U32.pack(stack_depth)
+    message[_INIT_OUT_TIMEOUT] = _U16.pack(request_timeout)
     return bytes(message)

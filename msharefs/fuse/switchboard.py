@@ -83,6 +83,7 @@ class Switchboard(trio.abc.Instrument):
                 flags=negotiation.flags,
                 flags2=negotiation.flags2,
                 stack_depth=negotiation.stack_depth,
+                request_timeout=negotiation.request_timeout,
             )
         )
         on_ready()

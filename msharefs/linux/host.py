@@ -1,6 +1,6 @@
 """What this process may do, and what services of the machine will do to its memory.
 
-Owns the reading of capabilities, of the user namespace and of logind's settings. It judges
+Owns the reading of capabilities, of the user namespace, of sysctls and of logind's settings. It judges
 nothing; `root` is the directory in which the machine's files are, for tests of other machines.
 """
 
@@ -36,6 +36,12 @@ def is_privileged(root: str = "/") -> bool:
     """Whether we have CAP_SYS_ADMIN in the first user namespace: for mounting a tmpfs, and for
     passthrough, whose ioctl checks just that."""
     return is_first_user_namespace(root) and has_capability(CAP_SYS_ADMIN, root)
+
+
+def fuse_request_timeout(name: str, root: str = "/") -> int:
+    """Seconds of the sysctl fs.fuse.NAME (default_request_timeout or max_request_timeout,
+    Documentation/admin-guide/sysctl/fs.rst); 0 where there is none."""
+    return int(_read(root, f"proc/sys/fs/fuse/{name}") or 0)
 
 
 def logind_removes_ipc(uid: int, root: str = "/") -> bool:

@@ -429,6 +429,16 @@ def test_init_reply_is_completed() -> None:
     assert len(INIT_REPLY) == 16 + 64
 
 
+def test_init_reply_with_a_request_timeout() -> None:
+    """In its own 16 bits, behind the stack depth."""
+    completed = messages.complete_init(
+        INIT_REPLY, flags=0, flags2=0x400, stack_depth=1, request_timeout=0xFFFE
+    )
+    assert completed[48:52] == rows("00 04 00 00")
+    assert completed[52:60] == rows("01 00 00 00 fe ff 00 00")
+    assert len(completed) == len(INIT_REPLY)
+
+
 def test_init_reply_keeps_what_libfuse_asked_for() -> None:
     """A newer libfuse may set flags2 by itself."""
     reply = bytearray(INIT_REPLY)

@@ -11,7 +11,7 @@ from msharefs.core.region import Region
 from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
 from msharefs.fuse.planes.choice import choose_plane, without
 from msharefs.fuse.planes.passthrough import PassthroughPlane
-from msharefs.fuse.planes.plane import PlaneError
+from msharefs.fuse.planes.plane import PlaneError, outliving_the_default
 from tests.unit.support.devices import ScriptedDevice
 from tests.unit.support.fakes import FakeMemory, FakeSegment
 from tests.unit.support.worlds import ALICE, PAGE, make_world, refused
@@ -151,3 +151,21 @@ def test_passthrough_that_cannot_be_had(flags2: int, privileged: bool) -> None:
 def test_capabilities_that_are_done_without(names: tuple[str, ...], left: int) -> None:
     """As on a kernel that lacks them; the rest of the offer stays."""
     assert without(offer(), names) == offer(left)
+
+
+TIMEOUT = 1 << 10
+
+
+@pytest.mark.parametrize(
+    ("flags2", "default", "asked"),
+    [(TIMEOUT, 20, 65535), (TIMEOUT, 0, 0), (0, 20, 0)],
+    ids=["a default", "no default", "an older kernel"],
+)
+def test_a_default_request_timeout_is_outlived(flags2: int, default: int, asked: int) -> None:
+    """With the longest there is, where the kernel can be told; else nothing is asked for."""
+    plane = PassthroughPlane(ScriptedDevice(), "a test")
+    before = plane.negotiate(offer(EVERYTHING | flags2))
+    after = outliving_the_default(before, offer(EVERYTHING | flags2), default)
+    assert after.request_timeout == asked
+    assert bool(after.flags2 & TIMEOUT) == bool(asked)
+    assert after.flags2 & ~TIMEOUT == before.flags2

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
+from msharefs.fuse.kernel import FUSE_REQUEST_TIMEOUT
 from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+
+LONGEST_TIMEOUT = (1 << 16) - 1
+"""Seconds: the field of struct fuse_init_out has 16 bits."""
 
 
 class PlaneError(Exception):
@@ -23,11 +27,30 @@ class PlaneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Negotiation:
-    """What INIT's reply asks for: bits of flags and flags2, and how deep file systems stack."""
+    """What INIT's reply asks for: bits of flags and flags2, how deep file systems stack, and
+    after how many seconds the kernel may take an unanswered request for the death of the mount
+    (0: as the system has it)."""
 
     flags: int
     flags2: int
     stack_depth: int
+    request_timeout: int = 0
+
+
+def outliving_the_default(
+    negotiation: Negotiation, offer: InitOffer, default_timeout: int
+) -> Negotiation:
+    """The same with the longest request timeout that there is, where the system has a default
+    of so many seconds (sysctl fs.fuse.default_request_timeout, Linux 6.16): with it the kernel
+    aborts the connection of a server that is stopped or slow for longer (fuse_check_timeout in
+    fs/fuse/dev.c), and a reply that asks for nothing chooses it."""
+    if not default_timeout or not offer.flags2 & FUSE_REQUEST_TIMEOUT:
+        return negotiation
+    return replace(
+        negotiation,
+        flags2=negotiation.flags2 | FUSE_REQUEST_TIMEOUT,
+        request_timeout=LONGEST_TIMEOUT,
+    )
 
 
 class DataPlane(Protocol):

@@ -15,6 +15,12 @@
  *   5. ioctl(2) MSHAREFS_UNMAP takes memory away from all of them; munmap(2),
  *      close(2) and unlink(2) end the region.
  *
+ * Leave the address to mmap(2).  Programs written for the kernel's mshare map at
+ * multiples of its alignment, 512 GiB.  With MAP_FIXED at multiples of 2 MiB, the
+ * usual alignment here, a program maps the region over itself: twice 2 MiB is
+ * 0x400000, the text of one that is not position independent.  For programs that
+ * cannot be changed there are linux/msharefs.h and the mount option align=512G.
+ *
  * Both ioctls want a descriptor that is open for writing.  They return 0, or -1
  * with errno and nothing changed.  The page size is that of sysconf(_SC_PAGESIZE).
  */

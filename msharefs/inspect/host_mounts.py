@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from functools import partial
 
+from msharefs import notation
+from msharefs.abi import MAX_ALIGN
+from msharefs.client.mount import alignment
 from msharefs.inspect import mounts
 from msharefs.inspect.host import Finding
-from msharefs.inspect.probe import answers_of
+from msharefs.inspect.probe import Asker, answers_of
 
 
 def check_mounts() -> Iterator[Finding]:
     """Each msharefs that is mounted, looked at without waiting for one that hangs."""
-    found = mounts.mounts()
+    found, asker = mounts.mounts(), Asker()
     for mount, number in zip(found, answers_of(mount.path for mount in found), strict=True):
         if number is None:
             connection = os.minor(mount.device)
@@ -32,7 +36,19 @@ def check_mounts() -> Iterator[Finding]:
                 "mount it again, which brings its regions back",
             )
         elif number == 0:
-            yield Finding("ok", "mount", f"{mount.path} answers")
+            yield Finding("ok", "mount", f"{mount.path} answers{_alignment(asker, mount.path)}")
         else:
             # Another user's, most likely: nothing is wrong with it.
             yield Finding("ok", "mount", f"{mount.path} is not for you: {os.strerror(number)}")
+
+
+def _alignment(asker: Asker, path: str) -> str:
+    """What a program that was written for the kernel's mshare does not expect, if anything."""
+    try:
+        unit = asker.ask(path, partial(alignment, path))
+    except OSError:
+        return ""
+    if unit == MAX_ALIGN:
+        return ""
+    size = notation.exact_size(unit)
+    return f"; its alignment is {size}, that of the kernel's mshare would be 512 GiB (align=512G)"

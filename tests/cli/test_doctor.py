@@ -25,6 +25,14 @@ def test_a_machine_that_mounts_passes(mounted: Mount) -> None:
     }
     mine = [each for each in found if str(mounted.path) in each["sentence"]]
     assert [each["level"] for each in mine] == ["ok"]
+    assert "alignment is 2 MiB, that of the kernel's mshare would be 512 GiB" in mine[0]["sentence"]
+
+
+def test_the_alignment_of_the_kernel_is_not_worth_a_word(make_mount: MakeMount) -> None:
+    """Programs that map at multiples of it are safe there."""
+    mount = make_mount("size=16M,align=512G")
+    found = mshare("doctor", "--json").json
+    assert f"{mount.path} answers" in {each["sentence"] for each in found}
 
 
 def test_every_finding_is_a_line_with_its_level(mounted: Mount) -> None:

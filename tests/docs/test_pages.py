@@ -9,14 +9,14 @@ from __future__ import annotations
 import pytest
 
 from tests.docs import pages
-from tests.docs.machine import Machine
+from tests.docs.machine import HOME, Machine
 from tests.docs.pages import Block
 from tests.helpers.mount import ROOT
 
 pytestmark = [pytest.mark.mount, pytest.mark.root_only("makes a machine of its own: namespaces")]
 
-TUTORIAL, ADMINISTRATION = "tutorial.md", "administration.md"
-PAGES = (TUTORIAL, ADMINISTRATION)
+TUTORIAL, ADMINISTRATION, PORTING = "tutorial.md", "administration.md", "porting.md"
+PAGES = (TUTORIAL, ADMINISTRATION, PORTING)
 
 # What is typed for a command of a page, and why not the command itself.
 STAND_INS = {
@@ -83,7 +83,13 @@ class Reader:
 def readers(machine: Machine) -> dict[str, Reader]:
     """Who has read how far."""
     install = f"make -s -C {ROOT} install-helper"
-    return {TUTORIAL: Reader(machine, ""), ADMINISTRATION: Reader(machine, install)}
+    # Who ports a program has done the tutorial.
+    done = f"{install}; ln -sfn {ROOT} {HOME}/msharefs; umount -q /mnt/mshare; true"
+    return {
+        TUTORIAL: Reader(machine, ""),
+        ADMINISTRATION: Reader(machine, install),
+        PORTING: Reader(machine, done),
+    }
 
 
 def first_line(block: Block) -> str:

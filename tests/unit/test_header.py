@@ -204,6 +204,18 @@ def test_header_included_alone_and_twice_defines_only_its_names(tmp_path: Path) 
     assert named == {"MSHAREFS_H", "MSHAREFS_CREATE_MAPPING", "MSHAREFS_UNMAP"}
 
 
+@pytest.mark.parametrize("dialect", ["c89", "c17"])
+def test_header_under_the_kernels_name(tmp_path: Path, dialect: str) -> None:
+    """A program that includes <linux/msharefs.h>, before or after ours, is compiled as it is."""
+    for first, second in (("linux/msharefs.h", "msharefs.h"), ("msharefs.h", "linux/msharefs.h")):
+        source = REPORT.replace(
+            "#include <msharefs.h>", f"#include <{first}>\n#include <{second}>\n"
+        )
+        assert source != REPORT
+        program = compiled(tmp_path, source, "gcc", dialect, ".c")
+        assert parsed(run([program])) == expected_report()
+
+
 def test_flags_are_those_of_the_system_headers(tmp_path: Path) -> None:
     """The PROT_* and MAP_* bits in abi.py are those of this machine's headers."""
     lines = [f'\tprintf("{name} %lu\\n", (unsigned long){name});' for name in FLAG_NAMES]

@@ -65,7 +65,7 @@ def families(status: Status) -> Iterator[Metric]:
         GaugeMetricFamily,
     )
 
-    mountpoint = str(status.get("mount", {}).get("mountpoint", ""))
+    mountpoint = _text(status.get("mount", {}).get("mountpoint", ""))
     if "version" in status:
         words = {
             "mountpoint": mountpoint,
@@ -119,6 +119,11 @@ def _buckets(counter: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Upper bounds in seconds, in order, each with how many requests took at most so long."""
     bounds = sorted((float(bound), count) for bound, count in counter["buckets"].items())
     return [*((f"{bound:g}", count) for bound, count in bounds), ("+Inf", counter["count"])]
+
+
+def _text(path: str) -> str:
+    """A path may hold bytes that are no UTF-8, which a label may not."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _at(document: Status, path: tuple[str, ...]) -> float | None:

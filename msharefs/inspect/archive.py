@@ -13,16 +13,15 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from msharefs import Region
-from msharefs.abi import MAX_FILE_SIZE, PAGE_SIZE
 from msharefs.client.attachment import Attachment
-from msharefs.client.layout import Layout, Mapping
+from msharefs.client.layout import Layout
 from msharefs.inspect import mounts
 from msharefs.inspect.copier import Copier, nothing_is_swapped
 from msharefs.inspect.dumpfile import Reader, Writer
+from msharefs.inspect.dumpheader import Header, HeaderError
 from msharefs.inspect.errors import InspectError
 
 Advance = Callable[[int], None]
@@ -33,7 +32,11 @@ def save(region: Region, layout: Layout, fd: int, advance: Advance) -> None:
     """Write the region, whose layout is `layout`, to `fd`. Raises OSError; InspectError if the
     layout changes meanwhile."""
     path = os.fsdecode(region.path)
-    writer = Writer(fd, _header(region, layout))
+    try:
+        header = _header(region, layout)
+    except HeaderError as error:
+        raise InspectError(f"{path}: {error}") from error
+    writer = Writer(fd, header.encode())
     trust = nothing_is_swapped() and _is_passthrough(path)
     with closing(Copier(region.fileno(), trust_residency=trust)) as source:
         try:
@@ -52,83 +55,55 @@ def save(region: Region, layout: Layout, fd: int, advance: Advance) -> None:
     writer.end()
 
 
-def load(fd: int, name: str, path: str, mode: int | None, advance: Advance) -> None:
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a loaded region gets of what was saved."""
+
+    mode: int | None = None
+    """Instead of the one that was saved."""
+    owner: bool = False
+    """Whether it gets the owner and the group that it had; else it is the caller's."""
+
+
+def load(fd: int, name: str, path: str, rights: Rights, advance: Advance) -> None:
     """Make a region at `path` of the dump that `fd` gives, whose `name` is for messages.
 
-    It appears when all of it is there. `mode` is for another one than the saved one. Raises
-    OSError and DamagedError.
+    It appears when all of it is there. Memory for it is needed as it is read, and for us no more
+    than the header takes. Raises OSError and DamagedError.
     """
     reader = Reader(fd, name)
-    saved = _Saved.of(reader)
+    try:
+        header = Header.parse(reader.header)
+    except HeaderError:
+        raise reader.damaged("its header") from None
     # Under a name of its own until it is whole.
     hidden = os.path.join(os.path.dirname(path), f".mshare-load-{secrets.token_hex(8)}")
     try:
-        with Region.create(hidden, saved.size) as region:
+        with Region.create(hidden, header.size) as region:
             try:
-                _restore(region, reader, saved, advance)
+                _restore(region, reader, header, advance)
                 # In the paged data plane this is where the pages reach the daemon.
                 os.fsync(region.fileno())
-                _give_rights(region.fileno(), saved, mode)
-                # Not rename, which would replace a region made meanwhile.
-                os.link(hidden, path)
+                _give_rights(region.fileno(), header, rights)
+                # The file itself, whatever has the hidden name by now. And not rename, which
+                # would replace a region made meanwhile.
+                os.link(f"/proc/self/fd/{region.fileno()}", path, src_dir_fd=region.fileno())
             finally:
                 region.unlink()
     except OSError as error:
         # Nobody knows the hidden name.
         if error.filename is not None:
             error.filename = path
+            error.filename2 = None
         raise
-
-
-@dataclass(frozen=True, slots=True)
-class _Saved:
-    """The header of a dump, checked."""
-
-    size: int
-    mode: int
-    uid: int
-    gid: int
-    mappings: tuple[Mapping, ...]
-
-    @classmethod
-    def of(cls, reader: Reader) -> _Saved:
-        """Read it. DamagedError for one that no dump writes."""
-        try:
-            header = reader.header
-            mappings = tuple(
-                Mapping(
-                    offset=int(each["offset"]),
-                    size=int(each["size"]),
-                    prot=str(each["prot"]),
-                    reserve=bool(each["reserve"]),
-                    huge=bool(each["huge"]),
-                )
-                for each in header["layout"]
-            )
-            size, mode, uid, gid = (int(header[key]) for key in ("size", "mode", "uid", "gid"))
-            saved = cls(size, mode, uid, gid, mappings)
-        except (KeyError, TypeError, ValueError):
-            raise reader.damaged("its header") from None
-        if not saved.is_sound():
-            raise reader.damaged("the layout in it")
-        return saved
-
-    def is_sound(self) -> bool:
-        """Whether the mappings lie in the region, in order, and nothing is absurd."""
-        position = 0
-        for mapping in self.mappings:
-            if mapping.offset < position or mapping.size <= 0 or mapping.offset % PAGE_SIZE:
-                return False
-            position = mapping.end
-        return position <= self.size <= MAX_FILE_SIZE and 0 <= self.mode <= 0o7777
 
 
 class _Target:
     """The memory of a new region, one mapping after the other, in order of the offsets."""
 
-    def __init__(self, region: Region, mappings: tuple[Mapping, ...]) -> None:
+    def __init__(self, region: Region, header: Header) -> None:
         """Map all of it; the memory is there then, or comes at first touch."""
-        for mapping in mappings:
+        for mapping in header.mappings():
             region.map(
                 mapping.offset,
                 mapping.size,
@@ -137,18 +112,21 @@ class _Target:
                 reserve=mapping.reserve,
             )
         self._region = region
-        self._left = list(reversed(mappings))
+        self._left = header.mappings()
+        self._current = next(self._left, None)
         self._window: Attachment | None = None
+        self._position = 0
 
     def place(self, offset: int, length: int) -> memoryview | None:
-        """The memory of a block, or None if it lies in no mapping or before the last block's."""
-        while self._left and self._left[-1].end <= offset:
-            self._left.pop()
-            self.close()
-        if not self._left:
+        """The memory of a block, or None if it lies in no mapping or before the end of the last."""
+        if offset < self._position:
             return None
-        mapping = self._left[-1]
-        if offset < mapping.offset or offset + length > mapping.end:
+        self._position = offset + length
+        while self._current is not None and self._current.end <= offset:
+            self._current = next(self._left, None)
+            self.close()
+        mapping = self._current
+        if mapping is None or offset < mapping.offset or offset + length > mapping.end:
             return None
         if self._window is None:
             # By descriptor: a mapping that programs may not write to is filled as well.
@@ -165,9 +143,9 @@ class _Target:
             self._window = None
 
 
-def _restore(region: Region, reader: Reader, saved: _Saved, advance: Advance) -> None:
+def _restore(region: Region, reader: Reader, header: Header, advance: Advance) -> None:
     """Map what was mapped, then fill it."""
-    with closing(_Target(region, saved.mappings)) as target:
+    with closing(_Target(region, header)) as target:
         while (block := reader.next_block()) is not None:
             offset, length = block
             memory = target.place(offset, length)
@@ -187,24 +165,25 @@ def _fill(reader: Reader, memory: memoryview) -> None:
         raise
 
 
-def _header(region: Region, layout: Layout) -> dict[str, Any]:
+def _header(region: Region, layout: Layout) -> Header:
     facts = os.fstat(region.fileno())
-    return {
-        "saved": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "name": os.path.basename(os.fsdecode(region.path)),
-        "size": layout.size,
-        "mode": stat.S_IMODE(facts.st_mode),
-        "uid": facts.st_uid,
-        "gid": facts.st_gid,
-        "layout": [asdict(mapping) for mapping in layout.mappings],
-    }
+    return Header.of(
+        layout.mappings,
+        saved=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        name=os.path.basename(os.fsdecode(region.path)),
+        size=layout.size,
+        mode=stat.S_IMODE(facts.st_mode),
+        uid=facts.st_uid,
+        gid=facts.st_gid,
+    )
 
 
-def _give_rights(fd: int, saved: _Saved, mode: int | None) -> None:
+def _give_rights(fd: int, header: Header, rights: Rights) -> None:
     """Owner before mode: a change of the owner may take mode bits away."""
-    if os.geteuid() == 0:
-        os.chown(fd, saved.uid, saved.gid)
-    os.chmod(fd, saved.mode if mode is None else mode)
+    if rights.owner:
+        os.chown(fd, header.uid, header.gid)
+    # Set-user-ID and the like mean nothing to a region, and a dump may come from anybody.
+    os.chmod(fd, header.mode & 0o777 if rights.mode is None else rights.mode)
 
 
 def _is_passthrough(path: str) -> bool:

@@ -1,7 +1,7 @@
 """The file that a region is saved in: its form, and how a damaged one is told.
 
     magic     16 bytes
-    header    u32 length, that many bytes of JSON, u32 CRC-32 of them
+    header    u32 length, that many bytes (dumpheader.py), u32 CRC-32 of them
     blocks    u64 offset in the region, u32 length, u32 CRC-32 of the bytes, the bytes
     end       u64 number of blocks, u32 0, u32 CRC-32 of all of the file but the blocks' bytes
 
@@ -14,17 +14,15 @@ This module reads and writes descriptors from front to end, pipes too. It knows 
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import zlib
-from typing import Any
 
+from msharefs.inspect.dumpheader import LARGEST as LARGEST_HEADER
 from msharefs.inspect.errors import InspectError
 
 MAGIC = b"MSHAREFS DUMP 1\n"
 LARGEST_BLOCK = 1 << 20
-_LARGEST_HEADER = 64 << 20
 _U32 = struct.Struct("<I")
 _BLOCK = struct.Struct("<QII")
 _END_BODY = struct.Struct("<QI")
@@ -37,13 +35,12 @@ class DamagedError(InspectError):
 class Writer:
     """Writes a dump to a descriptor, which stays the caller's."""
 
-    def __init__(self, fd: int, header: dict[str, Any]) -> None:
+    def __init__(self, fd: int, header: bytes) -> None:
         """Begin with the header. Raises OSError, as every method does."""
         self._fd = fd
         self._blocks = 0
         self._sum = 0
-        text = json.dumps(header).encode()
-        self._put(MAGIC + _U32.pack(len(text)) + text + _U32.pack(zlib.crc32(text)))
+        self._put(MAGIC + _U32.pack(len(header)) + header + _U32.pack(zlib.crc32(header)))
 
     def block(self, offset: int, data: memoryview) -> None:
         """Save up to LARGEST_BLOCK bytes of the region."""
@@ -75,12 +72,12 @@ class Reader:
         if self._summed(self._some(len(MAGIC))) != MAGIC:
             raise DamagedError(f"{name} is not a dump of a region")
         length = int(_U32.unpack(self._summed(self._all(4)))[0])
-        if length > _LARGEST_HEADER:
+        if length > LARGEST_HEADER:
             raise self.damaged("its header")
         text = self._summed(self._all(length))
         if zlib.crc32(text) != _U32.unpack(self._summed(self._all(4)))[0]:
             raise self.damaged("its header")
-        self.header: dict[str, Any] = self._parsed(text)
+        self.header = text
 
     def next_block(self) -> tuple[int, int] | None:
         """Offset and length of the next block, whose bytes `read_into` gives; None at the end."""
@@ -148,15 +145,6 @@ class Reader:
         """The same bytes, counted in the sum over all."""
         self._sum = zlib.crc32(data, self._sum)
         return data
-
-    def _parsed(self, text: bytes) -> dict[str, Any]:
-        try:
-            header = json.loads(text)
-        except ValueError:
-            header = None
-        if not isinstance(header, dict):
-            raise self.damaged("its header")
-        return header
 
 
 def _write_all(fd: int, data: bytes | memoryview) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from msharefs import Mapping, Region
 from msharefs.client.attachment import Attachment
+from msharefs.inspect.dumpfile import Writer
 from tests.cli.tool import command, drawn, environment, mshare, mshare_as, on_terminal
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import Mount
@@ -87,13 +90,13 @@ def target(region: Path) -> Path:
 def test_a_loaded_region_is_the_one_that_was_dumped(
     make_mount: MakeMount, tmp_path: Path, plane: str
 ) -> None:
-    """Size, layout, mode, owner, and every byte, in both data planes."""
+    """Size, layout, mode, and every byte, in both data planes; the owner if that is asked for."""
     mount = make_mount(f"size=128M,data={plane}")
     source, target, file = mount.path / "a", mount.path / "b", tmp_path / "dump"
     places = make(source)
     os.chown(source, ALICE, ALICE)
     mshare("dump", source, file).ok()
-    mshare("load", file, target).ok()
+    mshare("load", file, target, "--same-owner").ok()
     assert layout(target) == MAPPINGS
     assert contents(target) == contents(source)
     assert len(places) == 3 * len(MAPPINGS)
@@ -134,6 +137,33 @@ def test_the_mode_can_be_another(region: Path, target: Path, tmp_path: Path) -> 
     mshare("dump", region, tmp_path / "dump").ok()
     mshare("load", tmp_path / "dump", target, "--mode", "604").ok()
     assert target.stat().st_mode & 0o7777 == 0o604
+
+
+def test_a_dump_gives_no_rights_to_others(region: Path, target: Path, tmp_path: Path) -> None:
+    """What root loads is root's, and without set-user-ID and the like, whatever was saved; the
+    dump itself is for nobody else."""
+    make(region)
+    os.chown(region, ALICE, ALICE)
+    os.chmod(region, 0o6751)
+    mshare("dump", region, tmp_path / "dump").ok()
+    assert (tmp_path / "dump").stat().st_mode & 0o7777 == 0o600
+    mshare("load", tmp_path / "dump", target).ok()
+    facts = target.stat()
+    assert (facts.st_mode & 0o7777, facts.st_uid, facts.st_gid) == (0o751, 0, 0)
+
+
+def test_only_root_gives_regions_away(
+    mounted: Mount, region: Path, target: Path, tmp_path: Path
+) -> None:
+    """As with chown; nothing is left of the region then."""
+    make(region, mode=0o644)
+    mshare("dump", region, tmp_path / "dump").ok()
+    (tmp_path / "dump").chmod(0o644)
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    refused = mshare_as(ALICE, "load", tmp_path / "dump", target, "--same-owner").refused()
+    assert "not permitted" in refused
+    assert sorted(os.listdir(mounted.path)) == sorted(["mshare_info", region.name])
 
 
 def test_another_user_dumps_what_he_may_read(
@@ -181,6 +211,57 @@ def test_a_damaged_dump_is_refused_and_leaves_nothing(
         opened.write(bytes([byte ^ 1]))
     assert "is damaged: its block 1" in mshare("load", file, target).refused(3)
     assert sorted(os.listdir(mounted.path)) == sorted(["mshare_info", region.name])
+
+
+def hostile_dumps() -> dict[str, bytes]:
+    """Files that no dump writes, with sums that are right."""
+
+    def made(blocks: list[tuple[int, bytes]] | None = None, **changed: object) -> bytes:
+        one = {"offset": 0, "size": 4096, "prot": "rw-", "reserve": True, "huge": False}
+        facts = {"saved": "", "name": "", "size": 2 * MIB, "mode": 0o600, "uid": 0, "gid": 0}
+        text = json.dumps(facts | {"layout": [one]} | changed).encode()
+        with tempfile.TemporaryFile() as file:
+            writer = Writer(file.fileno(), text)
+            for offset, data in blocks or []:
+                writer.block(offset, memoryview(data))
+            writer.end()
+            file.seek(0)
+            return file.read()
+
+    def mapping(**changed: object) -> list[dict[str, object]]:
+        one = {"offset": 0, "size": 4096, "prot": "rw-", "reserve": True, "huge": False}
+        return [one | changed]
+
+    return {
+        "infinity": made(size=float("inf")),
+        "owner": made(uid=1 << 40),
+        "nobody": made(uid=-1),
+        "layout": made(layout="abc"),
+        "prot": made(layout=mapping(prot="\x1b[31m")),
+        "huge": made(layout=mapping(offset=4096, huge=True)),
+        "unaligned": made(size=4096),
+        "too large": made(
+            size=1 << 62, layout=mapping(size=1 << 62, reserve=False), blocks=[(0, b"x")]
+        ),
+        "too much": made(size=1 << 40, layout=mapping(size=1 << 40)),
+        "outside": made([(8192, b"x" * 100)]),
+        "around": made([((1 << 64) - 50, b"x" * 100)]),
+        "backwards": made([(2048, b"x" * 100), (0, b"x")]),
+        "two": made() * 2,
+        "noise": random.Random(1).randbytes(5000),
+    }
+
+
+def test_no_file_is_too_odd_for_a_sentence(mounted: Mount, tmp_path: Path) -> None:
+    """Whoever made it; and nothing of it is on the mount afterwards."""
+    target = mounted.path / "hostile"
+    for name, content in hostile_dumps().items():
+        (tmp_path / name).write_bytes(content)
+        result = mshare("load", tmp_path / name, target)
+        assert result.code in {1, 3}, (name, result)
+        assert len(result.err.splitlines()) == 1, (name, result.err)
+        assert "\x1b" not in result.err
+        assert os.listdir(mounted.path) == ["mshare_info"], name
 
 
 def test_load_without_memory_leaves_nothing(

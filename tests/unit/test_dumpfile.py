@@ -15,7 +15,7 @@ from msharefs.cli.errors import EXIT_DAMAGED, inspected
 from msharefs.inspect.dumpfile import MAGIC, DamagedError, Reader, Writer
 
 Blocks = list[tuple[int, bytes]]
-HEADER = {"size": 1 << 30, "layout": []}
+HEADER = b'{"size": 4096, "layout": []}'
 BLOCKS: Blocks = [(0, b"first" * 100), (4096, b"\0" * 64), (1 << 29, b"x")]
 
 

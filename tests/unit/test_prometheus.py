@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -86,6 +87,15 @@ def test_every_metric_has_help_and_a_type_before_its_samples() -> None:
             name = line.partition("{")[0]
             assert name.removesuffix("_sum").removesuffix("_count") == seen[-1]
     assert len(seen) == len(set(seen))
+
+
+def test_a_mount_point_may_have_any_bytes() -> None:
+    """What is no UTF-8 is escaped, and what is stays."""
+    path = os.fsdecode("/mnt/gr\u00fcn".encode() + b"\xff")
+    text = exposition({"regions": 3, "mount": {"mountpoint": path}})
+    assert samples(text) == {
+        ("msharefs_regions", frozenset({("mountpoint", "/mnt/gr\u00fcn\\xff")})): 3
+    }
 
 
 def test_what_the_status_does_not_have_is_left_out() -> None:

@@ -14,7 +14,7 @@ from msharefs.cli.errors import EXIT_OK, EXIT_REFUSED
 from msharefs.cli.params import json_option
 from msharefs.inspect import host_memory, host_mounting
 from msharefs.inspect.host import Finding, Host
-from msharefs.inspect.host_mounts import check_mounts
+from msharefs.inspect.host_mounts import check_leftovers, check_mounts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,6 +34,7 @@ def doctor(*, as_json: bool) -> int:
     checks = (*host_mounting.CHECKS, *host_memory.CHECKS)
     found = [finding for check in checks for finding in check(host)]
     found += check_mounts()
+    found += check_leftovers()
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:

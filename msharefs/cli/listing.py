@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,8 @@ from msharefs import notation
 from msharefs.cli import formatting, terminal
 from msharefs.cli.params import DIRECTORY, json_option
 from msharefs.inspect import processes, regions
+from msharefs.inspect.errors import InspectError
+from msharefs.inspect.leftovers import Leftover, leftovers
 from msharefs.inspect.listing import Listing, Looker, document
 
 if TYPE_CHECKING:
@@ -53,16 +55,45 @@ def ls(directory: str | None, *, as_json: bool, watch: float | None) -> None:
     """
     looker = Looker()
     if as_json and watch is None:
-        print(json.dumps(document(looker.look_at(directory)), indent=2))
+        print(json.dumps(_document(looker, directory), indent=2))
     elif as_json:
-        terminal.repeat_lines(lambda: json.dumps(document(looker.look_at(directory))), watch or 0)
+        terminal.repeat_lines(lambda: json.dumps(_document(looker, directory)), watch or 0)
     elif watch is not None:
-        terminal.repeat(lambda: _frame(looker.look_at(directory)), watch)
+        terminal.repeat(lambda: _frame(looker, directory), watch)
     else:
-        listings = looker.look_at(directory)
+        listings, left = _look(looker, directory)
         terminal.show(_drawing(listings))
-        for remark in remarks(listings):
+        for remark in [*remarks(listings), *map(left_behind, left)]:
             terminal.note(remark)
+
+
+def _look(looker: Looker, directory: str | None) -> tuple[list[Listing], list[Leftover]]:
+    """What there is, and what is left of mounts if all mounts are asked about."""
+    if directory is not None:
+        return looker.look_at(directory), []
+    left = leftovers()
+    try:
+        return looker.look_at(None), left
+    except InspectError:
+        if not left:
+            raise
+        return [], left
+
+
+def _document(looker: Looker, directory: str | None) -> dict[str, Any]:
+    listings, left = _look(looker, directory)
+    return document(listings) | {"left": [each.document() for each in left]}
+
+
+def left_behind(left: Leftover) -> str:
+    """A sentence about what a mount has left."""
+    place = formatting.name(left.mountpoint)
+    return (
+        f"{place} is not served: {formatting.count(left.segments, 'region')} with "
+        f"{notation.size(left.memory)} {'is' if left.segments == 1 else 'are'} kept until it is "
+        f"mounted again; "
+        f"'mshare discard {place}' throws them away"
+    )
 
 
 def remarks(listings: Sequence[Listing]) -> list[str]:
@@ -80,7 +111,7 @@ def remarks(listings: Sequence[Listing]) -> list[str]:
                 f"{formatting.count(len(removed), 'region')} without a name "
                 f"{'is' if len(removed) == 1 else 'are'} still attached by {_some(pids)}"
             )
-    blind = blind_spot(listings[0].scan)
+    blind = blind_spot(listings[0].scan) if listings else ""
     return [*found, blind] if blind else found
 
 
@@ -131,15 +162,17 @@ def _drawing(listings: Sequence[Listing]) -> RenderableType:
             parts.append(terminal.table(_COLUMNS, (row(listing, facts) for facts in listing.found)))
         else:
             parts.append(terminal.text("no regions", "dim"))
+    if not listings:
+        parts.append(terminal.text("no msharefs is mounted here", "dim"))
     return Group(*parts)
 
 
-def _frame(listings: Sequence[Listing]) -> RenderableType:
+def _frame(looker: Looker, directory: str | None) -> RenderableType:
     from rich.console import Group  # noqa: PLC0415 - only to draw
 
-    return Group(
-        _drawing(listings), *(terminal.text(remark, "dim") for remark in remarks(listings))
-    )
+    listings, left = _look(looker, directory)
+    words = [*remarks(listings), *map(left_behind, left)]
+    return Group(_drawing(listings), *(terminal.text(each, "dim") for each in words))
 
 
 def _some(pids: Sequence[int], most: int = 5) -> str:

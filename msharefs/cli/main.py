@@ -36,6 +36,7 @@ COMMANDS = {
     "load": "archive:load",
     "status": "mount_status:status",
     "restart": "restart:restart",
+    "discard": "discard:discard",
     "doctor": "doctor:doctor",
     "run": "run:run",
     "completion": "completion:completion",

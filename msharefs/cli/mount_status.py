@@ -11,8 +11,11 @@ import click
 
 from msharefs import notation
 from msharefs.cli import formatting, terminal
+from msharefs.cli.errors import EXIT_OK, EXIT_REFUSED
 from msharefs.cli.params import DIRECTORY, json_option
 from msharefs.inspect import mounts
+from msharefs.inspect.errors import InspectError
+from msharefs.inspect.leftovers import Leftover, left_at, leftovers
 from msharefs.inspect.operations import Counter, Total, bound_within, by_frequency, largest_bound
 from msharefs.prometheus import exposition
 
@@ -37,15 +40,22 @@ _COLUMNS = (
 @click.argument("directory", metavar="[DIR]", type=DIRECTORY, required=False)
 @json_option
 @click.option("--prometheus", is_flag=True, help="Print metrics for Prometheus.")
-def status(directory: str | None, *, as_json: bool, prometheus: bool) -> None:
+def status(directory: str | None, *, as_json: bool, prometheus: bool) -> int:
     """Show a mount's daemon, data plane, memory and operations.
 
     DIR is any directory on the mount; it may be left out where only one is mounted.
     """
     if as_json and prometheus:
         raise click.UsageError("--json and --prometheus do not go together")
-    mount = mounts.only(directory)
-    document = mounts.status(mount)
+    try:
+        mount = mounts.only(directory)
+        document = mounts.status(mount)
+    except (InspectError, OSError):
+        left = _left(directory)
+        if not left or prometheus:
+            raise
+        _show_left(left, as_json=as_json)
+        return EXIT_REFUSED
     if as_json:
         print(json.dumps(document, indent=2))
     elif prometheus:
@@ -53,6 +63,33 @@ def status(directory: str | None, *, as_json: bool, prometheus: bool) -> None:
     else:
         most = _MOST_OPERATIONS if terminal.is_live() else None
         terminal.show(*drawing(mount, document), "", operations(document, most))
+    return EXIT_OK
+
+
+def _left(directory: str | None) -> list[Leftover]:
+    """What is left of the mount that is meant, or of all if none is."""
+    if directory is None:
+        return leftovers()
+    left = left_at(directory)
+    return [] if left is None else [left]
+
+
+def _show_left(left: list[Leftover], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"left": [each.document() for each in left]}, indent=2))
+        return
+    for each in left:
+        place = formatting.name(each.mountpoint)
+        terminal.show(
+            terminal.line((place, "bold cyan"), "  its daemon is gone"),
+            _line(
+                "Memory",
+                f"{notation.size(each.memory)} of {notation.size(each.size)} "
+                f"in {formatting.count(each.segments, 'region')}",
+            ),
+            _line("State", formatting.name(each.directory)),
+            _line("Next", f"mount it again, or 'mshare discard {place}'"),
+        )
 
 
 def drawing(mount: mounts.Mount, document: dict[str, Any]) -> Iterator[RenderableType]:

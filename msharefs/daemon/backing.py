@@ -15,8 +15,7 @@ from msharefs.daemon.options import MountOptions
 from msharefs.daemon.state import Config, StateDirectory
 from msharefs.linux.host import is_privileged
 from msharefs.memory import private, shared
-
-PRIVATE = "private"
+from msharefs.state_layout import PRIVATE
 
 
 class Backing(Protocol):

@@ -33,7 +33,7 @@ from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
 from msharefs.daemon.server_process import EXIT_RESTART, receive, send
-from msharefs.daemon.state import CONFIG, HANDLES, INIT, JOURNAL, LOG, REQUESTS, Config, write_whole
+from msharefs.daemon.state import HANDLES, INIT, JOURNAL, LOG, REQUESTS, Config, write_whole
 from msharefs.daemon.storage import open_area, open_handles, open_journal
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
@@ -58,6 +58,7 @@ from msharefs.fuse.planes.plane import (
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
 from msharefs.linux.host import fuse_request_timeout, is_privileged
+from msharefs.state_layout import CONFIG
 
 log = logging.getLogger("msharefs.daemon.server")
 

@@ -22,19 +22,11 @@ from msharefs.daemon.backing import (
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.options import MountOptions, log_level
 from msharefs.daemon.server_process import ServerError
-from msharefs.daemon.state import (
-    CONFIG,
-    LOG,
-    Config,
-    InUseError,
-    StateDirectory,
-    boot_id,
-    is_held,
-    state_base,
-)
+from msharefs.daemon.state import LOG, Config, InUseError, StateDirectory, is_held
 from msharefs.daemon.supervisor import EXIT_MOUNT, EXIT_SYSTEM, SIGNALS, MountError, Supervisor
 from msharefs.fuse import mounting
 from msharefs.linux.host import is_privileged, logind_removes_ipc
+from msharefs.state_layout import CONFIG, boot_id, state_base
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ from typing import Any, Self
 
 from msharefs.daemon.options import MountOptions
 from msharefs.linux import syscalls
+from msharefs.state_layout import ARENA, CONFIG, LOCK, boot_id
 
 log = logging.getLogger(__name__)
 
-ROOT_STATE = "/run/msharefs"
-CONFIG, INIT, JOURNAL, HANDLES, LOG = "config.json", "init", "journal.sqlite", "handles", "log"
+INIT, JOURNAL, HANDLES, LOG = "init", "journal.sqlite", "handles", "log"
 REQUESTS, ENDED = "requests", "ended"
 """The files of a state directory. INIT is the kernel's first request, which it does not
 send again to a new server; REQUESTS are those that a server has read and not answered;
@@ -68,17 +68,6 @@ class Config:
         return cls(options=MountOptions(**options), **values)
 
 
-def state_base() -> str:
-    """Where this user's state directories are."""
-    if os.geteuid() == 0:
-        return ROOT_STATE
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    if os.path.isdir(runtime):
-        return os.path.join(runtime, "msharefs")
-    # Not a login session, as after su: a directory that is his alone serves as well.
-    return f"/tmp/msharefs-{os.geteuid()}"
-
-
 class StateDirectory:
     """A locked state directory. It ends by `remove`, or by `keep` for a later mount.
 
@@ -107,7 +96,7 @@ class StateDirectory:
     @property
     def arena(self) -> str:
         """Where the arena's tmpfs is mounted."""
-        return os.path.join(self.path, "shm")
+        return os.path.join(self.path, ARENA)
 
     def file(self, name: str) -> str:
         """The path of one of the files."""
@@ -129,7 +118,7 @@ class StateDirectory:
             os.rmdir(self.arena)
         # The mark goes last.
         for name in sorted(os.listdir(self.path), key=lambda name: name == ENDED):
-            if name != "lock":
+            if name != LOCK:
                 os.unlink(self.file(name))
 
     def remove(self) -> None:
@@ -142,7 +131,7 @@ class StateDirectory:
             os.rmdir(os.path.dirname(self.path))
 
     def _take_lock(self) -> int:
-        fd = os.open(os.path.join(self.path, "lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = os.open(os.path.join(self.path, LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         # umount returns before the daemon has ended, and a mount may follow at once.
         deadline = time.monotonic() + ENDING_TIME
         while True:
@@ -158,7 +147,7 @@ class StateDirectory:
 
     def _same_lock(self, fd: int) -> int:
         """The one who held the lock has removed the directory, so it is made again."""
-        path = os.path.join(self.path, "lock")
+        path = os.path.join(self.path, LOCK)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.stat(path), os.fstat(fd)):
                 return fd
@@ -181,7 +170,7 @@ class StateDirectory:
 def is_held(mountpoint: str, base: str) -> bool:
     """Whether a supervisor holds the state directory of a mount point."""
     try:
-        fd = os.open(os.path.join(base, state_name(mountpoint), "lock"), os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(os.path.join(base, state_name(mountpoint), LOCK), os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -200,12 +189,6 @@ def write_whole(path: str, content: bytes) -> None:
     with open(draft, "wb") as file:
         file.write(content)
     os.replace(draft, path)
-
-
-def boot_id() -> str:
-    """A word that changes with each boot, and so with each loss of memory."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
 
 
 def state_name(mountpoint: str) -> str:

@@ -1,4 +1,7 @@
-"""How the mounts of a machine are doing, each a sentence and what to do about it."""
+"""How the mounts of a machine are doing, each a sentence and what to do about it.
+
+Mounts whose daemon is gone are among them: what they have left takes memory.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,20 @@ from msharefs.abi import MAX_ALIGN
 from msharefs.client.mount import alignment
 from msharefs.inspect import mounts
 from msharefs.inspect.host import Finding
+from msharefs.inspect.leftovers import leftovers
 from msharefs.inspect.probe import Asker, answers_of
+
+
+def check_leftovers() -> Iterator[Finding]:
+    """What mounts of ours have left that nobody serves."""
+    for left in leftovers():
+        yield Finding(
+            "warn",
+            "left",
+            f"the daemon of {left.mountpoint} is gone, and {notation.size(left.memory)} of its "
+            "regions is kept for the next mount there",
+            f"mount it again, or run 'mshare discard {left.mountpoint}'",
+        )
 
 
 def check_mounts() -> Iterator[Finding]:

@@ -92,6 +92,6 @@ def document(listings: Sequence[Listing]) -> dict[str, Any]:
             for inode, pids in listing.removed.items()
         ],
         "unreadable": [error.filename for listing in listings for error in listing.unreadable],
-        "unseen_processes": max(listing.scan.unseen for listing in listings),
+        "unseen_processes": max((listing.scan.unseen for listing in listings), default=0),
         "processes_hidden": any(listing.scan.hidden for listing in listings),
     }

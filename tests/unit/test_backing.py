@@ -12,8 +12,9 @@ import pytest
 from msharefs.daemon import backing
 from msharefs.daemon.backing import discard, make_backing
 from msharefs.daemon.options import parse_options
-from msharefs.daemon.state import CONFIG, Config, StateDirectory, boot_id
+from msharefs.daemon.state import Config, StateDirectory
 from msharefs.memory import shared
+from msharefs.state_layout import CONFIG, boot_id
 
 OPTIONS = parse_options("size=1M", memory=1 << 30, sloppy=False)
 

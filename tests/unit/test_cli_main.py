@@ -153,3 +153,32 @@ def test_what_it_writes_comes_whole_and_in_order() -> None:
     )
     assert done.returncode == 1
     assert [line.split(":")[1] for line in done.stdout.splitlines()] == [" /a", " /b"]
+
+
+ENCODINGS = [
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    {"LC_ALL": "C", "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+    {"LC_ALL": "C.UTF-8"},
+]
+
+
+@pytest.mark.parametrize("variables", ENCODINGS)
+@pytest.mark.parametrize("command_name", ["rm", "status"])
+def test_a_name_of_any_bytes_ends_in_a_sentence(
+    command_name: str, variables: dict[str, str]
+) -> None:
+    """Whatever the terminal can show, and whatever the locale takes the bytes for."""
+    names = ["gr\u00fcn", "\u20ac", "\udcff", "\udce4\r\x1b[31m"]
+    paths = [f"/nowhere/{name}" for name in names]
+    done = subprocess.run(
+        [*command(), command_name, *(paths if command_name == "rm" else paths[-1:])],
+        env=environment(**variables),
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 1
+    lines = done.stderr.split(b"\n")
+    assert len(lines) == (5 if command_name == "rm" else 2)
+    assert all(line.startswith(b"mshare: /nowhere/") for line in lines[:-1])
+    assert b"\x1b" not in done.stderr

@@ -20,18 +20,16 @@ from hypothesis import strategies as st
 from msharefs.daemon import state as state_module
 from msharefs.daemon.options import parse_options
 from msharefs.daemon.state import (
-    CONFIG,
     HANDLES,
     INIT,
     JOURNAL,
     Config,
     InUseError,
     StateDirectory,
-    boot_id,
     is_held,
-    state_base,
     state_name,
 )
+from msharefs.state_layout import CONFIG, boot_id, state_base
 
 MOUNTPOINT = "/mnt/shared regions"
 

@@ -11,7 +11,7 @@ import pytest
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.fuse.handles import HandleHandlers
 from msharefs.fuse.kernel import Opcode
-from tests.unit.support.planes import FakePlane, header
+from tests.unit.support.planes import FakePlane, entry, header
 from tests.unit.support.worlds import ALICE, World, make_world, refused
 
 FOR_EVER = 10**9
@@ -33,30 +33,6 @@ def plane() -> FakePlane:
 def handles(world: World, plane: FakePlane) -> HandleHandlers:
     """The handlers under test."""
     return HandleHandlers(world.manager, plane)
-
-
-def name(text: bytes) -> memoryview:
-    """A body that is a name."""
-    return memoryview(text + b"\0")
-
-
-def entry(payload: bytes) -> dict[str, int]:
-    """Of struct fuse_entry_out what these tests look at."""
-    nodeid, _generation, valid, attr_valid = struct.unpack_from("<4Q", payload)
-    ino, size, blocks = struct.unpack_from("<3Q", payload, 40)
-    mode, nlink, uid, gid = struct.unpack_from("<4I", payload, 40 + 60)
-    return {
-        "nodeid": nodeid,
-        "valid": valid,
-        "attr_valid": attr_valid,
-        "ino": ino,
-        "size": size,
-        "blocks": blocks,
-        "mode": mode,
-        "nlink": nlink,
-        "uid": uid,
-        "gid": gid,
-    }
 
 
 def opened(payload: bytes) -> tuple[int, int, int]:

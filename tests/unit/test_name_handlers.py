@@ -12,7 +12,7 @@ from msharefs.core.inode import ROOT_INO
 from msharefs.core.namespace import RENAME_NOREPLACE
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.names import NameHandlers
-from tests.unit.support.planes import header
+from tests.unit.support.planes import entry, header, name
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 
 FOR_EVER = 10**9
@@ -28,30 +28,6 @@ def world() -> World:
 def names(world: World) -> NameHandlers:
     """The handlers under test."""
     return NameHandlers(world.manager)
-
-
-def name(text: bytes) -> memoryview:
-    """A body that is a name."""
-    return memoryview(text + b"\0")
-
-
-def entry(payload: bytes) -> dict[str, int]:
-    """Of struct fuse_entry_out what these tests look at."""
-    nodeid, _generation, valid, attr_valid = struct.unpack_from("<4Q", payload)
-    ino, size, blocks = struct.unpack_from("<3Q", payload, 40)
-    mode, nlink, uid, gid = struct.unpack_from("<4I", payload, 40 + 60)
-    return {
-        "nodeid": nodeid,
-        "valid": valid,
-        "attr_valid": attr_valid,
-        "ino": ino,
-        "size": size,
-        "blocks": blocks,
-        "mode": mode,
-        "nlink": nlink,
-        "uid": uid,
-        "gid": gid,
-    }
 
 
 def test_lookup_gives_the_attributes(world: World, names: NameHandlers) -> None:

@@ -98,3 +98,27 @@ def init_reply(unique: int = 1) -> bytes:
     """libfuse's answer to it, which knows of none of the newer things."""
     body = struct.pack("<IIIIHHIIHHII24x", 7, 38, 1 << 17, 1, 12, 9, 1 << 20, 1, 256, 0, 0, 0)
     return reply(unique, body)
+
+
+def name(text: bytes) -> memoryview:
+    """A body that is a name."""
+    return memoryview(text + b"\0")
+
+
+def entry(payload: bytes) -> dict[str, int]:
+    """Of struct fuse_entry_out what these tests look at."""
+    nodeid, _generation, valid, attr_valid = struct.unpack_from("<4Q", payload)
+    ino, size, blocks = struct.unpack_from("<3Q", payload, 40)
+    mode, nlink, uid, gid = struct.unpack_from("<4I", payload, 40 + 60)
+    return {
+        "nodeid": nodeid,
+        "valid": valid,
+        "attr_valid": attr_valid,
+        "ino": ino,
+        "size": size,
+        "blocks": blocks,
+        "mode": mode,
+        "nlink": nlink,
+        "uid": uid,
+        "gid": gid,
+    }

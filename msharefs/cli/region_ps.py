@@ -12,7 +12,7 @@ import click
 from msharefs import notation
 from msharefs.cli import formatting, listing, terminal
 from msharefs.cli.params import REGION, json_option
-from msharefs.inspect import processes, regions
+from msharefs.inspect import mounts, processes, regions
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -41,8 +41,9 @@ def ps(path: str, *, as_json: bool) -> None:
     """
     mount, facts = regions.look_at(path)
     inode = facts.file.st_ino
-    scan = processes.scan(mount.device)
-    found = list(processes.processes(mount.device, inode, scan.attached.get(inode, [])))
+    devices = mounts.devices_of(mount, mounts.status_or_nothing(mount))
+    scan = processes.scan(devices)
+    found = list(processes.processes(devices, inode, scan.attached.get(inode, [])))
     if as_json:
         print(json.dumps(processes.document(found, scan), indent=2))
         return

@@ -36,8 +36,9 @@ _MOST_ROWS = 64
 def stat(path: str, *, as_json: bool, everything: bool) -> None:
     """Show a region: its memory, the cost of its page tables, and what is mapped where."""
     mount, facts = regions.look_at(path)
-    huge = regions.HugePages.of(mounts.status_or_nothing(mount))
-    scan = processes.scan(mount.device)
+    status = mounts.status_or_nothing(mount)
+    huge = regions.HugePages.of(status)
+    scan = processes.scan(mounts.devices_of(mount, status))
     pids = scan.attached.get(facts.file.st_ino, [])
     if as_json:
         print(json.dumps(regions.full_document(facts, mount, huge, pids), indent=2))

@@ -33,7 +33,17 @@ from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
 from msharefs.daemon.server_process import EXIT_RESTART, receive, send
-from msharefs.daemon.state import HANDLES, INIT, JOURNAL, LOG, REQUESTS, Config, write_whole
+from msharefs.daemon.state import (
+    DEVICES,
+    HANDLES,
+    INIT,
+    JOURNAL,
+    LOG,
+    REQUESTS,
+    Config,
+    read_devices,
+    write_whole,
+)
 from msharefs.daemon.storage import open_area, open_handles, open_journal
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
@@ -105,6 +115,9 @@ class Server:
         self._gap = 0.0
         self._plane = plane
         self._negotiation = negotiation
+        # Where the pages are the regions' own, what attached them before lives on with them.
+        lasting = plane.name == "passthrough"
+        self._earlier = read_devices(given.path(DEVICES))[:-1] if lasting else []
         # Segments of regions that are gone, on their way to the worker that destroys them.
         self._to_reclaim, self._reclaimable = trio.open_memory_channel[tuple[int, Segment]](
             sys.maxsize
@@ -222,7 +235,11 @@ class Server:
             "version": __version__,
             "uptime": round(time.monotonic() - self._started, 3),
             "data_plane": {"name": self._plane.name, "why": self._plane.why},
-            "mount": {"source": self._config.source, "mountpoint": self._config.mountpoint},
+            "mount": {
+                "source": self._config.source,
+                "mountpoint": self._config.mountpoint,
+                "earlier_devices": self._earlier,
+            },
             **reports.status(self._manager),
             "operations": self._metrics.report(),
             "restarts": self._given.restarts,

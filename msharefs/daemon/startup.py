@@ -155,6 +155,9 @@ def _build(
         request.mountpoint, request.source, mount_options(options), backing.namespace
     )
     failpoint("mounted")
+    mounted = table.find(request.mountpoint)
+    if mounted is not None:
+        state.note_device(mounted.device)
     supervisor = Supervisor(request.mountpoint, state, device, backing.namespace, table, failpoint)
     stack.callback(supervisor.take_down)
     supervisor.start_server()

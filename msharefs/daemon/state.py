@@ -25,10 +25,11 @@ from msharefs.state_layout import ARENA, CONFIG, LOCK, boot_id
 log = logging.getLogger(__name__)
 
 INIT, JOURNAL, HANDLES, LOG = "init", "journal.sqlite", "handles", "log"
-REQUESTS, ENDED = "requests", "ended"
+REQUESTS, ENDED, DEVICES = "requests", "ended", "devices"
 """The files of a state directory. INIT is the kernel's first request, which it does not
 send again to a new server; REQUESTS are those that a server has read and not answered;
-ENDED says that the regions are being thrown away."""
+ENDED says that the regions are being thrown away; DEVICES has the
+device number (st_dev) of each mount that had these regions, the last one's last."""
 LONGEST_NAME = 200
 ENDING_TIME, ENDING_LOOK = 3.0, 0.02
 """Seconds that a daemon whose mount is gone gets to end, and between looks."""
@@ -106,6 +107,11 @@ class StateDirectory:
         """Leave all for a later mount."""
         os.close(self._lock)
 
+    def note_device(self, number: int) -> None:
+        """The regions are on a mount with this device number now. Raises OSError."""
+        with open(self.file(DEVICES), "a", encoding="ascii") as file:
+            file.write(f"{number}\n")
+
     def end(self) -> None:
         """From now on nothing of it will be taken up, even if we are killed meanwhile."""
         with open(self.file(ENDED), "wb"):
@@ -165,6 +171,15 @@ class StateDirectory:
             log.exception("%s cannot be read and is set aside", self.file(CONFIG))
             return None
         return config if config.boot == boot_id() else None
+
+
+def read_devices(path: str) -> list[int]:
+    """The device numbers in a file DEVICES, the present one last; none without the file."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+    except FileNotFoundError:
+        return []
 
 
 def is_held(mountpoint: str, base: str) -> bool:

@@ -64,12 +64,9 @@ class Looker:
 
 def look(mount: mounts.Mount, top: str) -> Listing:
     """Everything there is to tell of the regions below `top`. Raises OSError."""
-    listing = Listing(
-        mount,
-        top,
-        regions.HugePages.of(mounts.status_or_nothing(mount)),
-        processes.scan(mount.device),
-    )
+    status = mounts.status_or_nothing(mount)
+    scan = processes.scan(mounts.devices_of(mount, status))
+    listing = Listing(mount, top, regions.HugePages.of(status), scan)
     for path in mounts.regions(mount, top, listing.unreadable.append):
         try:
             listing.found.append(regions.facts_of(path))

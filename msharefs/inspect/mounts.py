@@ -136,6 +136,17 @@ def status_or_nothing(mount: Mount) -> dict[str, Any]:
         return {}
 
 
+def devices_of(mount: Mount, status: dict[str, Any]) -> frozenset[int]:
+    """The device numbers by which processes may have regions of the mount attached.
+
+    Its own, and those that it had before its daemon died and it was made again: who attached
+    regions then has them still. The kernel gives such a number to another mount only when nobody
+    uses it any more.
+    """
+    earlier = frozenset(status.get("mount", {}).get("earlier_devices", ()))
+    return earlier - {each.device for each in mountinfo.own_mounts()} | {mount.device}
+
+
 def regions(
     mount: Mount, top: str, complain: Callable[[OSError], None] | None = None
 ) -> Iterator[Found]:

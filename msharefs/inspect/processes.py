@@ -1,7 +1,8 @@
 """Who has a region attached: what /proc/PID/maps and smaps tell with the caller's rights.
 
 A region is known here by the device and inode numbers that its
-mappings carry, whatever its name is or was.
+mappings carry, whatever its name is or was. A mount that was made again has another device
+number, and its regions have the inodes that they had.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -75,27 +76,33 @@ class Scan:
     """Whether /proc does not even list the processes of others."""
 
 
-def scan(device: int) -> Scan:
-    """Find every process that has files of `device` attached."""
+def scan(devices: Collection[int]) -> Scan:
+    """Find every process that has files of these devices (st_dev) attached: a mount's, and those
+    that it had before."""
     result = Scan(hidden=_others_are_hidden())
     for pid in proc.pids():
         try:
-            areas = proc.areas(pid, device)
+            maps = proc.read_maps(pid)
         except PermissionError:
             result.unseen += _has_memory(pid)
         except ProcessLookupError:
             continue
         else:
-            for inode in {area.inode for area in areas}:
+            for inode in {area.inode for device in devices for area in proc.areas_in(maps, device)}:
                 result.attached[inode].append(pid)
     return result
 
 
-def processes(device: int, inode: int, pids: list[int]) -> Iterator[Process]:
+def processes(devices: Collection[int], inode: int, pids: list[int]) -> Iterator[Process]:
     """Of those pids, what each has attached of the file, measured."""
     for pid in pids:
         try:
-            windows = [_window(area) for area in proc.measured_areas(pid, device, inode)]
+            smaps = proc.read_smaps(pid)
+            windows = [
+                _window(area)
+                for device in devices
+                for area in proc.measured_areas_in(smaps, device, inode)
+            ]
             if windows:
                 yield Process(pid, proc.effective_uid(pid), command(pid), windows)
         except (ProcessLookupError, PermissionError):

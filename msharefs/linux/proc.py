@@ -60,7 +60,12 @@ def areas(pid: int, device: int, inode: int | None = None) -> list[Area]:
 
     Raises PermissionError for who may not look.
     """
-    return areas_in(_read(pid, "maps"), device, inode)
+    return areas_in(read_maps(pid), device, inode)
+
+
+def read_maps(pid: int) -> bytes:
+    """The text of maps, for `areas_in`. Raises PermissionError, ProcessLookupError."""
+    return _read(pid, "maps")
 
 
 def areas_in(maps: bytes, device: int, inode: int | None = None) -> list[Area]:
@@ -73,13 +78,13 @@ def areas_in(maps: bytes, device: int, inode: int | None = None) -> list[Area]:
     return [area for area in found if area is not None and inode in (None, area.inode)]
 
 
-def measured_areas(pid: int, device: int, inode: int) -> list[MeasuredArea]:
-    """The areas of a process that map one file, measured. Raises PermissionError."""
-    return measured_areas_in(_read(pid, "smaps"), device, inode)
+def read_smaps(pid: int) -> bytes:
+    """The text of smaps, for `measured_areas_in`. Raises PermissionError, ProcessLookupError."""
+    return _read(pid, "smaps")
 
 
 def measured_areas_in(smaps: bytes, device: int, inode: int) -> list[MeasuredArea]:
-    """The same from the text of smaps."""
+    """The areas of a process that map one file, measured, from the text of its smaps."""
     mark = _mark(device, inode)
     found: list[MeasuredArea] = []
     current: MeasuredArea | None = None

@@ -12,6 +12,7 @@ from msharefs import Region
 from tests.cli.tool import alone_with, mshare
 from tests.helpers import mount
 from tests.helpers.background import Background
+from tests.helpers.poke import Poke
 from tests.helpers.waiting import eventually
 
 pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("requires_fuse")]
@@ -81,3 +82,21 @@ def test_a_dead_mount_that_is_still_there_goes_too(left: Background) -> None:
     assert "kept until it is mounted again" in mshare("ls").err
     mshare("discard", left.path).ok()
     left.check_nothing_left()
+
+
+@pytest.mark.root_only("a user's attachments end with the mount: paged")
+def test_who_attached_before_is_seen_after(left: Background, client: Poke) -> None:
+    """The pages are the region's still, whatever device number the mount has by now."""
+    assert left.start("-o", "size=64M").returncode == 0
+    client.attach(left.path / "r", 2 * MIB)
+    os.kill(left.supervisor_pid(), signal.SIGKILL)
+    eventually(lambda: not mount.processes_of(left.marker))
+    assert left.start("-o", "size=64M").returncode == 0
+    (found,) = mshare("ls", left.path, "--json").json["regions"]
+    assert found["pids"] == [client.pid]
+    (process,) = mshare("ps", left.path / "r", "--json").json["processes"]
+    assert (process["pid"], process["windows"][0]["size"]) == (client.pid, 2 * MIB)
+    assert mshare("stat", left.path / "r", "--json").json["pids"] == [client.pid]
+    client.kill()
+    assert mshare("ls", left.path, "--json").json["regions"][0]["pids"] == []
+    left.unmount_and_check()

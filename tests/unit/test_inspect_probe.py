@@ -120,3 +120,11 @@ def test_a_directory_that_is_no_more(place: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(place / "gone")
     (place / "gone").rmdir()
     assert mounts.lead_to("m") is None
+
+
+def test_earlier_devices_of_a_mount_count(place: Path) -> None:
+    """But for one that another mount has by now."""
+    mount = mounts.Mount(str(place / "m"), "x", 5)
+    earlier = {"mount": {"earlier_devices": [1, 7, 8]}}
+    assert mounts.devices_of(mount, earlier) == {5, 7, 8}
+    assert mounts.devices_of(mount, {}) == {5}

@@ -71,7 +71,8 @@ def test_our_own_areas_are_found(tmp_path: Path) -> None:
         assert memory[0] == ord("x")
         (area,) = proc.areas(os.getpid(), facts.st_dev, facts.st_ino)
         assert (area.size, area.offset, area.prot) == (2 * mmap.PAGESIZE, 0, "rw-s")
-        (measured,) = proc.measured_areas(os.getpid(), facts.st_dev, facts.st_ino)
+        smaps = proc.read_smaps(os.getpid())
+        (measured,) = proc.measured_areas_in(smaps, facts.st_dev, facts.st_ino)
         assert measured.sizes[b"Rss"] >= mmap.PAGESIZE
         assert (facts.st_dev, facts.st_ino) in {
             (each.st_dev, each.st_ino) for each in proc.descriptors(os.getpid())

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from msharefs.daemon import state as state_module
 from msharefs.daemon.options import parse_options
 from msharefs.daemon.state import (
+    DEVICES,
     HANDLES,
     INIT,
     JOURNAL,
@@ -27,6 +28,7 @@ from msharefs.daemon.state import (
     InUseError,
     StateDirectory,
     is_held,
+    read_devices,
     state_name,
 )
 from msharefs.state_layout import CONFIG, boot_id, state_base
@@ -316,3 +318,17 @@ def test_the_boot_has_a_name() -> None:
     """The same word at each look."""
     assert boot_id() == boot_id()
     assert len(boot_id()) == 36
+
+
+def test_devices_are_noted_as_long_as_the_regions_stay(base: str) -> None:
+    """Of each mount that had them, the last one last."""
+    state = StateDirectory(MOUNTPOINT, base, fresh=False)
+    assert read_devices(state.file(DEVICES)) == []
+    state.note_device(60)
+    state.keep()
+    again = StateDirectory(MOUNTPOINT, base, fresh=False)
+    again.note_device(57)
+    assert read_devices(again.file(DEVICES)) == [60, 57]
+    again.clear()
+    assert read_devices(again.file(DEVICES)) == []
+    again.remove()

@@ -29,11 +29,17 @@ def resident_kib(pid: int) -> int:
 
 def descriptors(mounted: mount.Mount) -> int:
     """How many descriptors both processes of the daemon have open, once the standby server is
-    there: the supervisor holds one to it."""
+    there: the supervisor holds one to it, and more while it starts it."""
     pids = mounted.status()["pids"]
     supervisor = pids["supervisor"]
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
-    eventually(lambda: len(children.read_text().split()) == 2, what="a standby server")
+
+    def names() -> set[str]:
+        return {
+            Path(f"/proc/{pid}/comm").read_text().strip() for pid in children.read_text().split()
+        }
+
+    eventually(lambda: names() == {"msharefs-server", "mshare-standby"}, what="a standby server")
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids.values())
 
 

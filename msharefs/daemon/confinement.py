@@ -6,11 +6,15 @@ and there is no way out of it. How rights are given up is linux/'s.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable
 
-from msharefs.linux import host, rights
+from msharefs.daemon import system_calls
+from msharefs.linux import host, rights, seccomp
+
+log = logging.getLogger(__name__)
 
 _TO_SERVE = rights.CAP_SYS_ADMIN
 """Backing ids of passthrough (FUSE_DEV_IOC_BACKING_OPEN) and the limit of the arena's tmpfs
@@ -38,6 +42,19 @@ def confine() -> None:
         # A core file would hold what is in others' regions. A user's own daemon holds nothing
         # that he cannot open, and is his to look into.
         rights.forbid_dumps()
+
+
+def filter_system_calls(wanted: str) -> None:
+    """As the option seccomp= says: "on", "off", or "auto", which means where there is a way.
+    Raises FilterError where there is none for "on"."""
+    if wanted == "off":
+        return
+    try:
+        seccomp.allow_only(system_calls.rules())
+    except seccomp.FilterError as error:
+        if wanted == "on":
+            raise seccomp.FilterError(f"seccomp=on cannot be had: {error}") from error
+        log.info("system calls are not filtered: %s", error)
 
 
 def needed(permitted: frozenset[int]) -> frozenset[int]:

@@ -23,6 +23,7 @@ from msharefs.daemon.option_values import Parser, UsageError
 HUGE_POLICIES = ("always", "within_size", "advise", "never")
 DATA_PLANES = ("auto", "passthrough", "paged")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+SECCOMP = ("auto", "on", "off")
 DEFAULT_SIZE = "50%"
 DEFAULT_MAX_MAPPINGS = 65530
 """vm.max_map_count's default."""
@@ -49,6 +50,7 @@ _PARSERS: dict[str, Parser] = {
     "huge": option_values.one_of(HUGE_POLICIES),
     "data": option_values.one_of(DATA_PLANES),
     "log_level": option_values.one_of(LOG_LEVELS),
+    "seccomp": option_values.one_of(SECCOMP),
     "mpol": option_values.anything,
     "metrics": option_values.endpoint,
     "fsname": option_values.anything,
@@ -76,6 +78,7 @@ class MountOptions:
     noswap: bool = False
     data: str = "auto"
     log_level: str = "info"
+    seccomp: str = "auto"
     allow_other: bool = False
     fresh: bool = False
     fsname: str | None = None

@@ -28,7 +28,7 @@ from msharefs.core.namespace import RootAttributes
 from msharefs.core.ports import Segment
 from msharefs.daemon import logs
 from msharefs.daemon.backing import open_arena
-from msharefs.daemon.confinement import confine
+from msharefs.daemon.confinement import confine, filter_system_calls
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
@@ -68,6 +68,7 @@ from msharefs.fuse.planes.plane import (
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
 from msharefs.linux.host import fuse_request_timeout, is_privileged
+from msharefs.linux.seccomp import FilterError
 from msharefs.state_layout import CONFIG
 
 log = logging.getLogger("msharefs.daemon.server")
@@ -341,8 +342,9 @@ def main() -> int:
     os.umask(0o077)
     gone, failure = False, None
     try:
+        filter_system_calls(config.options.seccomp)
         gone = trio.run(serve, config, given)
-    except* (PlaneError, JournalError, UnmountedError) as group:
+    except* (FilterError, PlaneError, JournalError, UnmountedError) as group:
         failure = str(group.exceptions[0])
     except* Exception as group:
         log.exception("the server ends")

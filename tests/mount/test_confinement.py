@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.helpers.waiting import eventually
 PLANES = mount.planes()
 MOUNT_OPTIONS = "size=64M,align=4096"
 
+DEATHS = "the server ended with -9"
 NEEDED = 1 << rights.CAP_SYS_ADMIN | 1 << rights.CAP_SYS_PTRACE
 
 
@@ -55,6 +57,23 @@ def test_rights_of_a_server(mounted: mount.Mount, place: Path) -> None:
                     assert int(status_field(status, name), 16) == 0
                 if mount.PRIVILEGED:
                     assert int(status_field(status, b"CapBnd"), 16) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "mode"), [("seccomp=auto", 2), ("seccomp=on", 2), ("seccomp=off", 0)]
+)
+def test_system_calls_are_filtered(make_mount: MakeMount, option: str, mode: int) -> None:
+    """In each thread of a server, and of the one that takes over; off is off."""
+    mounted = make_mount(f"size=64M,{option}")
+    mounted.expect_log(DEATHS)
+    for _ in range(2):
+        servers(mounted)
+        with raw.region(mounted.path / "r", 32 * raw.MIB) as fd:
+            create_mapping(fd, 0, 32 * raw.MIB)
+            found = statuses(mounted.server_pid)
+        assert len(found) > 1
+        assert [int(status_field(status, b"Seccomp")) for status in found] == [mode] * len(found)
+        os.kill(mounted.server_pid, signal.SIGKILL)
 
 
 def test_nothing_of_the_environment_is_loaded(

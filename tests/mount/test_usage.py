@@ -366,6 +366,34 @@ def test_no_fuse_device(place: Background, hide: str) -> None:
     place.check_nothing_left()
 
 
+HIDE_LIBSECCOMP = """
+    for library in $(ldconfig -p | awk '/libseccomp.so.2/ {print $NF}'); do
+        mount --bind /dev/null $(readlink -f $library)
+    done
+"""
+
+
+@pytest.mark.root_only("makes a mount namespace")
+def test_no_filter_of_system_calls(place: Background) -> None:
+    """M14: a machine without libseccomp mounts without it, and the log says so; where seccomp=on
+    asks for it: code 2, and the sentence says what is missing."""
+    command = f"{place.base}/bin/msharefs-mount msharefs {place.path} -o size=16M"
+    done = in_private_namespace(
+        place,
+        f"""
+        {HIDE_LIBSECCOMP}
+        code=0; {command},seccomp=on || code=$?
+        {command}
+        echo $code $(cat {place.path}/mshare_info)
+        umount {place.path}
+        """,
+    )
+    assert (done.returncode, done.stdout) == (0, "2 2097152\n")
+    (sentence,) = done.stderr.splitlines()
+    assert "seccomp=on cannot be had: there is no libseccomp" in sentence
+    place.check_nothing_left()
+
+
 def test_state_directories_have_readable_names(place: Background) -> None:
     """M14: /run/msharefs/NAME tells an administrator which mount it belongs to."""
     before = mount.state_directories()

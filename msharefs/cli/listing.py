@@ -12,16 +12,15 @@ import click
 from msharefs import notation
 from msharefs.cli import formatting, terminal
 from msharefs.cli.params import DIRECTORY, json_option
-from msharefs.inspect import processes, regions
+from msharefs.inspect import processes
 from msharefs.inspect.errors import InspectError
 from msharefs.inspect.leftovers import Leftover, leftovers
 from msharefs.inspect.listing import Listing, Looker, document
+from msharefs.inspect.regions import Summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
-
-    from msharefs.client.layout import Layout
 
 FACTS = (
     terminal.Column("REGION", flexible=True, style="cyan"),
@@ -126,26 +125,25 @@ def blind_spot(scan: processes.Scan) -> str:
     return ""
 
 
-def row(listing: Listing, facts: regions.Facts) -> list[str | Text]:
+def row(listing: Listing, region: Summary) -> list[str | Text]:
     """A region's line of the table."""
-    layout = facts.layout
-    users = len(listing.attached(facts))
-    mapped = "?" if layout is None else notation.size(layout.mapped)
-    huge = "?" if layout is None else _huge_share(listing.huge, layout.mapped, layout)
+    users = len(listing.attached(region))
     return [
-        formatting.name(facts.name),
-        notation.size(facts.size) if facts.size else "not set",
-        mapped,
-        notation.size(facts.memory),
-        huge,
+        formatting.name(region.name),
+        notation.size(region.size) if region.size else "not set",
+        "?" if region.mapped is None else notation.size(region.mapped),
+        notation.size(region.memory),
+        _huge_share(region),
         f"{users:,}",
-        facts.owner,
-        facts.mode,
+        region.owner,
+        region.mode,
     ]
 
 
-def _huge_share(huge: regions.HugePages, mapped: int, layout: Layout) -> str:
-    return formatting.percent(huge.bytes_of(layout), mapped) if mapped else "-"
+def _huge_share(region: Summary) -> str:
+    if region.mapped is None or region.huge is None:
+        return "?"
+    return formatting.percent(region.huge, region.mapped) if region.mapped else "-"
 
 
 def _drawing(listings: Sequence[Listing]) -> RenderableType:
@@ -159,7 +157,9 @@ def _drawing(listings: Sequence[Listing]) -> RenderableType:
                 terminal.text(f"{formatting.name(listing.mount.path)}:", "bold"),
             ]
         if listing.found:
-            parts.append(terminal.table(_COLUMNS, (row(listing, facts) for facts in listing.found)))
+            parts.append(
+                terminal.table(_COLUMNS, (row(listing, region) for region in listing.found))
+            )
         else:
             parts.append(terminal.text("no regions", "dim"))
     if not listings:

@@ -45,7 +45,7 @@ def stat(path: str, *, as_json: bool, everything: bool) -> None:
         return
     layout = regions.needs_layout(facts)
     terminal.show(*_summary(facts, layout, huge, len(pids)))
-    if facts.size:
+    if layout.size:
         terminal.show("", *picture(layout), "")
         limit = None if everything or not sys.stdout.isatty() else _MOST_ROWS
         terminal.show(*_mapping_table(layout, limit))
@@ -71,21 +71,21 @@ def picture(layout: Layout) -> Iterator[RenderableType]:
 def _summary(
     facts: regions.Facts, layout: Layout, huge: regions.HugePages, users: int
 ) -> Iterator[RenderableType]:
-    creator = layout.creator
+    creator, region = layout.creator, facts.summary(huge)
     yield _field("Region", formatting.name(facts.name), "bold cyan")
-    if not facts.size:
+    if not layout.size:
         yield _field("Size", "not set yet, so nothing can be mapped")
     else:
         mapped = (
             f"{notation.size(layout.mapped)} in {formatting.count(len(layout.mappings), 'mapping')}"
         )
-        yield _field("Size", f"{notation.size(facts.size)}, mapped {mapped}")
-        yield _field("Memory", _memory(facts, layout, huge))
+        yield _field("Size", f"{notation.size(layout.size)}, mapped {mapped}")
+        yield _field("Memory", _memory(region))
     if layout.mappings:
         yield _field("Page tables", _tables(layout, huge))
     yield _field(
         "Owner",
-        f"{formatting.name(facts.owner)}:{formatting.name(facts.group)} {facts.mode}, "
+        f"{formatting.name(region.owner)}:{formatting.name(region.group)} {region.mode}, "
         f"created by process {creator.pid} of {processes.user_name(creator.uid)}",
     )
     yield _field(
@@ -100,10 +100,10 @@ def _summary(
     )
 
 
-def _memory(facts: regions.Facts, layout: Layout, huge: regions.HugePages) -> str:
-    words = f"{notation.size(facts.memory)}, {notation.size(layout.reserved)} of it reserved"
-    if layout.mapped:
-        share = formatting.percent(huge.bytes_of(layout), layout.mapped)
+def _memory(region: regions.Summary) -> str:
+    words = f"{notation.size(region.memory)}, {notation.size(region.reserved or 0)} of it reserved"
+    if region.mapped:
+        share = formatting.percent(region.huge or 0, region.mapped)
         words += f"; {share} of the mappings in 2 MiB pages"
     return words
 

@@ -85,15 +85,15 @@ def _requests(sample: Sample) -> str:
 
 def _table(sample: Sample) -> list[RenderableType]:
     found = sample.listing
-    ordered = sorted(found.found, key=lambda facts: (-facts.memory, facts.name))
+    ordered = sorted(found.found, key=lambda region: (-region.memory, region.name))
     if not ordered:
         return [terminal.text("no regions", "dim")]
     rates = sample.change_rates()
     rows: list[list[str | Text]] = []
-    for facts in ordered:
-        cells = listing.row(found, facts)
+    for region in ordered:
+        cells = listing.row(found, region)
         shared = len(listing.FACTS)
-        rows.append([*cells[:shared], _rate(rates.get(facts.file.st_ino)), cells[shared]])
+        rows.append([*cells[:shared], _rate(rates.get(region.inode)), cells[shared]])
     remarks = listing.remarks([found])
     return [
         terminal.table(_COLUMNS, rows),

@@ -52,6 +52,8 @@ def watched(command: Callable[[], int], mounts: Sequence[str], seconds: float) -
         code = watch.wait()
     finally:
         watch.end()
+        # One that comes now has nobody to be passed on to, and nothing to say.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     pipes.drain()
     return code

@@ -22,9 +22,8 @@ class Listing:
 
     mount: mounts.Mount
     top: str
-    huge: regions.HugePages
     scan: Scan
-    found: list[regions.Facts] = field(default_factory=list)
+    found: list[regions.Summary] = field(default_factory=list)
     unreadable: list[OSError] = field(default_factory=list)
 
     @property
@@ -32,12 +31,12 @@ class Listing:
         """Inodes that are attached and have no name any more, with the pids that hold them."""
         if self.top != self.mount.path or self.unreadable:
             return {}
-        named = {facts.file.st_ino for facts in self.found}
+        named = {region.inode for region in self.found}
         return {inode: pids for inode, pids in self.scan.attached.items() if inode not in named}
 
-    def attached(self, facts: regions.Facts) -> list[int]:
+    def attached(self, region: regions.Summary) -> list[int]:
         """Who has a region attached, as far as it could be seen."""
-        return self.scan.attached.get(facts.file.st_ino, [])
+        return self.scan.attached.get(region.inode, [])
 
 
 class Looker:
@@ -49,16 +48,15 @@ class Looker:
     def look_at(self, directory: str | None) -> list[Listing]:
         """The directory that is asked about, or each mount. OSError and InspectError about it; of
         all mounts the failure of one is in its listing."""
+        if directory is not None:
+            return [self._asker.ask(directory, partial(_look_below, directory))]
         listings: list[Listing] = []
-        for mount, top in mounts.chosen(directory):
+        for mount, top in mounts.chosen(None):
             try:
                 listings.append(self._asker.ask(mount.path, partial(look, mount, top)))
             except OSError as error:
-                if directory is not None:
-                    raise
                 error.filename = mount.path
-                nothing = regions.HugePages(by_default=False, on_request=False)
-                listings.append(Listing(mount, top, nothing, Scan(), unreadable=[error]))
+                listings.append(Listing(mount, top, Scan(), unreadable=[error]))
         return listings
 
 
@@ -66,22 +64,28 @@ def look(mount: mounts.Mount, top: str) -> Listing:
     """Everything there is to tell of the regions below `top`. Raises OSError."""
     status = mounts.status_or_nothing(mount)
     scan = processes.scan(mounts.devices_of(mount, status))
-    listing = Listing(mount, top, regions.HugePages.of(status), scan)
+    huge = regions.HugePages.of(status)
+    listing = Listing(mount, top, scan)
     for path in mounts.regions(mount, top, listing.unreadable.append):
         try:
-            listing.found.append(regions.facts_of(path))
+            listing.found.append(regions.facts_of(path).summary(huge))
         except FileNotFoundError:
             continue
     return listing
+
+
+def _look_below(directory: str) -> Listing:
+    ((mount, top),) = mounts.chosen(directory)
+    return look(mount, top)
 
 
 def document(listings: Sequence[Listing]) -> dict[str, Any]:
     """All of it as plain data, sizes in bytes."""
     return {
         "regions": [
-            regions.document(facts, listing.mount, listing.huge) | {"pids": listing.attached(facts)}
+            regions.document(region, listing.mount) | {"pids": listing.attached(region)}
             for listing in listings
-            for facts in listing.found
+            for region in listing.found
         ],
         "removed": [
             {"mount": listing.mount.path, "inode": inode, "pids": pids}

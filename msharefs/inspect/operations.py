@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from msharefs.inspect import mounts
@@ -135,11 +136,14 @@ class Meter:
     """Takes samples of one mount."""
 
     def __init__(self, directory: str | None) -> None:
-        """Look at the mount that `directory` lies on, or at the only one."""
-        self.mount = mounts.only(directory)
-        self._top = directory or self.mount.path
-        self._last: Sample | None = None
+        """Look at the mount that `directory` lies on, or at the only one. OSError, InspectError."""
         self._asker = Asker()
+        self._last: Sample | None = None
+        if directory is None:
+            self.mount = mounts.only(None)
+        else:
+            self.mount = self._asker.ask(directory, partial(mounts.only, directory))
+        self._top = directory or self.mount.path
 
     def take(self) -> Sample:
         """The next sample. TimeoutError if the mount does not answer."""
@@ -160,8 +164,4 @@ class Meter:
 
 def _changes(listing: Listing) -> dict[int, int]:
     """How often each region that may be read was ever mapped and unmapped."""
-    return {
-        facts.file.st_ino: facts.layout.maps + facts.layout.unmaps
-        for facts in listing.found
-        if facts.layout is not None
-    }
+    return {region.inode: region.changes for region in listing.found if region.changes is not None}

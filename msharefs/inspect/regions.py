@@ -10,7 +10,7 @@ import os
 import stat
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from msharefs.abi import HUGE_PAGE_SIZE
 from msharefs.client.layout import Layout, read_layout
@@ -20,9 +20,49 @@ from msharefs.inspect.errors import InspectError
 _SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 
+class Summary(NamedTuple):
+    """A region in a list of many, without its mappings. Sizes are bytes."""
+
+    path: str
+    name: str
+    inode: int
+    size: int
+    """0 while nobody has set it."""
+    memory: int
+    """What it has in memory, reserved or touched."""
+    uid: int
+    gid: int
+    permissions: int
+    links: int
+    mapped: int | None
+    """This and what follows is None for a region that the caller may not read."""
+    reserved: int | None
+    huge: int | None
+    """How much of what is mapped lies in huge pages."""
+    mappings: int | None
+    open_handles: int | None
+    changes: int | None
+    """How often something was mapped or unmapped, ever."""
+
+    @property
+    def owner(self) -> str:
+        """The name of its owner."""
+        return processes.user_name(self.uid)
+
+    @property
+    def group(self) -> str:
+        """The name of its group."""
+        return _group_name(self.gid)
+
+    @property
+    def mode(self) -> str:
+        """Its permissions as letters: "rw-r-----"."""
+        return stat.filemode(self.permissions)[1:]
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A region as it is at one moment. Sizes are bytes."""
+    """A region as it is at one moment."""
 
     path: str
     name: str
@@ -30,30 +70,26 @@ class Facts:
     layout: Layout | None
     """None for a region that the caller may not read."""
 
-    @property
-    def size(self) -> int:
-        """The size, 0 while nobody has set it."""
-        return self.file.st_size
-
-    @property
-    def memory(self) -> int:
-        """What it has in memory, reserved or touched."""
-        return self.file.st_blocks * 512
-
-    @property
-    def owner(self) -> str:
-        """The name of its owner."""
-        return processes.user_name(self.file.st_uid)
-
-    @property
-    def group(self) -> str:
-        """The name of its group."""
-        return _group_name(self.file.st_gid)
-
-    @property
-    def mode(self) -> str:
-        """Its permissions as letters: "rw-r-----"."""
-        return stat.filemode(self.file.st_mode)[1:]
+    def summary(self, huge: HugePages) -> Summary:
+        """What of it a list tells."""
+        file, layout = self.file, self.layout
+        return Summary(
+            path=self.path,
+            name=self.name,
+            inode=file.st_ino,
+            size=file.st_size,
+            memory=file.st_blocks * 512,
+            uid=file.st_uid,
+            gid=file.st_gid,
+            permissions=stat.S_IMODE(file.st_mode),
+            links=file.st_nlink,
+            mapped=None if layout is None else layout.mapped,
+            reserved=None if layout is None else layout.reserved,
+            huge=None if layout is None else huge.bytes_of(layout),
+            mappings=None if layout is None else len(layout.mappings),
+            open_handles=None if layout is None else layout.open_handles,
+            changes=None if layout is None else layout.maps + layout.unmaps,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +150,25 @@ def look_at(path: str) -> tuple[mounts.Mount, Facts]:
     return mount, Facts(path, path, file, _layout_or_nothing(path))
 
 
-def document(facts: Facts, mount: mounts.Mount, huge: HugePages) -> dict[str, Any]:
+def document(region: Summary, mount: mounts.Mount) -> dict[str, Any]:
     """One region as plain data, sizes in bytes; what may not be read is null."""
-    layout = facts.layout
     return {
-        "path": facts.path,
+        "path": region.path,
         "mount": mount.path,
-        "inode": facts.file.st_ino,
-        "size": facts.size,
-        "mapped": None if layout is None else layout.mapped,
-        "reserved": None if layout is None else layout.reserved,
-        "memory": facts.memory,
-        "huge": None if layout is None else huge.bytes_of(layout),
-        "mappings": None if layout is None else len(layout.mappings),
-        "open_handles": None if layout is None else layout.open_handles,
-        "owner": facts.owner,
-        "group": facts.group,
-        "uid": facts.file.st_uid,
-        "gid": facts.file.st_gid,
-        "mode": f"{facts.file.st_mode & 0o7777:04o}",
-        "links": facts.file.st_nlink,
+        "inode": region.inode,
+        "size": region.size,
+        "mapped": region.mapped,
+        "reserved": region.reserved,
+        "memory": region.memory,
+        "huge": region.huge,
+        "mappings": region.mappings,
+        "open_handles": region.open_handles,
+        "owner": region.owner,
+        "group": region.group,
+        "uid": region.uid,
+        "gid": region.gid,
+        "mode": f"{region.permissions:04o}",
+        "links": region.links,
     }
 
 
@@ -143,7 +178,7 @@ def full_document(
     """The same with the whole layout, and the processes `pids` that have it attached."""
     layout = needs_layout(facts)
     small, here = huge.table_cost(layout)
-    return document(facts, mount, huge) | {
+    return document(facts.summary(huge), mount) | {
         "pids": pids,
         "page_tables": {"small_pages": small, "here": here},
         "creator": asdict(layout.creator),

@@ -1,65 +1,73 @@
 """Where a mount keeps its memory: a private tmpfs for root, the system's /dev/shm else.
 
-Owns making either, entering it, and taking it down, so that the supervisor need not know
-which it is. How segments are made and counted is memory's.
+Owns making either, a server's way to it, and taking it down, so that supervisor and server
+need not know which it is. How segments are made and counted is memory's.
+
+A server sees a private tmpfs at /dev/shm of a mount namespace of its own. The supervisor stays
+in the namespace, and under the root directory, in which the command was started.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from typing import Protocol
 
 from msharefs.core.ports import Memory
-from msharefs.daemon import namespace
 from msharefs.daemon.options import MountOptions
 from msharefs.daemon.state import Config, StateDirectory
+from msharefs.linux import mountinfo, namespaces, syscalls
 from msharefs.linux.host import is_privileged
+from msharefs.linux.mountinfo import Mount
 from msharefs.memory import private, shared
-from msharefs.state_layout import PRIVATE
+from msharefs.state_layout import ARENA, PRIVATE
+
+log = logging.getLogger(__name__)
+
+_SYSTEM = (
+    "/",
+    "/dev",
+    "/dev/log",
+    "/etc",
+    "/etc/hosts",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
+    "/proc",
+    "/run",
+    "/sys",
+    "/usr",
+)
+"""What a server may open late, besides the files of its interpreter and its own."""
+_CONTROL_GROUPS = "/sys/fs/cgroup"
 
 
 class Backing(Protocol):
-    """A place for segments, made by the supervisor and used by its server."""
-
-    @property
-    def namespace(self) -> int | None:
-        """A descriptor of the mount namespace that users see; None where we are in it."""
+    """A place for segments, made by the supervisor and used by its servers."""
 
     @property
     def address(self) -> str:
-        """What `open_arena` needs to find it."""
-
-    def leave(self) -> None:
-        """Go, and leave what is in it."""
+        """What `enter` and `open_arena` need to find it."""
 
     def destroy(self) -> None:
-        """After `leave`: what is in it goes, now or with the state directory."""
+        """What is in it goes, now or with the state directory."""
 
 
 class PrivateBacking:
-    """A tmpfs of its own in the state directory, over /dev/shm in a private namespace."""
+    """A tmpfs of its own, in the state directory."""
 
     address = PRIVATE
 
     def __init__(self, state: StateDirectory, options: MountOptions) -> None:
-        """Make it, or enter the one that is there. Raises OSError."""
+        """Make it, or take the one that is there. Raises OSError."""
         os.makedirs(state.arena, mode=0o700, exist_ok=True)
-        # Whoever made the directory may have been killed before the mount.
-        if not os.path.ismount(state.arena):
-            private.mount_arena(
-                state.arena,
-                private.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
-            )
-        self._original = namespace.enter_private(state.arena, os.path.dirname(state.path))
-
-    @property
-    def namespace(self) -> int:
-        """The namespace that we came from."""
-        return self._original
-
-    def leave(self) -> None:
-        """Back to where we came from."""
-        namespace.leave(self._original)
+        private.provide(
+            state.arena,
+            private.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
+        )
 
     def destroy(self) -> None:
         """The state directory unmounts the tmpfs."""
@@ -68,18 +76,18 @@ class PrivateBacking:
 class SharedBacking:
     """Names in the system's /dev/shm that nobody can guess."""
 
-    namespace = None
-
     def __init__(self, left: Config | None) -> None:
         """With the names that an earlier mount `left`, or new ones."""
         self.address = shared.new_prefix() if left is None else left.arena
 
-    def leave(self) -> None:
-        """We never went anywhere."""
-
     def destroy(self) -> None:
         """Unlink all segments, also those of a server that was killed."""
         shared.remove_segments(self.address)
+
+
+def make_backing(state: StateDirectory, options: MountOptions) -> Backing:
+    """The best backing that we may have. Raises OSError."""
+    return PrivateBacking(state, options) if is_privileged() else SharedBacking(state.left)
 
 
 def discard(state: StateDirectory) -> None:
@@ -89,13 +97,92 @@ def discard(state: StateDirectory) -> None:
     state.clear()
 
 
-def make_backing(state: StateDirectory, options: MountOptions) -> Backing:
-    """The best backing that we may have. Raises OSError."""
-    return PrivateBacking(state, options) if is_privileged() else SharedBacking(state.left)
+def enter(address: str, state: str) -> None:
+    """Take this process, a server of one thread, to the segments of the mount with the state
+    directory `state`. Raises OSError.
+
+    Of a private backing it gets a mount namespace of its own, in which the arena is /dev/shm
+    and in which next to nothing else is mounted: a copy of somebody's file system would keep
+    its device busy or its memory in use after he has unmounted it, and a copy of an msharefs
+    mount would keep that alive.
+    """
+    if address != PRIVATE:
+        return
+    namespaces.unshare_mounts()
+    needed = _mounts_of(_needed(state))
+    with namespaces.whole_namespace():
+        _take_out_all_but(needed)
+    private.enter(os.path.join(state, ARENA))
 
 
 def open_arena(address: str, options: MountOptions) -> Memory:
-    """The memory of a backing, for the server."""
+    """The memory of a backing, for a server that has entered it."""
     if address == PRIVATE:
         return private.Arena(private.ArenaOptions(options.size, options.huge))
     return shared.SharedArena(options.size, address)
+
+
+def _needed(state: str) -> Iterator[str]:
+    """Paths whose file systems a server needs."""
+    yield from _SYSTEM
+    yield from (sys.executable, sys.prefix, sys.base_prefix, *sys.path)
+    yield from (__file__, os.path.join(state, ARENA))
+    for mount in mountinfo.own_mounts():
+        if mount.path.startswith(_CONTROL_GROUPS):
+            yield mount.path
+
+
+def _mounts_of(paths: Iterable[str]) -> set[int]:
+    """The numbers of the mounts that the paths lead to, as far as they lead anywhere."""
+    numbers = set()
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            _device, number = syscalls.identity(path)
+            numbers.add(number)
+    return numbers
+
+
+def _take_out_all_but(needed: set[int]) -> None:
+    """Unmount here whatever is not in `needed`, nor on the way to it.
+
+    A mount goes with all that is mounted on it, so that no path leads through a file system
+    that is going, and which may be one that does not answer.
+    """
+    # Open from here on, because this may be a /proc that goes.
+    with closing(mountinfo.OpenTable()) as table:
+        uncovering = True
+        while uncovering:
+            # Where several are mounted on one another, each time the topmost goes.
+            taken = [_take_out(mount) for mount in _surplus(table.read(), needed)]
+            uncovering = any(taken)
+
+
+def _surplus(mounts: list[Mount], needed: set[int]) -> list[Mount]:
+    """The mounts on kept ones that need not be kept themselves."""
+    by_number = {mount.number: mount for mount in mounts}
+    kept: dict[int, Mount] = {}
+    for each in needed:
+        number = each
+        while number in by_number and number not in kept:
+            kept[number] = by_number[number]
+            number = by_number[number].parent
+    places = {(mount.path, mount.number) for mount in kept.values()}
+    return [
+        mount
+        for mount in mounts
+        if mount.parent in kept
+        and mount.number not in kept
+        # One that is hidden has no path of its own: at this one a kept mount would be hit.
+        and not any(path == mount.path and number != mount.parent for path, number in places)
+    ]
+
+
+def _take_out(mount: Mount) -> bool:
+    """Whether it, or one that is mounted over it, could be unmounted."""
+    try:
+        syscalls.umount(mount.path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        # Hidden by something that is needed.
+        log.debug("a copy of %s stays: %s", mount.path, error)
+        return False
+    return True

@@ -74,6 +74,15 @@ def detach() -> None:
     os.close(null)
 
 
+def has_terminal() -> bool:
+    """Whether a terminal's Ctrl-C and hang-up reach this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def _open_null() -> int:
     """What nothing comes from and nothing goes to; in a /dev without it at least something
     that keeps the number taken."""

@@ -7,10 +7,9 @@ the memory, the state.
 from __future__ import annotations
 
 import os
-from contextlib import closing
 
-from msharefs.daemon import namespace
 from msharefs.daemon.backing import discard
+from msharefs.daemon.place import mount_at
 from msharefs.daemon.state import InUseError, StateDirectory, state_name
 from msharefs.fuse import mounting
 from msharefs.state_layout import state_base
@@ -33,9 +32,8 @@ def throw_away(mountpoint: str) -> bool:
         state = StateDirectory(mountpoint, base, fresh=True)
     except InUseError as error:
         raise DiscardError("it is served; 'umount' ends it") from error
-    with closing(namespace.MountTable()) as table:
-        if table.find(mountpoint):
-            _unmount(mountpoint)
+    if mount_at(mountpoint):
+        _unmount(mountpoint)
     # From here on nobody takes it up, even if we are killed.
     state.end()
     discard(state)
@@ -45,6 +43,6 @@ def throw_away(mountpoint: str) -> bool:
 
 def _unmount(mountpoint: str) -> None:
     try:
-        mounting.unmount(mountpoint, None, lazy=True)
+        mounting.detach(mountpoint)
     except mounting.ChannelError as error:
         raise DiscardError(f"it cannot be unmounted: {error}") from error

@@ -14,15 +14,15 @@ from contextlib import suppress
 class Failpoint:
     """Called at each step that a process comes to; ends the process at one, as kill -9 would.
 
-    An order "STEP:N" means the Nth time that the process comes to STEP. An order "@PATH"
-    names a file where such an order is put while the mount is in use; it is looked for with
-    each request, and taken away.
+    An order "STEP:N" means the Nth time that the process comes to STEP. An order "@NAME"
+    names a file of the state directory where such an order is put while the mount is in use;
+    it is looked for with each request, and taken away.
     """
 
-    def __init__(self, order: str, *, restarts: int) -> None:
+    def __init__(self, order: str, state: str, *, restarts: int) -> None:
         """Nothing happens without an order, or in a server that replaces another, unless
-        the order comes in a file."""
-        self._file = order[1:] if order.startswith("@") else None
+        the order comes in a file of the directory `state`."""
+        self._file = os.path.join(state, order[1:]) if order.startswith("@") else None
         self._step, self._left = "", 0
         if order and self._file is None and not restarts:
             self._take(order)

@@ -27,7 +27,7 @@ from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.ports import Segment
 from msharefs.daemon import logs
-from msharefs.daemon.backing import open_arena
+from msharefs.daemon.backing import enter, open_arena
 from msharefs.daemon.confinement import confine, filter_system_calls
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.metrics_endpoint import publish
@@ -124,7 +124,7 @@ class Server:
             sys.maxsize
         )
         options = config.options
-        failpoint = Failpoint(options.crash, restarts=given.restarts)
+        failpoint = Failpoint(options.crash, given.state, restarts=given.restarts)
         self._manager = RegionManager(
             open_arena(config.arena, options),
             KernelPort(device, plane, lambda *gone: self._to_reclaim.send_nowait(gone)),
@@ -306,9 +306,16 @@ def report(supervision: socket.socket, message: dict[str, Any]) -> None:
 
 
 def inherit() -> Inheritance | None:
-    """What the supervisor gives, once it wants us to serve; None if it never will."""
+    """What the supervisor gives, once it wants us to serve; None if it never will, or if we
+    cannot get to the mount's memory."""
     state, device, socket_fd = sys.argv[1:]
     supervision = socket.socket(fileno=int(socket_fd))
+    try:
+        enter(Config.load(os.path.join(state, CONFIG)).arena, state)
+    except OSError as error:
+        report(supervision, {"error": f"the server cannot get to its memory: {error}"})
+        return None
+    confine()
     call_ourselves("mshare-standby")
     report(supervision, {"loaded": True})
     order = receive(supervision)
@@ -328,7 +335,6 @@ def main() -> int:
     """The whole life of a server (serve.py)."""
     # The supervisor's mask, which waits for signals one by one, came with us.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    confine()
     given = inherit()
     if given is None:
         return 0

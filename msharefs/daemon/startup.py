@@ -10,20 +10,26 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from msharefs.daemon import logs, namespace
-from msharefs.daemon.backing import (
-    Backing,
-    discard,
-    make_backing,
-)
+from msharefs.daemon import logs
+from msharefs.daemon.backing import Backing, discard, make_backing
+from msharefs.daemon.events import SIGNALS
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.options import MountOptions, log_level
+from msharefs.daemon.place import mount_at, paths_of, users_of
 from msharefs.daemon.server_process import ServerError
-from msharefs.daemon.state import LOG, Config, InUseError, StateDirectory, is_held
-from msharefs.daemon.supervisor import EXIT_MOUNT, EXIT_SYSTEM, SIGNALS, MountError, Supervisor
+from msharefs.daemon.state import (
+    DEVICES,
+    LOG,
+    Config,
+    InUseError,
+    StateDirectory,
+    is_held,
+    read_devices,
+)
+from msharefs.daemon.supervisor import EXIT_MOUNT, EXIT_SYSTEM, MountError, Supervisor
 from msharefs.fuse import mounting
 from msharefs.linux.host import is_privileged, logind_removes_ipc
 from msharefs.state_layout import CONFIG, boot_id, state_base
@@ -45,8 +51,7 @@ class MountRequest:
 
 def check_host(request: MountRequest) -> None:
     """Refuse early, with a sentence, what cannot work. Raises MountError."""
-    with closing(namespace.MountTable()) as table:
-        mounted = table.find(request.mountpoint) is not None
+    mounted = mount_at(request.mountpoint) is not None
     if mounted and is_held(request.mountpoint, state_base()):
         raise MountError(f"{request.mountpoint} is already mounted", EXIT_MOUNT)
     if not mounted and not os.path.isdir(request.mountpoint):
@@ -70,17 +75,15 @@ def supervise(request: MountRequest, announce: Callable[[], None]) -> None:
     regions of a mount that did not end by umount: a later mount finds them.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    failpoint = Failpoint(request.options.crash, restarts=0)
     with ExitStack() as stack:
         try:
-            ending = Ending(
-                StateDirectory(request.mountpoint, state_base(), fresh=request.options.fresh),
-                failpoint,
-            )
+            state = StateDirectory(request.mountpoint, state_base(), fresh=request.options.fresh)
+            failpoint = Failpoint(request.options.crash, state.path, restarts=0)
+            ending = Ending(state, failpoint)
             stack.callback(ending.take_down)
             supervisor = _build(request, ending, stack, failpoint)
         except InUseError as error:
-            raise MountError(f"{request.mountpoint} is already served", EXIT_MOUNT) from error
+            raise MountError(_already_served(request.mountpoint, str(error)), EXIT_MOUNT) from error
         except mounting.ChannelError as error:
             raise MountError(str(error), EXIT_MOUNT) from error
         except ServerError as error:
@@ -110,12 +113,9 @@ class Ending:
             except OSError as error:
                 log.warning("cannot note that the mount ends: %s", error)
         self._failpoint("end begun")
-        if self.backing is not None:
-            self.backing.leave()
-            self._failpoint("memory left")
-            if not self.keep:
-                self.backing.destroy()
-                self._failpoint("memory given back")
+        if self.backing is not None and not self.keep:
+            self.backing.destroy()
+            self._failpoint("memory given back")
         if self.keep:
             self.state.keep()
         else:
@@ -133,12 +133,10 @@ def _build(
     logs.configure(foreground=request.foreground, level=log_level(options), file=state.file(LOG))
     if state.left is not None:
         log.info("taking up the regions of a mount that ended without umount")
-    table = namespace.MountTable()
-    stack.callback(table.close)
-    _clean_dead_mount(request.mountpoint, table)
+    _clean_dead_mount(request.mountpoint)
     ending.backing = backing = make_backing(state, options)
     failpoint("memory made")
-    if backing.namespace is None and logind_removes_ipc(os.geteuid()):
+    if not is_privileged() and logind_removes_ipc(os.geteuid()):
         log.warning("logind will delete the segments at logout: see RemoveIPC in logind.conf(5)")
     config = Config(
         request.source,
@@ -151,24 +149,36 @@ def _build(
     )
     config.save(state.file(CONFIG))
     failpoint("configuration saved")
-    device = mounting.mount(
-        request.mountpoint, request.source, mount_options(options), backing.namespace
-    )
+    device = mounting.mount(request.mountpoint, request.source, mount_options(options))
     failpoint("mounted")
-    mounted = table.find(request.mountpoint)
-    if mounted is not None:
-        state.note_device(mounted.device)
-    supervisor = Supervisor(request.mountpoint, state, device, backing.namespace, table, failpoint)
+    mount = mount_at(request.mountpoint)
+    if mount is None:
+        os.close(device)
+        raise MountError("it was unmounted before it answered", EXIT_MOUNT)
+    state.note_device(mount.device)
+    supervisor = Supervisor(request.mountpoint, state, device, mount.device, failpoint)
     stack.callback(supervisor.take_down)
     supervisor.start_server()
     return supervisor
 
 
-def _clean_dead_mount(mountpoint: str, table: namespace.MountTable) -> None:
+def _clean_dead_mount(mountpoint: str) -> None:
     """We hold the lock, so a mount that is there has nobody who serves it."""
-    if table.find(mountpoint):
+    if mount_at(mountpoint):
         log.info("unmounting %s, whose daemon is gone", mountpoint)
-        mounting.unmount(mountpoint, None, lazy=True)
+        mounting.detach(mountpoint)
+
+
+def _already_served(mountpoint: str, state: str) -> str:
+    """Where its mount is, or who has it still, for somebody who does not see it there."""
+    devices = read_devices(os.path.join(state, DEVICES))
+    if not devices:
+        # Who has just taken the lock has not mounted yet.
+        return f"{mountpoint} is already served"
+    if paths := paths_of(devices[-1]):
+        return f"{mountpoint} is already served: its mount is at {paths[0]} now"
+    users = users_of(devices[-1]) or "what cannot be seen from here"
+    return f"{mountpoint} is already served: the mount that was there is in use by {users}"
 
 
 def mount_options(options: MountOptions) -> list[str]:

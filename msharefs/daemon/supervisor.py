@@ -1,9 +1,12 @@
-"""The supervisor: holds /dev/fuse and the namespace, and keeps one server running.
+"""The supervisor: holds /dev/fuse, and keeps one server running.
 
 Owns when a server is started, replaced and stopped, and the standby: a second server that
 has loaded its code and waits, so that a replacement answers at once. It has a single
 thread, imports neither trio nor pyfuse3, and never touches the mount that its server
 serves. How a mount is made and taken down around it is in startup.py.
+
+It keeps the mount namespace and the root directory of whoever started it, so that it sees
+the mount where its users do.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from msharefs.daemon import namespace, systemd
+from msharefs.daemon import caller, systemd
+from msharefs.daemon.events import Events
 from msharefs.daemon.failpoint import Failpoint
+from msharefs.daemon.place import paths_of, users_of
 from msharefs.daemon.server_process import EXIT_RESTART, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
 from msharefs.fuse import mounting
@@ -42,9 +47,9 @@ START_TIMEOUT = 30.0
 """Seconds until a server has done what it is waited for."""
 LOOK = 0.1
 """Seconds between looks at what else happens while a server is waited for."""
+UMOUNT_TIME = 1.0
+"""Seconds that a mount gets to end after its umount, before the log says what keeps it."""
 
-SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-"""Blocked, and waited for one by one."""
 _UNMOUNT = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
@@ -64,21 +69,25 @@ class Supervisor:
         mountpoint: str,
         state: StateDirectory,
         device: int,
-        namespace_fd: int | None,
-        table: namespace.MountTable,
+        connection: int,
         failpoint: Failpoint,
     ) -> None:
-        """`device` is owned from here on; the others belong to the caller. `failpoint` is
-        called at each step, for tests that end the process there."""
+        """`device` is the /dev/fuse descriptor, owned from here on; `connection` is the st_dev
+        of its mount. `failpoint` is called at each step, for tests that end the process there.
+        Raises OSError."""
         self._mountpoint = mountpoint
         self._state = state
         self._device = device
-        self._namespace = namespace_fd
-        self._table = table
+        self._connection = connection
         self._failpoint = failpoint
+        self._events = Events()
+        self._has_terminal = caller.has_terminal()
         self._server: ServerProcess | None = None
         self._standby: ServerProcess | None = None
-        self._standby_due = False
+        # What is due, and when (time.monotonic).
+        self._standby_at: float | None = None
+        self._look_at: float | None = None
+        self._was_kept = False
         self._restarts = 0
         self._started = 0.0
         # When the last server ended (time.monotonic), so that the next can tell the gap.
@@ -93,7 +102,7 @@ class Supervisor:
         self._wait(self._server.serves_within)
         self._failpoint("server serves")
         self._started = time.monotonic()
-        self._standby_due = True
+        self._standby_at = self._started + STANDBY_DELAY
         self._tune(self._server.tuning or {})
 
     def hold(self) -> None:
@@ -101,20 +110,21 @@ class Supervisor:
         the death of a server bring a new one. Raises MountError if the mount is lost."""
         systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         while True:
-            received = self._next_signal()
-            if received is None:
-                self._try_to_make_standby()
-            elif received in _UNMOUNT:
+            event = self._events.wait(self._time_left())
+            if event.signal in _UNMOUNT or (event.signal == signal.SIGHUP and self._is_left()):
                 self._unmount()
-            elif received == signal.SIGHUP:
+            elif event.signal == signal.SIGHUP:
                 self._upgrade()
+            if event.mounts_changed:
+                self._look_at = time.monotonic() + UMOUNT_TIME
+            self._do_what_is_due()
             code = self._exit_code()
             if code is None:
                 continue
             if code == 0 or not self._replace_server(code):
                 break
         # Whoever aborts a connection will unmount what is left, but did not mean the regions.
-        if self._was_aborted() or self._table.find(self._mountpoint):
+        if self._was_aborted() or paths_of(self._connection):
             raise MountError("the kernel ended the connection; mount again", EXIT_SYSTEM)
 
     def take_down(self) -> None:
@@ -127,31 +137,58 @@ class Supervisor:
         # The last descriptor: the kernel ends the connection if umount has not done so.
         os.close(self._device)
         self._failpoint("connection ended")
-        try:
-            mounting.unmount(self._mountpoint, self._namespace, lazy=True)
-        except mounting.ChannelError as error:
-            # The usual case: somebody unmounted it, and so everything ends.
-            log.debug("nothing to unmount: %s", error)
+        for path in paths_of(self._connection):
+            try:
+                mounting.detach(path)
+            except mounting.ChannelError as error:
+                log.debug("nothing to unmount: %s", error)
 
-    def _next_signal(self) -> signal.Signals | None:
-        """Wait for it; None when a standby should be made."""
-        if not self._standby_due:
-            return signal.Signals(signal.sigwaitinfo(SIGNALS).si_signo)
-        received = signal.sigtimedwait(SIGNALS, STANDBY_DELAY)
-        return signal.Signals(received.si_signo) if received else None
+    def _time_left(self) -> float | None:
+        """Seconds until something is due."""
+        times = [each for each in (self._standby_at, self._look_at) if each is not None]
+        return min(times) - time.monotonic() if times else None
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        if self._standby_at is not None and self._standby_at <= now:
+            self._try_to_make_standby()
+        if self._look_at is not None and self._look_at <= now:
+            self._look_at = None
+            is_kept = self._is_kept()
+            if is_kept and not self._was_kept:
+                self._say_what_keeps_it()
+            self._was_kept = is_kept
+
+    def _is_left(self) -> bool:
+        """Whether the terminal that we were started at is gone: a hang-up means that, then, and
+        not that another server is wanted."""
+        return self._has_terminal and not caller.has_terminal()
 
     def _unmount(self) -> None:
-        try:
-            mounting.unmount(self._mountpoint, self._namespace)
-        except mounting.ChannelError as error:
-            log.error("cannot unmount %s: %s", self._mountpoint, error)
+        """Everywhere. What is in use stays, and goes on being served."""
+        for path in paths_of(self._connection):
+            try:
+                mounting.unmount(path)
+            except mounting.ChannelError as error:
+                users = users_of(self._connection)
+                log.error("cannot unmount %s: %s%s", path, error, users and f"; used by {users}")
+        if self._is_kept():
+            self._say_what_keeps_it()
+
+    def _is_kept(self) -> bool:
+        """Whether somebody still uses a mount that has been unmounted."""
+        return not (self._connection_is_gone() or paths_of(self._connection))
+
+    def _say_what_keeps_it(self) -> None:
+        users = users_of(self._connection) or "what cannot be seen from here"
+        log.warning("%s was unmounted, but is still in use by %s", self._mountpoint, users)
 
     def _launch(self) -> ServerProcess:
         return ServerProcess(self._state.path, self._device)
 
     def _try_to_make_standby(self) -> None:
         """From the code now installed. Without one, or if it dies, the next server starts late."""
-        self._standby_due = False
+        self._standby_at = None
         try:
             self._have_standby(self._launch())
         except ServerError as error:
@@ -160,7 +197,7 @@ class Supervisor:
     def _have_standby(self, standby: ServerProcess) -> None:
         self._end_standby()
         self._standby = standby
-        self._standby_due = False
+        self._standby_at = None
         self._failpoint("standby made")
 
     def _take_standby(self) -> ServerProcess | None:
@@ -277,10 +314,9 @@ class Supervisor:
 
     def _tune(self, settings: Mapping[str, int]) -> None:
         """Set what the data plane wishes of the mount's backing device (sysfs; root only)."""
-        mount = self._table.find(self._mountpoint)
-        if mount is None or os.geteuid() != 0:
+        if os.geteuid() != 0:
             return
-        device = f"{os.major(mount.device)}:{os.minor(mount.device)}"
+        device = f"{os.major(self._connection)}:{os.minor(self._connection)}"
         for name, value in settings.items():
             try:
                 with open(f"/sys/class/bdi/{device}/{name}", "w", encoding="ascii") as file:

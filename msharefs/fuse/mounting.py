@@ -1,8 +1,7 @@
 """Mounting and unmounting: the /dev/fuse descriptor comes from fusermount3.
 
-Owns the conversation with fusermount3, which works for root and for users. It runs in the
-mount namespace that the caller names, so that a private one never holds a copy of the
-mount. Standard library only: the supervisor uses it and must stay small.
+Owns the conversation with fusermount3, which works for root and for users. Standard library
+only: the supervisor uses it and must stay small.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
-
-from msharefs.linux import syscalls
+from collections.abc import Sequence
 
 HELPER = "fusermount3"
 SUBTYPE = "msharefs"
@@ -33,12 +30,8 @@ def helper_path() -> str | None:
     return shutil.which(HELPER)
 
 
-def mount(mountpoint: str, source: str, options: Sequence[str], namespace: int | None) -> int:
-    """Mount, and return the /dev/fuse descriptor, which the caller owns.
-
-    `namespace` is a descriptor of the mount namespace to mount in; None means this one.
-    Raises ChannelError.
-    """
+def mount(mountpoint: str, source: str, options: Sequence[str]) -> int:
+    """Mount, and return the /dev/fuse descriptor, which the caller owns. Raises ChannelError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     words = [*options, f"fsname={_escaped(source)}", f"subtype={SUBTYPE}"]
     with ours, theirs:
@@ -48,7 +41,6 @@ def mount(mountpoint: str, source: str, options: Sequence[str], namespace: int |
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=_entering(namespace),
         )
         theirs.close()
         ours.settimeout(HELPER_TIMEOUT)
@@ -60,19 +52,24 @@ def mount(mountpoint: str, source: str, options: Sequence[str], namespace: int |
     return descriptors[0]
 
 
-def unmount(mountpoint: str, namespace: int | None, *, lazy: bool = False) -> None:
-    """Unmount; with `lazy` now from the tree, and really when nothing uses it any more.
+def unmount(mountpoint: str) -> None:
+    """Unmount. Raises ChannelError, in particular where the mount is in use."""
+    _unmount("-u", mountpoint)
 
-    Raises ChannelError, in particular where the mount is in use.
-    """
+
+def detach(mountpoint: str) -> None:
+    """Unmount now from the tree, and really when nothing uses it any more. Raises ChannelError."""
+    _unmount("-uz", mountpoint)
+
+
+def _unmount(flags: str, mountpoint: str) -> None:
     try:
         done = subprocess.run(
-            [HELPER, "-u", *(["-z"] if lazy else []), "--", mountpoint],
+            [HELPER, flags, "--", mountpoint],
             env={**os.environ, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=_entering(namespace),
             timeout=HELPER_TIMEOUT,
             check=False,
         )
@@ -80,14 +77,6 @@ def unmount(mountpoint: str, namespace: int | None, *, lazy: bool = False) -> No
         raise ChannelError(f"{HELPER} does not come back") from error
     if done.returncode:
         raise ChannelError(_reason(done.stderr) or f"{HELPER} ended with {done.returncode}")
-
-
-def _entering(namespace: int | None) -> Callable[[], None] | None:
-    """What the child does before it becomes fusermount3. The supervisor has one thread, so
-    running Python between fork and exec is safe."""
-    if namespace is None:
-        return None
-    return lambda: syscalls.setns(namespace, syscalls.CLONE_NEWNS)
 
 
 def _escaped(source: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from msharefs import state_layout
+from msharefs.linux.namespaces import beneath
 
 _SEGMENT_PREFIX = re.compile(r"msharefs-[0-9a-f]+-")
 
@@ -81,11 +82,16 @@ def _left_in(directory: str) -> Leftover | None:
 def _segments(directory: str, address: str) -> dict[str, int]:
     """The segments of a mount by their names, and how much memory each has."""
     if address == state_layout.PRIVATE:
-        place, prefix = os.path.join(directory, state_layout.ARENA), ""
-    elif _SEGMENT_PREFIX.fullmatch(address):
-        place, prefix = state_layout.SHM, address
-    else:
-        raise ValueError(address)
+        arena = os.path.join(directory, state_layout.ARENA)
+        # The daemon hides it from df by an empty file system over it.
+        text = beneath(arena, lambda: json.dumps(_segments_in(arena, "")).encode())
+        return dict(json.loads(text))
+    if _SEGMENT_PREFIX.fullmatch(address):
+        return _segments_in(state_layout.SHM, address)
+    raise ValueError(address)
+
+
+def _segments_in(place: str, prefix: str) -> dict[str, int]:
     found: dict[str, int] = {}
     with os.scandir(place) as entries:
         for entry in entries:

@@ -33,11 +33,21 @@ class Mount:
     source: str
     super_options: tuple[str, ...]
     """Options of the file system itself, not of this mount of it."""
+    number: int
+    """The id of this mount of it, as `syscalls.identity` tells it of a file."""
+    parent: int
+    """The number of the mount that it is mounted on."""
 
 
 def own_mounts() -> list[Mount]:
     """The mounts that this process sees, the oldest first. Raises OSError."""
     return read(OWN)
+
+
+def layers(directory: str) -> int:
+    """How many file systems are mounted on a directory, one over the other. Raises OSError."""
+    path = os.path.realpath(directory)
+    return sum(mount.path == path for mount in own_mounts())
 
 
 def read(path: str) -> list[Mount]:
@@ -54,6 +64,7 @@ def parse(table: bytes) -> Iterator[Mount]:
             kind, source, *options = fields[fields.index(b"-", _FIXED_FIELDS) + 1 :]
             major, _, minor = fields[2].partition(b":")
             device = os.makedev(int(major), int(minor))
+            number, parent = int(fields[0]), int(fields[1])
         except ValueError:
             # The end of the table, or a line of a file system that breaks the form: not ours.
             continue
@@ -64,6 +75,8 @@ def parse(table: bytes) -> Iterator[Mount]:
             kind=_text(kind),
             source=_text(source),
             super_options=tuple(map(_text, options[0].split(b","))) if options else (),
+            number=number,
+            parent=parent,
         )
 
 
@@ -80,6 +93,10 @@ class OpenTable:
         """What is mounted now, the oldest first. Raises OSError."""
         self._file.seek(0)
         return list(parse(self._file.read()))
+
+    def fileno(self) -> int:
+        """For poll(2), which gives POLLPRI after a change."""
+        return self._file.fileno()
 
     def close(self) -> None:
         """Let go of the namespace."""

@@ -9,17 +9,23 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
+import struct
+from collections.abc import Iterable
 
 CLONE_NEWNS = 0x00020000
 
+MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
+MS_NOEXEC = 0x8
 MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
-MS_SLAVE = 0x80000
+MS_PRIVATE = 0x40000
 
 MNT_DETACH = 0x2
+UMOUNT_NOFOLLOW = 0x8
 
 FALLOC_FL_KEEP_SIZE = 0x1
 FALLOC_FL_PUNCH_HOLE = 0x2
@@ -29,6 +35,17 @@ MADV_POPULATE_WRITE = 23
 MADV_COLLAPSE = 25
 
 PAGE_SIZE = os.sysconf("SC_PAGESIZE")
+
+_AT_FDCWD = -100
+_AT_STATX_DONT_SYNC = 0x4000
+_AT_NO_AUTOMOUNT = 0x800
+_STATX_MNT_ID = 0x1000
+_STATX = struct.Struct("=I132x2IQ104x")
+"""struct statx: the mask, and of the file its device (major, minor) and its mount's id."""
+_SIGSET_SIZE = 128
+_SIGINFO = struct.Struct("=I124x")
+"""struct signalfd_siginfo: the signal."""
+_SFD_CLOEXEC = os.O_CLOEXEC
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -67,6 +84,15 @@ _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+_libc.statx.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_uint,
+    ctypes.c_char_p,
+)
+_libc.signalfd.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
+_libc.sigaddset.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
@@ -101,6 +127,38 @@ def unshare(flags: int) -> None:
 def setns(fd: int, kind: int) -> None:
     """setns(2)."""
     _check(_libc.setns(fd, kind), "setns")
+
+
+def identity(path: str) -> tuple[int, int]:
+    """Which file system a file is on (st_dev), and which mount of it leads there.
+
+    From what the kernel knows already (statx(2), AT_STATX_DONT_SYNC): the file system, which
+    may be one that does not answer, is not asked about the file.
+    """
+    buffer = ctypes.create_string_buffer(_STATX.size)
+    flags = _AT_STATX_DONT_SYNC | _AT_NO_AUTOMOUNT
+    _check(_libc.statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_MNT_ID, buffer), path)
+    mask, major, minor, mount = _STATX.unpack(buffer.raw)
+    if not mask & _STATX_MNT_ID:
+        raise OSError(errno.ENOSYS, "the kernel does not tell the mount (Linux 5.8)", path)
+    return os.makedev(major, minor), mount
+
+
+def signalfd(signals: Iterable[signal.Signals]) -> int:
+    """A descriptor that is readable while one of these signals is pending (signalfd(2)).
+    They have to be blocked. `next_signal` reads it."""
+    chosen = ctypes.create_string_buffer(_SIGSET_SIZE)
+    for each in signals:
+        _check(_libc.sigaddset(chosen, each), "sigaddset")
+    fd: int = _libc.signalfd(-1, chosen, _SFD_CLOEXEC)
+    _check(min(fd, 0), "signalfd")
+    return fd
+
+
+def next_signal(fd: int) -> signal.Signals:
+    """Take a signal from a descriptor of `signalfd`; waits for one if none is pending."""
+    (number,) = _SIGINFO.unpack(os.read(fd, _SIGINFO.size))
+    return signal.Signals(number)
 
 
 def punch_hole(fd: int, start: int, size: int) -> None:

@@ -1,8 +1,8 @@
 """The arena: a private tmpfs on /dev/shm whose limit is exact.
 
-Owns that tmpfs: `mount_arena` makes it in the state directory, `enter` puts it over
-/dev/shm of a private mount namespace, `Arena` hands out its segments and moves its
-limit. Which limit is right is core's business.
+Owns that tmpfs: `provide` has it in the state directory, `enter` puts it over /dev/shm of a
+private mount namespace, `Arena` hands out its segments and moves its limit. Which limit is
+right is core's business.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from msharefs.linux import syscalls
+from msharefs.linux import mountinfo, syscalls
 from msharefs.memory.objects import SHM, SharedObjects
 from msharefs.memory.segment import PosixSegment
 
@@ -31,9 +31,31 @@ class ArenaOptions:
     noswap: bool = False
 
 
-def mount_arena(directory: str, options: ArenaOptions) -> None:
-    """Mount the tmpfs on `directory`, for root alone. Raises OSError (EINVAL: the kernel
-    does not know one of the options)."""
+def provide(directory: str, options: ArenaOptions) -> None:
+    """Have the arena mounted on `directory`, for root alone: a new one, or that which is there.
+    Raises OSError (EINVAL: the kernel does not know one of the options).
+
+    It is hidden by an empty file system over it. An arena's limit moves with what is in use,
+    so that it is always full, and every df and every monitor of full disks would tell.
+    """
+    layers = mountinfo.layers(directory)
+    if layers < 1:
+        _mount_arena(directory, options)
+    if layers < 2:
+        _place_ballast(directory)
+        # One without blocks is what df leaves out.
+        flags = _FLAGS | syscalls.MS_NOEXEC | syscalls.MS_RDONLY
+        syscalls.mount("msharefs", directory, "tmpfs", flags, "size=0,nr_inodes=1,mode=0000")
+
+
+def enter(directory: str) -> None:
+    """In a private mount namespace: put the arena of `directory` over /dev/shm."""
+    if mountinfo.layers(directory) > 1:
+        syscalls.umount(directory, syscalls.MNT_DETACH)
+    syscalls.mount(directory, SHM, None, syscalls.MS_BIND)
+
+
+def _mount_arena(directory: str, options: ArenaOptions) -> None:
     words = [f"size={BALLAST_SIZE}", "mode=0700", "nr_inodes=0", f"huge={options.huge}"]
     if options.noswap:
         words.append("noswap")
@@ -41,6 +63,9 @@ def mount_arena(directory: str, options: ArenaOptions) -> None:
         # Last, because its list of nodes may hold commas.
         words.append(f"mpol={options.mpol}")
     syscalls.mount("msharefs", directory, "tmpfs", _FLAGS, ",".join(words))
+
+
+def _place_ballast(directory: str) -> None:
     fd = os.open(
         os.path.join(directory, BALLAST_NAME), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
     )
@@ -48,11 +73,6 @@ def mount_arena(directory: str, options: ArenaOptions) -> None:
         os.posix_fallocate(fd, 0, BALLAST_SIZE)
     finally:
         os.close(fd)
-
-
-def enter(directory: str) -> None:
-    """In a private mount namespace: put the arena of `directory` over /dev/shm."""
-    syscalls.mount(directory, SHM, None, syscalls.MS_BIND)
 
 
 class Arena:

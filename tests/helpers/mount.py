@@ -155,7 +155,9 @@ def remove_by_force(base: Path, marker: str) -> None:
             os.kill(pid, signal.SIGKILL)
     for state in states_of(base):
         remove_segments(state)
-        unmount(state / "shm", lazy=True)
+        # The arena, and what hides it.
+        while mount_lines(state / "shm"):
+            unmount(state / "shm", lazy=True)
         shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(base, ignore_errors=True)
 
@@ -182,6 +184,21 @@ def state_directory_of(pid: int) -> Path | None:
         if fields[2] == arena and point.is_relative_to(state_base()):
             return state_base() / point.relative_to(state_base()).parts[0]
     return None
+
+
+def standby_of(supervisor: int) -> int | None:
+    """The standby server of a supervisor, if it has been started: its name tells."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    for child in map(int, children):
+        with suppress(FileNotFoundError):
+            if Path(f"/proc/{child}/comm").read_text() == "mshare-standby\n":
+                return child
+    return None
+
+
+def arena_of(server: int) -> Path:
+    """The directory of the segments of root's mount, as its server sees it."""
+    return Path(f"/proc/{server}/root/dev/shm")
 
 
 def shared_memory_names() -> set[str]:

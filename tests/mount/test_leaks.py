@@ -31,24 +31,15 @@ def descriptors(mounted: mount.Mount) -> int:
     """How many descriptors both processes of the daemon have open, once the standby server is
     there: the supervisor holds one to it, and more while it starts it."""
     pids = mounted.status()["pids"]
-    supervisor = pids["supervisor"]
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
-
-    def names() -> set[str]:
-        return {
-            Path(f"/proc/{pid}/comm").read_text().strip() for pid in children.read_text().split()
-        }
-
-    eventually(lambda: names() == {"msharefs-server", "mshare-standby"}, what="a standby server")
+    eventually(lambda: mount.standby_of(pids["supervisor"]), what="a standby server")
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids.values())
 
 
 def segments(mounted: mount.Mount) -> set[str]:
     """The names in the private arena, or of ours in the machine's /dev/shm."""
-    assert mounted.state is not None
     if not mount.PRIVILEGED:
         return mount.shared_memory_names()
-    return set(os.listdir(mounted.state / "shm"))
+    return set(os.listdir(mount.arena_of(mounted.server_pid)))
 
 
 def create_and_remove(path: Path) -> None:

@@ -1,6 +1,6 @@
 """A mount whose server dies at a step of one request, and the time until the next serves.
 
-Owns the order file of x-msharefs.crash=@FILE, and the supervisor's stop and go, so that a
+Owns the order file of x-msharefs.crash=@NAME, and the supervisor's stop and go, so that a
 test decides how long the gap lasts and what happens in it.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,9 +19,8 @@ from tests.helpers.waiting import eventually
 
 T = TypeVar("T")
 
-ORDER = Path(tempfile.gettempdir(), f"msharefs-crash-{os.getpid()}")
-"""Where the server looks for the step at which to die."""
-CRASH_OPTION = f"x-msharefs.crash=@{ORDER}"
+CRASH_OPTION = "x-msharefs.crash=@order"
+"""The server looks for the step at which to die in a file of its state directory."""
 DEATHS = r"the server ended with -9; starting a new one"
 """What the log says of it."""
 
@@ -51,20 +49,22 @@ def through_a_crash(
 ) -> T:
     """What `act` returns, while the server dies at `step` of its request. `meanwhile` is
     called when the server is dead and no other runs yet."""
+    assert mounted.state is not None
+    order = mounted.state / "order"
     before = mounted.status()
     server = before["pids"]["server"]
     with ThreadPoolExecutor(1) as executor:
         with held(mounted.pid):
-            draft = ORDER.with_suffix(".draft")
+            draft = order.with_suffix(".draft")
             draft.write_text(f"{step}:1", encoding="ascii")
-            draft.rename(ORDER)
+            draft.rename(order)
             result: Future[T] = executor.submit(act)
             try:
                 eventually(lambda: has_ended(server), what=f"the server died at {step}")
                 if meanwhile is not None:
                     meanwhile()
             finally:
-                ORDER.unlink(missing_ok=True)
+                order.unlink(missing_ok=True)
         returned = result.result(timeout=20)
     assert mounted.status()["restarts"] == before["restarts"] + 1
     return returned

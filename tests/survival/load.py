@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.helpers import raw
-from tests.helpers.mount import Mount
+from tests.helpers.mount import Mount, arena_of
 from tests.helpers.raw import PAGE, opened
 from tests.helpers.users import in_child
 from tests.helpers.waiting import eventually
@@ -236,9 +236,7 @@ def _empty(mounted: Mount, zeros: Counter[str]) -> None:
 
 def _segments(mounted: Mount) -> list[str]:
     """The names of the segments in the mount's own tmpfs."""
-    assert mounted.state is not None
-    arena = mounted.state / "shm"
-    return [name for name in os.listdir(arena) if name.isdecimal()]
+    return [name for name in os.listdir(arena_of(mounted.server_pid)) if name.isdecimal()]
 
 
 def _descriptors(pid: int) -> int:

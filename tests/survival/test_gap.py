@@ -246,8 +246,7 @@ def test_large_change_in_a_thread_survives(make_mount: MakeMount) -> None:
             server = mounted.server_pid
             mounted.expect_log(DEATHS)
             before = mounted.status()["arena"]["used"]
-            assert mounted.state is not None
-            arena = mounted.state / "shm"
+            arena = mount.arena_of(server)
             waiting = executor.submit(raw.create_mapping, fd, 0, 256 * MIB)
             eventually(lambda: used_in(arena) > before, what="memory is being reserved", step=1e-4)
             os.kill(server, signal.SIGKILL)

@@ -36,15 +36,8 @@ def children(supervisor: int) -> set[int]:
 
 def loaded_standby(supervisor: int) -> int:
     """Wait until a standby has loaded its code, which its name tells."""
-
-    def find() -> list[int]:
-        return [
-            child
-            for child in children(supervisor)
-            if Path(f"/proc/{child}/comm").read_text() == "mshare-standby\n"
-        ]
-
-    (standby,) = eventually(find, what="a standby")
+    standby = eventually(lambda: mount.standby_of(supervisor), what="a standby")
+    assert standby is not None
     return standby
 
 

@@ -32,7 +32,6 @@ ENDING = (
     "servers_ended",
     "connection_ended",
     "end_begun",
-    "memory_left",
     "memory_given_back",
 )
 

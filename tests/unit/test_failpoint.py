@@ -21,7 +21,7 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 def test_without_an_order_nothing_happens(deaths: list[tuple[int, int]]) -> None:
     """The usual case."""
-    point = Failpoint("", restarts=0)
+    point = Failpoint("", "/nowhere", restarts=0)
     for step in ("request read", "before commit", "", "after reply"):
         point(step)
     assert deaths == []
@@ -29,7 +29,7 @@ def test_without_an_order_nothing_happens(deaths: list[tuple[int, int]]) -> None
 
 def test_the_nth_time_at_a_step_is_the_end(deaths: list[tuple[int, int]]) -> None:
     """As kill -9 would do it; other steps do not count."""
-    point = Failpoint("before_commit:3", restarts=0)
+    point = Failpoint("before_commit:3", "/nowhere", restarts=0)
     for _ in range(2):
         point("before commit")
         point("after commit")
@@ -40,7 +40,7 @@ def test_the_nth_time_at_a_step_is_the_end(deaths: list[tuple[int, int]]) -> Non
 
 def test_a_server_that_replaces_another_goes_on(deaths: list[tuple[int, int]]) -> None:
     """Else each would die at the same step."""
-    point = Failpoint("before_commit", restarts=1)
+    point = Failpoint("before_commit", "/nowhere", restarts=1)
     point("before commit")
     assert deaths == []
 
@@ -48,7 +48,7 @@ def test_a_server_that_replaces_another_goes_on(deaths: list[tuple[int, int]]) -
 def test_an_order_in_a_file(deaths: list[tuple[int, int]], tmp_path: Path) -> None:
     """Looked for with each request, taken once, by any server."""
     path = tmp_path / "order"
-    point = Failpoint(f"@{path}", restarts=5)
+    point = Failpoint("@order", str(tmp_path), restarts=5)
     point("request read")
     path.write_text("after_commit:1")
     point("after commit")

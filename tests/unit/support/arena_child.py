@@ -84,7 +84,7 @@ def run(
 def in_arena(directory: str, huge: str) -> Bench:
     """Mount one and enter it."""
     options = ArenaOptions(CAPACITY, huge)
-    private.mount_arena(directory, options)
+    private.provide(directory, options)
     private.enter(directory)
     return Bench(Arena(options), KernelClient())
 
@@ -94,7 +94,7 @@ def main() -> int:
     directory = sys.argv[1]
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
-        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     except OSError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the parent reads it
         return EXIT_NOT_ALLOWED

@@ -1,0 +1,43 @@
+"""What a supervisor waits for: signals, and changes of the mount table.
+
+Owns the descriptors for both. Knows nothing of what is to be done about them.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+from typing import NamedTuple
+
+from msharefs.linux import mountinfo, syscalls
+
+SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Blocked, and taken one by one."""
+
+
+class Event(NamedTuple):
+    """What has happened; nothing of it when the time was over."""
+
+    signal: signal.Signals | None = None
+    mounts_changed: bool = False
+
+
+class Events:
+    """The descriptors on which a supervisor waits."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._signals = syscalls.signalfd(SIGNALS)
+        self._table = mountinfo.OpenTable()
+        self._poll = select.poll()
+        self._poll.register(self._signals, select.POLLIN)
+        self._poll.register(self._table, select.POLLPRI)
+
+    def wait(self, seconds: float | None) -> Event:
+        """The next event; the empty one if none comes within that time, which None does not
+        limit."""
+        ready = dict(self._poll.poll(None if seconds is None else 1000 * max(seconds, 0)))
+        return Event(
+            syscalls.next_signal(self._signals) if self._signals in ready else None,
+            self._table.fileno() in ready,
+        )

@@ -144,6 +144,15 @@ class StorageFailed(RefusedError):
         self.errno = cause.errno or errno.EIO
 
 
+class ServersEnded(RefusedError):
+    """The request was being served when servers ended, and is not served once more."""
+
+    def __init__(self, count: int, *, for_memory: bool) -> None:
+        why = " for want of memory" if for_memory else ""
+        super().__init__(f"{count} servers ended{why} while it was being served")
+        self.errno = errno.ENOMEM if for_memory else errno.EIO
+
+
 class NothingMapped(RefusedError):
     """A page that no mapping holds was touched: SIGBUS in the process."""
 

@@ -1,4 +1,4 @@
-"""The seam at which tests end a process of a mount, as kill -9 would (x-msharefs.crash=).
+"""The seam at which tests end a process of a mount (x-msharefs.crash=).
 
 Knows failpoints by their names alone: those of a request are named where requests are
 served, those of a mount's life in supervisor.py and startup.py.
@@ -12,18 +12,19 @@ from contextlib import suppress
 
 
 class Failpoint:
-    """Called at each step that a process comes to; ends the process at one, as kill -9 would.
+    """Called at each step that a process comes to; ends the process at one.
 
-    An order "STEP:N" means the Nth time that the process comes to STEP. An order "@NAME"
-    names a file of the state directory where such an order is put while the mount is in use;
-    it is looked for with each request, and taken away.
+    An order "STEP:N" means the Nth time that the process comes to STEP, as kill -9 would end it;
+    with "STEP:N:ABRT" it ends by that signal, as one that fails does. An order "@NAME" names a file
+    of the state directory where such an order is put while the mount is in use; it is looked for
+    with each request, and taken away.
     """
 
     def __init__(self, order: str, state: str, *, restarts: int) -> None:
         """Nothing happens without an order, or in a server that replaces another, unless
         the order comes in a file of the directory `state`."""
         self._file = os.path.join(state, order[1:]) if order.startswith("@") else None
-        self._step, self._left = "", 0
+        self._step, self._left, self._signal = "", 0, signal.SIGKILL
         if order and self._file is None and not restarts:
             self._take(order)
 
@@ -35,7 +36,7 @@ class Failpoint:
             return
         self._left -= 1
         if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)
 
     def _look(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -44,5 +45,7 @@ class Failpoint:
             os.unlink(path)
 
     def _take(self, order: str) -> None:
-        step, _, number = order.partition(":")
-        self._step, self._left = step.replace("_", " "), int(number or 1)
+        step, *more = order.split(":")
+        number, name = (*more, *("1", "KILL")[len(more) :])
+        self._step, self._left = step.replace("_", " "), int(number)
+        self._signal = signal.Signals[f"SIG{name}"]

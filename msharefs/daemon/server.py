@@ -36,6 +36,7 @@ from msharefs.daemon.server_process import EXIT_RESTART, receive, send
 from msharefs.daemon.state import (
     DEVICES,
     HANDLES,
+    IN_SERVICE,
     INIT,
     JOURNAL,
     LOG,
@@ -45,11 +46,13 @@ from msharefs.daemon.state import (
     write_whole,
 )
 from msharefs.daemon.storage import open_area, open_handles, open_journal
+from msharefs.fuse import in_service
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.directories import DirectoryHandlers
 from msharefs.fuse.handles import HandleHandlers
+from msharefs.fuse.in_service import Cause, InService
 from msharefs.fuse.kernel import FUSE_HAS_RESEND
 from msharefs.fuse.messages import IN_HEADER_SIZE, InitOffer
 from msharefs.fuse.metrics import Metrics
@@ -88,6 +91,8 @@ class Inheritance:
     restarts: int
     gone_at: float
     """When the server before ended (time.monotonic)."""
+    cause: Cause
+    """Why."""
 
     def path(self, name: str) -> str:
         """A file of the state directory."""
@@ -155,6 +160,7 @@ class Server:
             self._metrics,
             self._replay,
             _outstanding(given, device, negotiation),
+            _in_service(given),
             failpoint,
         )
 
@@ -282,6 +288,11 @@ def _outstanding(given: Inheritance, device: Device, negotiation: Negotiation) -
     return KeptInFile(area, again=given.restarts > 0)
 
 
+def _in_service(given: Inheritance) -> InService:
+    area = open_area(given.path(IN_SERVICE), in_service.AREA_SIZE)
+    return InService(area, given.cause, again=given.restarts > 0)
+
+
 def read_init(given: Inheritance, device: Device) -> bytes:
     """The INIT request: from the kernel, or as the first server kept it for the others.
     Raises UnmountedError."""
@@ -322,7 +333,10 @@ def inherit() -> Inheritance | None:
     if order is None:
         return None
     call_ourselves("msharefs-server")
-    return Inheritance(state, int(device), supervision, **order["serve"])
+    told = order["serve"]
+    # A supervisor that an earlier version started does not say why.
+    cause = Cause(told.get("cause", Cause.KILLED.value))
+    return Inheritance(state, int(device), supervision, told["restarts"], told["gone_at"], cause)
 
 
 def call_ourselves(name: str) -> None:

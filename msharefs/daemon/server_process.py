@@ -5,7 +5,7 @@ message, and each sees the other's end by it. Knows nothing of what a server doe
 when one is needed.
 
     server       {"loaded": true}                           all its code is in memory
-    supervisor   {"serve": {"restarts": N, "gone_at": T}}    it may wait long for this
+    supervisor   {"serve": {"restarts": N, "gone_at": T, "cause": WHY}}    it may wait long for this
     server       {"ready": true, "tuning": {...}}  or  {"error": "a sentence"}
     supervisor   {"stop": true}
 """
@@ -21,6 +21,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+
+from msharefs.fuse.in_service import Cause
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 
@@ -61,10 +63,10 @@ class ServerProcess:
             self._listen(seconds)
         return self._loaded
 
-    def serve(self, restarts: int, gone_at: float) -> None:
+    def serve(self, restarts: int, gone_at: float, cause: Cause) -> None:
         """Let it serve. `restarts` counts the servers before it, of which the last ended at
-        `gone_at` (time.monotonic)."""
-        self._tell({"serve": {"restarts": restarts, "gone_at": gone_at}})
+        `gone_at` (time.monotonic) for that `cause`."""
+        self._tell({"serve": {"restarts": restarts, "gone_at": gone_at, "cause": cause.value}})
 
     def serves_within(self, seconds: float) -> bool:
         """After `serve`: wait until it answers requests, but not longer. Raises ServerError."""

@@ -25,11 +25,11 @@ from msharefs.state_layout import ARENA, CONFIG, LOCK, boot_id
 log = logging.getLogger(__name__)
 
 INIT, JOURNAL, HANDLES, LOG = "init", "journal.sqlite", "handles", "log"
-REQUESTS, ENDED, DEVICES = "requests", "ended", "devices"
+REQUESTS, IN_SERVICE, ENDED, DEVICES = "requests", "in-service", "ended", "devices"
 """The files of a state directory. INIT is the kernel's first request, which it does not
 send again to a new server; REQUESTS are those that a server has read and not answered;
-ENDED says that the regions are being thrown away; DEVICES has the
-device number (st_dev) of each mount that had these regions, the last one's last."""
+IN_SERVICE tells which it was working on; ENDED says that the regions are being thrown away; DEVICES has
+the device number (st_dev) of each mount that had these regions, the last one's last."""
 LONGEST_NAME = 200
 ENDING_TIME, ENDING_LOOK = 3.0, 0.02
 """Seconds that a daemon whose mount is gone gets to end, and between looks."""

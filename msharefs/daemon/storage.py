@@ -38,10 +38,10 @@ def open_journal(
 
 def open_area(path: str, size: int) -> memoryview:
     """A file of that many bytes, mapped shared: what is in it is not lost with the process
-    that wrote it."""
+    that wrote it. Raises OSError where there is no room: a touch later would end the process."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(fd, size)
+        os.posix_fallocate(fd, 0, size)
         # All pages at once: a kill while the kernel copies into a new one would tear a request.
         return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE))
     finally:

@@ -26,6 +26,8 @@ from msharefs.daemon.place import paths_of, users_of
 from msharefs.daemon.server_process import EXIT_RESTART, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
 from msharefs.fuse import mounting
+from msharefs.fuse.in_service import Cause
+from msharefs.linux import proc
 
 log = logging.getLogger(__name__)
 
@@ -90,15 +92,18 @@ class Supervisor:
         self._was_kept = False
         self._restarts = 0
         self._started = 0.0
-        # When the last server ended (time.monotonic), so that the next can tell the gap.
+        # When the last server ended (time.monotonic), so that the next can tell the gap, and why.
         self._gone_at = 0.0
+        self._cause = Cause.NONE
+        self._oom_kills = 0
         self._pauses = restart_pauses()
 
     def start_server(self) -> None:
         """Have a server and wait until it serves. Raises ServerError."""
         self._server = self._take_standby() or self._launch()
         self._failpoint("server started")
-        self._server.serve(self._restarts, self._gone_at)
+        self._oom_kills = proc.oom_kills()
+        self._server.serve(self._restarts, self._gone_at, self._cause)
         self._wait(self._server.serves_within)
         self._failpoint("server serves")
         self._started = time.monotonic()
@@ -254,6 +259,7 @@ class Supervisor:
         """Start servers until one serves, or nothing is left to be served. Requests wait in
         the kernel meanwhile. Returns whether one serves."""
         self._gone_at = time.monotonic()
+        self._cause = self._cause_of(code)
         self._end_server()
         self._failpoint("server gone")
         if code == EXIT_RESTART:
@@ -281,6 +287,14 @@ class Supervisor:
                 systemd.tell("READY=1", f"STATUS=serving {self._mountpoint} again")
                 return True
         return False
+
+    def _cause_of(self, code: int) -> Cause:
+        """Why the server has ended with this exit code, as far as that can be told."""
+        if code == EXIT_RESTART:
+            return Cause.NONE
+        if code != -signal.SIGKILL:
+            return Cause.FAILURE
+        return Cause.MEMORY if proc.oom_kills() > self._oom_kills else Cause.KILLED
 
     def _exit_code(self) -> int | None:
         """Of the server; None while it runs."""

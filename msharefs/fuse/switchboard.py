@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
-from typing import Any
 
 import trio
 
-from msharefs.core.errors import RefusedError
+from msharefs.core.errors import RefusedError, ServersEnded
 from msharefs.fuse import messages
 from msharefs.fuse.device import ConnectionGone, Device
-from msharefs.fuse.kernel import NO_REPLY, Opcode
+from msharefs.fuse.in_service import DEATHS, InService
+from msharefs.fuse.kernel import FUSE_UNIQUE_RESEND, NO_REPLY, Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.mounting import REQUEST_ROOM
@@ -42,6 +44,10 @@ LOOK_AGAIN = 50e-6
 to sleep and be woken; not so where client and daemon have to share one processor."""
 
 
+Later = tuple[Header, Awaitable[Payload], float]
+"""A request, what will give its answer, and when it was begun (perf_counter)."""
+
+
 class Switchboard(trio.abc.Instrument):
     """One mount's exchange between the kernel and those who answer."""
 
@@ -53,6 +59,7 @@ class Switchboard(trio.abc.Instrument):
         metrics: Metrics,
         replay: Replay,
         outstanding: Outstanding,
+        in_service: InService,
         failpoint: Callable[[str], None],
     ) -> None:
         """`pair` is our end of the socket pair, not owned here. `failpoint` is
@@ -63,11 +70,14 @@ class Switchboard(trio.abc.Instrument):
         self._metrics = metrics
         self._replay = replay
         self._outstanding = outstanding
+        self._in_service = in_service
         self._failpoint = failpoint
         self._scope = trio.CancelScope()
         self._look_again = LOOK_AGAIN if len(os.sched_getaffinity(0)) > 1 else 0.0
         self._reply = bytearray(REQUEST_ROOM)
         self._forwarded: dict[int, tuple[int, float]] = {}
+        # What is answered later while there are suspects, in the order of its handlers' calls.
+        self._to_serve, self._in_turn = trio.open_memory_channel[Later](math.inf)
         device.set_blocking(False)
         pair.setblocking(False)
 
@@ -109,6 +119,7 @@ class Switchboard(trio.abc.Instrument):
         gone = False
         async with trio.open_nursery() as nursery:
             trio.lowlevel.add_instrument(self)
+            nursery.start_soon(self._serve_in_turn)
             try:
                 for message in left:
                     # A copy that may be changed, as what is read from the kernel may be.
@@ -120,6 +131,7 @@ class Switchboard(trio.abc.Instrument):
                     await trio.lowlevel.checkpoint()
             finally:
                 trio.lowlevel.remove_instrument(self)
+                self._to_serve.close()
         return gone
 
     async def _serve(self, nursery: trio.Nursery) -> None:
@@ -150,18 +162,41 @@ class Switchboard(trio.abc.Instrument):
 
     async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
         header = messages.decode_header(message)
+        self._in_service.begin(header.unique)
+        if header.unique & FUSE_UNIQUE_RESEND:
+            if self._answer_again(header, message):
+                return
+        elif self._in_service.expecting and header.opcode not in NO_REPLY:
+            # What is sent again comes before all that is new.
+            self._in_service.all_came()
         self._failpoint("request read")
         handler = self._handlers.get(header.opcode)
-        known = self._replay.answer(header, message[messages.IN_HEADER_SIZE :])
-        if known is not None:
-            self._finish(header, known, perf_counter())
-        elif handler is not None:
+        if handler is not None:
             self._handle(handler, header, message, nursery)
         elif header.opcode == Opcode.INTERRUPT:
             # All that can take long holds memory that was charged and is not cut short.
             return
         else:
             await self._forward(header, message)
+
+    def _answer_again(self, header: Header, message: memoryview) -> bool:
+        """Answer a request that is sent again, if it was applied before or must not be served
+        any more. Returns whether that is so."""
+        started = perf_counter()
+        suspicion = self._in_service.suspicion(header.unique)
+        outcome: Payload | Exception | None = None
+        if suspicion.deaths <= DEATHS:
+            try:
+                outcome = self._replay.answer(header, message[messages.IN_HEADER_SIZE :])
+            except Exception as error:  # noqa: BLE001 - answered and logged in _finish
+                outcome = error
+        if outcome is None and suspicion.proved:
+            outcome = ServersEnded(suspicion.deaths, for_memory=suspicion.memory)
+            log.error("not served again: %s: %s", _described(header), outcome)
+        if outcome is None:
+            return False
+        self._finish(header, outcome, started)
+        return True
 
     # Requests answered here
 
@@ -178,21 +213,42 @@ class Switchboard(trio.abc.Instrument):
             self._finish(header, answer, started)
         else:
             self._outstanding.keep(message)
-            nursery.start_soon(self._finish_later, header, answer, started)
+            if self._in_service.careful:
+                self._to_serve.send_nowait((header, answer, started))
+            else:
+                nursery.start_soon(self._finish_later, header, answer, started)
 
     async def _finish_later(
         self, header: Header, answer: Awaitable[Payload], started: float
     ) -> None:
+        place = self._in_service.begin_later(header.unique)
         try:
             payload = await answer
         except Exception as error:  # noqa: BLE001 - answered and logged in _finish
             self._finish(header, error, started)
         else:
             self._finish(header, payload, started)
+        finally:
+            self._in_service.end_later(place)
+
+    async def _serve_in_turn(self) -> None:
+        """One by one, in the order in which the handlers were called: one that waits for another
+        was called after it."""
+        try:
+            async for later in self._in_turn:
+                await self._finish_later(*later)
+        finally:
+            with suppress(trio.WouldBlock, trio.EndOfChannel):
+                while True:
+                    _header, answer, _started = self._in_turn.receive_nowait()
+                    if isinstance(answer, Coroutine):
+                        answer.close()
 
     def _finish(self, header: Header, outcome: Payload | Exception, started: float) -> None:
         """Write the reply, if one is awaited; an exception that is no refusal is our fault,
         and EIO."""
+        if header.unique & FUSE_UNIQUE_RESEND:
+            self._in_service.answered(header.unique)
         if header.opcode in NO_REPLY:
             if isinstance(outcome, Exception):
                 explain(outcome, header)
@@ -211,6 +267,8 @@ class Switchboard(trio.abc.Instrument):
     async def _forward(self, header: Header, message: memoryview) -> None:
         if header.opcode not in NO_REPLY:
             self._outstanding.keep(message)
+            if not self._forwarded:
+                self._in_service.forwarded(header.unique)
             self._forwarded[header.unique] = (header.opcode, perf_counter())
         while True:
             try:
@@ -238,6 +296,9 @@ class Switchboard(trio.abc.Instrument):
     def _complete(self, reply: bytes) -> None:
         _length, error, unique = messages.decode_out_header(reply)
         opcode, started = self._forwarded.pop(unique)
+        self._in_service.answered(unique)
+        # It serves them one by one.
+        self._in_service.forwarded(next(iter(self._forwarded), 0))
         self._write(reply)
         self._metrics.record(opcode, failed=bool(error), seconds=perf_counter() - started)
 
@@ -263,18 +324,17 @@ class Switchboard(trio.abc.Instrument):
 def explain(error: Exception, header: Header) -> int:
     """Log why a request failed, and the errno to answer."""
     if isinstance(error, RefusedError):
-        log.debug(
-            "%s of inode %d by pid %d: %s: %s",
-            _opcode_name(header.opcode),
-            header.nodeid,
-            header.pid,
-            error.code,
-            error,
-        )
+        log.debug("%s: %s: %s", _described(header), error.code, error)
         return error.errno
-    log.error("%s of inode %d failed", _opcode_name(header.opcode), header.nodeid, exc_info=error)
+    log.error("%s failed", _described(header), exc_info=error)
     return errno.EIO
 
 
-def _opcode_name(opcode: int) -> Any:
-    return Opcode(opcode).name if opcode in Opcode._value2member_map_ else opcode
+def _described(header: Header) -> str:
+    """All that is known of a request, for the log."""
+    known = header.opcode in Opcode._value2member_map_
+    name = Opcode(header.opcode).name if known else f"opcode {header.opcode}"
+    return (
+        f"{name} of inode {header.nodeid} by pid {header.pid} of uid {header.uid} "
+        f"(request {header.unique & ~FUSE_UNIQUE_RESEND})"
+    )

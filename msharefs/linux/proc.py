@@ -1,6 +1,6 @@
 """What the kernel tells of processes and of the machine's memory: /proc, read and taken apart.
 
-Owns the forms of maps, smaps, stat, status and meminfo (proc(5)), which are read as bytes: names
+Owns the forms of maps, smaps, stat, status, meminfo and vmstat (proc(5)), which are read as bytes: names
 of files and of programs in them may hold anything. Which processes and files matter is the
 caller's business. A process that has ended is ProcessLookupError, whatever file told.
 """
@@ -162,6 +162,14 @@ def meminfo(root: str = "/") -> dict[str, int]:
     """The machine's memory in bytes, by the kernel's names; counts of pages stay counts."""
     with open(os.path.join(root, "proc/meminfo"), "rb") as file:
         return dict(map(_meminfo_line, file.read().decode("ascii").splitlines()))
+
+
+def oom_kills(root: str = "/") -> int:
+    """How many processes the kernel has ended for want of memory since the machine started: the
+    machine's memory, or a memory group's."""
+    with open(os.path.join(root, "proc/vmstat"), "rb") as file:
+        counts = dict(line.split() for line in file)
+    return int(counts.get(b"oom_kill", 0))
 
 
 def _meminfo_line(line: str) -> tuple[str, int]:

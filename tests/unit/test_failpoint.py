@@ -38,6 +38,12 @@ def test_the_nth_time_at_a_step_is_the_end(deaths: list[tuple[int, int]]) -> Non
     assert deaths == [(os.getpid(), signal.SIGKILL)]
 
 
+def test_an_order_may_name_the_signal(deaths: list[tuple[int, int]]) -> None:
+    """A server that fails is not one that was killed."""
+    Failpoint("cleared:1:ABRT", "/nowhere", restarts=0)("cleared")
+    assert deaths == [(os.getpid(), signal.SIGABRT)]
+
+
 def test_a_server_that_replaces_another_goes_on(deaths: list[tuple[int, int]]) -> None:
     """Else each would die at the same step."""
     point = Failpoint("before_commit", "/nowhere", restarts=1)

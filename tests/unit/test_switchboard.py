@@ -78,7 +78,8 @@ async def test_a_refusal_is_its_errno(caplog: pytest.LogCaptureFixture) -> None:
         assert board.counted("IOCTL") == (1, 1)
     (record,) = (r for r in caplog.records if "ENOTTY" in r.getMessage())
     assert record.levelno == logging.DEBUG
-    assert record.getMessage() == "IOCTL of inode 3 by pid 101: ENOTTY: ioctl 0x5401"
+    who = "IOCTL of inode 3 by pid 101 of uid 1001 (request 6)"
+    assert record.getMessage() == f"{who}: ENOTTY: ioctl 0x5401"
 
 
 async def test_an_exception_in_a_handler_is_eio(caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +91,8 @@ async def test_an_exception_in_a_handler_is_eio(caplog: pytest.LogCaptureFixture
         assert await board.ask(message(Opcode.READ, unique=8)) == reply(8, b"1:")
         assert board.counted("OPEN") == (1, 1)
     (record,) = caplog.records
-    assert (record.levelname, record.getMessage()) == ("ERROR", "OPEN of inode 3 failed")
+    who = "OPEN of inode 3 by pid 101 of uid 1001 (request 6)"
+    assert (record.levelname, record.getMessage()) == ("ERROR", f"{who} failed")
     assert "KeyError: 'bug'" in caplog.text
     assert "Traceback" in caplog.text
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import trio
 import trio.testing
 
+from msharefs.fuse.in_service import AREA_SIZE, Cause, InService
 from msharefs.fuse.messages import Header
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.outstanding import KeptInFile, ResentByKernel
@@ -121,9 +122,18 @@ class Exchange:
         return await self.kernel.hear()
 
 
+def new_in_service() -> InService:
+    """Of the first server of a connection."""
+    return InService(memoryview(bytearray(AREA_SIZE)), Cause.NONE, again=False)
+
+
 @contextmanager
 def exchange(
-    handlers: Mapping[int, Handler], flags2: int = 0x30, *, area: memoryview | None = None
+    handlers: Mapping[int, Handler],
+    flags2: int = 0x30,
+    *,
+    area: memoryview | None = None,
+    in_service: InService | None = None,
 ) -> Iterator[Exchange]:
     """Connected, but not running. The data plane wishes these capabilities. With an `area`
     the kernel cannot send again, and an earlier server has left there what it had read."""
@@ -146,6 +156,7 @@ def exchange(
             metrics,
             replay,
             ResentByKernel(scripted) if area is None else KeptInFile(area, again=True),
+            in_service or new_in_service(),
             steps.append,
         )
         yield Exchange(
@@ -157,9 +168,11 @@ def exchange(
 
 
 @asynccontextmanager
-async def serving(handlers: Mapping[int, Handler] | None = None) -> AsyncIterator[Exchange]:
+async def serving(
+    handlers: Mapping[int, Handler] | None = None, *, in_service: InService | None = None
+) -> AsyncIterator[Exchange]:
     """Running, INIT done. It must still run at the end; then it is cancelled."""
-    with exchange(handlers or {}) as board, trio.fail_after(SECONDS):
+    with exchange(handlers or {}, in_service=in_service) as board, trio.fail_after(SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(board.run)
             await board.greet()

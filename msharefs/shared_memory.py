@@ -1,34 +1,28 @@
 """A replacement for multiprocessing.shared_memory.SharedMemory, on a directory of a mount.
 
-Owns `SharedMemory` and the form of its regions: the bytes from the start, and in the last
-sixteen of what is mapped a footer with the exact size. It uses Region as any program would, and
+Owns `SharedMemory`, the standard library's interface over a block (client/blocks.py). It uses
 nothing of multiprocessing: there is no resource tracker, so nobody's end removes anything.
 """
 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import secrets
-import struct
 from typing import TYPE_CHECKING, Self
 
+from msharefs.client import blocks
 from msharefs.client.arguments import byte_count
-from msharefs.client.errors import InvalidArgument, MshareError, RegionExists, translated
-from msharefs.client.mount import alignment, default_directory
-from msharefs.client.region import Region
+from msharefs.client.errors import InvalidArgument, RegionExists
+from msharefs.client.mount import default_directory
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
-    from msharefs.client.attachment import Attachment
-    from msharefs.client.layout import Layout
+    from msharefs.client.region import Region
 
 __all__ = ["SharedMemory"]
-
-_FOOTER = struct.Struct("=8sQ")
-_MAGIC = b"mshr.len"
 
 
 class SharedMemory:
@@ -38,9 +32,9 @@ class SharedMemory:
     that is there, in this or any other process. Without a name, one that is free is chosen.
     `track` is accepted and means nothing.
 
-    Of its own it has `directory`, where the block is a file (default: $MSHAREFS_DIR, or the
-    first mounted msharefs); `mode`, the permission of that file, less the umask; and `readonly`,
-    to attach a block that one may only read.
+    Of its own it has `directory`, where the block is a file (default: that of
+    `msharefs.default_directory`); `mode`, the permission of that file, less the umask; and
+    `readonly`, to attach a block that one may only read.
 
     A region of any other making can be attached too: it is as long as what is mapped from its
     start without a hole.
@@ -65,23 +59,14 @@ class SharedMemory:
         if not create:
             if name is None:
                 raise ValueError("a name is needed to attach shared memory that is there")
-            region = Region.open(_path(where, name), writable=not readonly)
+            block = blocks.open_block(_path(where, name), writable=not readonly)
         elif readonly:
             raise ValueError("what is created is empty: it cannot be for reading only")
         else:
             if byte_count(size, "size") == 0:
                 raise ValueError("shared memory has at least one byte")
-            region = _create(where, name, size, mode)
-        self._take(region)
-
-    def _take(self, region: Region) -> None:
-        """Attach an open region, which from now on is this object's."""
-        try:
-            self._attachment: Attachment = region.attach(0, _length(region))
-        except BaseException:
-            region.close()
-            raise
-        self._region = region
+            block = _create(where, name, size, mode)
+        self._region, self._attachment = block
 
     @property
     def name(self) -> str:
@@ -102,6 +87,23 @@ class SharedMemory:
     def buf(self) -> memoryview:
         """The memory itself, `size` bytes. ValueError after `close`."""
         return self._attachment.buf
+
+    # Programs that work around the standard class reach for these.
+
+    @property
+    def _name(self) -> str:
+        """The name as POSIX has it."""
+        return f"/{self.name}"
+
+    @property
+    def _fd(self) -> int:
+        """The open file; -1 after `close`."""
+        return -1 if self._region.closed else self._region.fileno()
+
+    @property
+    def _mmap(self) -> mmap.mmap | None:
+        """The map of its bytes, and of those to the end of their last page; None after `close`."""
+        return None if self._attachment.closed else self._attachment.map
 
     def close(self) -> None:
         """Take the block out of this process; it stays, for others too. Closing twice is allowed.
@@ -143,7 +145,7 @@ class SharedMemory:
 
 def _rebuild(kind: type[SharedMemory], region: Region) -> SharedMemory:
     block = kind.__new__(kind)
-    block._take(region)
+    block._region, block._attachment = region, blocks.attach(region)
     return block
 
 
@@ -155,72 +157,16 @@ def _path(directory: str, name: str) -> str:
     return os.path.join(os.path.abspath(directory), plain)
 
 
-def _create(directory: str, name: str | None, size: int, mode: int) -> Region:
-    """A new region that holds `size` bytes, under its name only when it is complete."""
+def _create(directory: str, name: str | None, size: int, mode: int) -> blocks.Block:
+    """A new block, under the name that is asked for, or under a free one."""
+    if name is not None:
+        path = _path(directory, name)
+        if os.path.lexists(path):
+            # Said before any memory is taken; that it is still so in the end is seen by rename.
+            raise RegionExists(errno.EEXIST, "the name is taken", path)
+        return blocks.create(path, size, mode)
     while True:
-        path = _path(directory, name if name is not None else f"psm_{secrets.token_hex(4)}")
         try:
-            return _create_at(path, size, mode)
+            return blocks.create(_path(directory, f"psm_{secrets.token_hex(4)}"), size, mode)
         except RegionExists:
-            if name is not None:
-                raise
-
-
-def _create_at(path: str, size: int, mode: int) -> Region:
-    if os.path.lexists(path):
-        # Said before any memory is taken; that it is still so in the end is seen by link(2).
-        raise RegionExists(errno.EEXIST, "the name is taken", path)
-    mapped = _round_up(size + _FOOTER.size, mmap.PAGESIZE)
-    # Who attaches by the name must not meet a region that is half made.
-    hidden = os.path.join(os.path.dirname(path), f".shm-{secrets.token_hex(8)}")
-    region = Region.create(hidden, _round_up(mapped, alignment(hidden)), mode=mode)
-    try:
-        region.map(0, mapped)
-        with region.attach(mapped - mmap.PAGESIZE, mmap.PAGESIZE) as last:
-            _FOOTER.pack_into(last.buf, mmap.PAGESIZE - _FOOTER.size, _MAGIC, size)
-        with translated("cannot give the shared memory its name", path):
-            os.link(hidden, path)
-        return _opened_by(path, region)
-    finally:
-        region.unlink()
-        region.close()
-
-
-def _opened_by(path: str, region: Region) -> Region:
-    """`region` opened once more, by its own name, so that /proc/PID/maps shows that one."""
-    try:
-        named = Region.open(path)
-    except MshareError:
-        # The mode shuts its owner out, or somebody has unlinked it already: it is ours still.
-        return Region(os.dup(region.fileno()), path, writable=True)
-    if os.path.samestat(os.fstat(named.fileno()), os.fstat(region.fileno())):
-        return named
-    named.close()
-    return Region(os.dup(region.fileno()), path, writable=True)
-
-
-def _length(region: Region) -> int:
-    """How many bytes a region holds for its users."""
-    extent = _extent(region.layout())
-    if extent == 0:
-        text = "nothing is mapped at its start"
-        raise InvalidArgument(errno.EINVAL, text, region.path)
-    with region.attach(extent - mmap.PAGESIZE, mmap.PAGESIZE, writable=False) as last:
-        magic, size = _FOOTER.unpack_from(last.buf, mmap.PAGESIZE - _FOOTER.size)
-    if magic == _MAGIC and _round_up(size + _FOOTER.size, mmap.PAGESIZE) == extent:
-        return int(size)
-    return extent
-
-
-def _extent(layout: Layout) -> int:
-    """How far it is mapped from its start without a hole."""
-    end = 0
-    for mapping in layout.mappings:
-        if mapping.offset != end:
-            break
-        end = mapping.end
-    return end
-
-
-def _round_up(number: int, unit: int) -> int:
-    return -(-number // unit) * unit
+            continue

@@ -65,7 +65,6 @@ class Attachment:
         "_offset",
         "_own_references",
         "_size",
-        "_writable",
     )
 
     def __init__(
@@ -87,9 +86,8 @@ class Attachment:
         self._size = size
         self._map = _map_shared(fd, offset, size, writable=writable)
         self._own_references = sys.getrefcount(self._map)
-        self._buf = memoryview(self._map)
+        self._buf = self._view()
         self._address: int | None = None
-        self._writable = writable
         self._look = look
         self._enforced = enforce
         self._applied: tuple[Run, ...] = ()
@@ -120,6 +118,12 @@ class Attachment:
         """The bytes themselves: a flat view without a copy, writable if the attachment is."""
         self._require_open()
         return self._buf
+
+    @property
+    def map(self) -> mmap.mmap:
+        """The mmap object, for what else it can do (madvise, find). It is closed by `close` alone."""
+        self._require_open()
+        return self._map
 
     @property
     def readonly(self) -> bool:
@@ -155,7 +159,9 @@ class Attachment:
         # Who looked first must not have the last word.
         with self._lock:
             mappings = self._look()
-            wanted = protection.runs(mappings, self._offset, self._size, writable=self._writable)
+            wanted = protection.runs(
+                mappings, self._offset, self._size, writable=not self._buf.readonly
+            )
             if wanted == self._applied:
                 return False
             # Unknown, should it stop half way.
@@ -221,6 +227,12 @@ class Attachment:
         flat = np.frombuffer(self.buf, element, count, offset)
         return flat.reshape(lengths, order=order)
 
+    def narrow(self, size: int) -> None:
+        """Show the first `size` bytes only; the rest stays mapped. Only before `buf` is used."""
+        self._buf.release()
+        self._size = size
+        self._buf = self._view()
+
     def close(self) -> None:
         """Take it out of this process; closing twice does nothing.
 
@@ -239,7 +251,7 @@ class Attachment:
                 raise BufferError
             self._map.close()
         except BufferError:
-            self._buf = memoryview(self._map)
+            self._buf = self._view()
             raise BufferError(
                 "the attachment is still used by an array or a slice of its buf; delete or "
                 "release those first (del array, view.release())"
@@ -284,6 +296,9 @@ class Attachment:
                 f"nothing is mapped at {hole} to {end} of the region: to touch an array there "
                 "would end the process"
             )
+
+    def _view(self) -> memoryview:
+        return memoryview(self._map)[: self._size]
 
     def _require_open(self) -> None:
         if self._map.closed:

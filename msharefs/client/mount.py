@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from msharefs.abi import INFO_NAME
 from msharefs.client.errors import MshareError, NotMounted, translated
-from msharefs.linux import mountinfo
+from msharefs.linux import host, mountinfo
 
 if TYPE_CHECKING:
     from msharefs.client.errors import StrOrBytesPath
+    from msharefs.linux.mountinfo import Mount
 
 # The file holds at most the twelve digits of 512 GiB and a newline.
 _INFO_LENGTH = 32
@@ -24,6 +25,8 @@ DIRECTORY_VARIABLE = "MSHAREFS_DIR"
 """The environment variable that names the directory to use where a program names none."""
 
 _TYPE = "fuse.msharefs"
+_ROOT = 0
+_NOBODY = 65534
 
 
 def alignment(path: StrOrBytesPath) -> int:
@@ -50,18 +53,22 @@ def alignment(path: StrOrBytesPath) -> int:
 
 
 def default_directory() -> str:
-    """$MSHAREFS_DIR, or else the first mounted msharefs that this process may enter.
+    """$MSHAREFS_DIR, or else the oldest msharefs mount of this user, or else root's oldest.
 
-    Raises NotMounted (ENODEV) if there is none.
+    So all processes of a user have the same, and nobody's memory goes to a mount of another
+    user, who could read it. Mounts that this process may not enter, and what is covered by
+    another mount, do not count. Raises NotMounted (ENODEV) if there is none.
     """
     chosen = os.environ.get(DIRECTORY_VARIABLE)
     if chosen:
         return chosen
-    for mount in mountinfo.own_mounts():
-        # Another user's own mount is in the list too, and shut.
-        if mount.kind == _TYPE and os.access(mount.path, os.X_OK):
-            return mount.path
-    text = f"no msharefs is mounted here; mount one, or set {DIRECTORY_VARIABLE}"
+    mounts = [mount for mount in mountinfo.own_mounts() if mount.kind == _TYPE]
+    for user in _trusted_users():
+        for mount in mounts:
+            # Nobody else's mount is so much as looked at: its server could make us wait.
+            if f"user_id={user}" in mount.super_options and _may_enter(mount):
+                return mount.path
+    text = f"no msharefs of this user or of root is mounted here; mount one, or set {DIRECTORY_VARIABLE}"
     raise NotMounted(errno.ENODEV, text)
 
 
@@ -79,6 +86,23 @@ def alignment_hint(path: StrOrBytesPath, size: int) -> str:
     if size % unit == 0:
         return ""
     return f", the size must be a multiple of {unit} (next is {-(-size // unit) * unit})"
+
+
+def _trusted_users() -> list[int]:
+    """Whose mounts may be the default: our own before root's."""
+    own = os.geteuid()
+    if own == _NOBODY and not host.is_first_user_namespace():
+        # So all users are called that have no number in a user namespace.
+        return [_ROOT]
+    return [own, _ROOT]
+
+
+def _may_enter(mount: Mount) -> bool:
+    try:
+        shown = os.stat(mount.path).st_dev == mount.device
+    except OSError:
+        return False
+    return shown and os.access(mount.path, os.X_OK, effective_ids=True)
 
 
 def _mount_root(path: StrOrBytesPath) -> bytes:

@@ -21,7 +21,6 @@ from msharefs.client.attachment import Attachment
 from msharefs.client.errors import (
     AccessDenied,
     MappingExists,
-    MshareError,
     NotARegion,
     RegionNotFound,
     translated,
@@ -345,17 +344,17 @@ class Region:
                 return
 
     def _require_region(self) -> None:
+        with translated("cannot open the region", self._path):
+            self._attribute(_LAYOUT)
+
+    def _attribute(self, name: str) -> bytes:
         try:
-            with translated("cannot open the region", self._path):
-                self._attribute(_LAYOUT)
-        except MshareError as error:
+            return os.getxattr(self._fd, name)
+        except OSError as error:
             if error.errno in {errno.ENODATA, errno.EOPNOTSUPP}:
                 text = "not a region of a mounted msharefs"
                 raise NotARegion(errno.ENOTTY, text, self._path) from None
             raise
-
-    def _attribute(self, name: str) -> bytes:
-        return os.getxattr(self._fd, name)
 
     def _generation(self, size: int) -> Generation:
         """Which layout it has now; `size` is the region's, as the last layout said."""

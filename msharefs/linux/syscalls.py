@@ -46,6 +46,7 @@ _SIGSET_SIZE = 128
 _SIGINFO = struct.Struct("=I124x")
 """struct signalfd_siginfo: the signal."""
 _SFD_CLOEXEC = os.O_CLOEXEC
+_RENAME_NOREPLACE = 1
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -68,6 +69,13 @@ _libc.mount.argtypes = (
     ctypes.c_char_p,
 )
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.renameat2.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint,
+)
 _libc.unshare.argtypes = (ctypes.c_int,)
 _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -117,6 +125,14 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
     _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def rename_to_free(old: str, new: str) -> None:
+    """renameat2(2) with RENAME_NOREPLACE: EEXIST where the new name is taken."""
+    result = _libc.renameat2(
+        _AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE
+    )
+    _check(result, new)
 
 
 def unshare(flags: int) -> None:

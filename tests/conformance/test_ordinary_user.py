@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance import ordinary_user
+from tests.helpers import ordinary_user
 from tests.helpers.mount import MORE_OPTIONS, ROOT
 
 pytestmark = [

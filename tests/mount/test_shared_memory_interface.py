@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import inspect
+import mmap
 import os
+import sys
 from multiprocessing import shared_memory as standard
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import msharefs
 from msharefs import Region
+from msharefs.linux import syscalls
 from msharefs.shared_memory import SharedMemory
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.users import ALICE, as_user
@@ -119,16 +123,18 @@ def test_name_that_is_taken_on_a_full_mount(make_mount: MakeMount) -> None:
 
 def test_other_process_that_is_faster(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who loses the race for a name gets FileExistsError, and nothing of its own stays."""
-    real = os.link
+    real = syscalls.rename_to_free
 
     def late(source: str, target: str) -> None:
-        monkeypatch.setattr(os, "link", real)
+        monkeypatch.setattr(syscalls, "rename_to_free", real)
         make(os.path.basename(target), 10)
         real(source, target)
 
-    monkeypatch.setattr(os, "link", late)
-    with pytest.raises(FileExistsError):
+    monkeypatch.setattr(syscalls, "rename_to_free", late)
+    with pytest.raises(FileExistsError) as caught:
         SharedMemory("race", create=True, size=100)
+    assert caught.value.filename == os.path.join(os.environ["MSHAREFS_DIR"], "race")
+    assert ".shm-" not in Path("/proc/self/maps").read_text()
     with SharedMemory("race") as winner:
         assert winner.size == 10
 
@@ -251,6 +257,50 @@ def test_region_of_another_making(directory: Path) -> None:
     path.unlink()
 
 
+def test_region_that_only_looks_like_a_block(directory: Path) -> None:
+    """What is mapped elsewhere, or anew since the block was made, is seen without a touch of what
+    is not there."""
+    path = directory / "region"
+    with Region.create(path, UNIT) as region:
+        region.map(5 * PAGE, PAGE)
+        with pytest.raises(ValueError, match="nothing is mapped at its start"):
+            SharedMemory("region")
+    path.unlink()
+    with SharedMemory("region", create=True, size=3 * PAGE) as block:
+        with Region.open(path) as region:
+            # Where the footer would be, were what is mapped in one piece.
+            block.buf[3 * PAGE - FOOTER :] = b"mshr.len" + (1 << 40).to_bytes(8, sys.byteorder)
+            region.unmap(PAGE, PAGE)
+            with SharedMemory("region") as same:
+                assert same.size == PAGE
+            region.map(PAGE, PAGE)
+            with SharedMemory("region") as same:
+                assert same.size == 3 * PAGE
+            region.map(3 * PAGE, PAGE)
+            with SharedMemory("region") as same:
+                assert same.size == 4 * PAGE
+        block.unlink()
+
+
+def test_what_work_arounds_reach_for(make: Make, directory: Path) -> None:
+    """The standard class's own attributes mean here what they mean there, open and closed."""
+    block = make("around", 100)
+    theirs = standard.SharedMemory(create=True, size=100)
+    try:
+        each: Any
+        for each in (block, theirs):
+            assert each._name == f"/{each.name}"
+            assert os.fstat(each._fd).st_ino
+            assert isinstance(each._mmap, mmap.mmap)
+            assert len(each._mmap) >= each.size
+            each._mmap.flush()
+            each.close()
+            assert each._fd == -1
+            assert each._mmap is None
+    finally:
+        theirs.unlink()
+
+
 def test_directory_by_argument_environment_and_mounts(
     make_mount: MakeMount, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +314,10 @@ def test_directory_by_argument_environment_and_mounts(
             block.unlink()
     monkeypatch.delenv("MSHAREFS_DIR")
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    first = next(path for _, path, kind, *_ in mounts if kind == "fuse.msharefs")
+    ours = f"user_id={os.geteuid()}"
+    first = next(
+        path for _, path, kind, words, *_ in mounts if kind == "fuse.msharefs" and ours in words
+    )
     assert msharefs.default_directory() == first
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 import msharefs
-from msharefs.linux import mountinfo
+from msharefs.linux import host, mountinfo
 
 
 @pytest.fixture
@@ -20,19 +21,78 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_first_mount_that_may_be_entered(table: Path, tmp_path: Path) -> None:
-    """Other file systems and directories that are shut or gone are passed over."""
-    first, second = tmp_path / "a blank", tmp_path / "b"
-    first.mkdir()
-    second.mkdir()
-    escaped = str(first).replace(" ", "\\040")
+def line(path: Path | str, user: int, *, kind: str = "fuse.msharefs", device: str = "") -> str:
+    """A line of the table for a mount of this user at `path`, which is shown there unless another
+    device number says that something else is."""
+    number = Path(path).stat().st_dev if Path(path).exists() else 5
+    device = device or f"{os.major(number)}:{os.minor(number)}"
+    escaped = str(path).replace(" ", "\\040")
+    return f"21 1 {device} / {escaped} rw - {kind} msharefs rw,user_id={user},group_id={user}\n"
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[Path]:
+    """Directories that stand in for mounts."""
+    made = [tmp_path / name for name in ("a blank", "b", "c")]
+    for place in made:
+        place.mkdir()
+    return made
+
+
+ME = os.geteuid()
+STRANGER = 4711
+
+
+def test_first_mount_that_may_be_entered(table: Path, places: list[Path]) -> None:
+    """Other file systems, and what is gone or covered by another mount, are passed over."""
+    first, second, third = places
     table.write_text(
-        f"20 1 0:4 / {second} rw - proc proc rw\n"
-        f"21 1 0:5 / {tmp_path}/gone rw - fuse.msharefs msharefs rw\n"
-        f"22 1 0:6 / {escaped} rw - fuse.msharefs msharefs rw\n"
-        f"23 1 0:7 / {second} rw - fuse.msharefs msharefs rw\n"
+        line(second, ME, kind="fuse.other")
+        + line(second / "gone", ME)
+        + line(second, ME, device="0:1")
+        + line(first, ME)
+        + line(third, ME)
     )
     assert msharefs.default_directory() == str(first)
+
+
+def test_own_mount_goes_before_roots(
+    table: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever order they were mounted; and root's serves who has none."""
+    table.write_text(
+        "".join(line(place, user) for place, user in zip(places, (0, 7, 0), strict=True))
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    assert msharefs.default_directory() == str(places[1])
+    for other in (8, 0):
+        monkeypatch.setattr(os, "geteuid", lambda: other)  # noqa: B023 - called at once
+        assert msharefs.default_directory() == str(places[0])
+
+
+def test_mount_of_another_user_is_never_taken(
+    table: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor looked at, as its server could make us wait; for root neither."""
+    table.write_text(line(places[0], STRANGER))
+    looked: list[object] = []
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: looked.append(path))
+    with pytest.raises(msharefs.NotMounted, match="of this user or of root"):
+        msharefs.default_directory()
+    assert looked == []
+
+
+def test_users_without_a_number_are_not_one_user(
+    table: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user namespace all of them are called 65534, a stranger and ourselves."""
+    table.write_text(line(places[0], 65534) + line(places[1], 0))
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    first = True
+    monkeypatch.setattr(host, "is_first_user_namespace", lambda: first)
+    assert msharefs.default_directory() == str(places[0])
+    first = False
+    assert msharefs.default_directory() == str(places[1])
 
 
 def test_variable_goes_before_the_mounts(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

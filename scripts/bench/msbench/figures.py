@@ -129,6 +129,22 @@ GOALS = (
         120 * MIB,
     ),
     Goal(
+        "block",
+        "SharedMemory: create + close + unlink, 100 bytes",
+        "multiprocessing",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        10,
+    ),
+    Goal(
+        "block-attach",
+        "SharedMemory: attach + close, 100 bytes",
+        "multiprocessing",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        10,
+    ),
+    Goal(
         "paged-read",
         "paged: first touch of a page, 1 GiB in order",
         SHM,

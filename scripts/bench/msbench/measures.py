@@ -142,6 +142,17 @@ def mappings(site: Site, effort: Effort) -> Figures:
         return {"mappings": _figure(samples, f"{MANY_MAPPINGS} mappings made in {filled:.1f} s")}
 
 
+def blocks(site: Site, effort: Effort) -> Figures:
+    """Small blocks of SharedMemory against the standard library's class, in Python."""
+    with site.msharefs("size=64M") as mounted:
+        return {
+            name: _figure(
+                sides(site.python_probe("blocks", what, effort.rounds, 50, mounted.path), 1e-9)
+            )
+            for name, what in (("block", "create"), ("block-attach", "attach"))
+        }
+
+
 def paged(site: Site, effort: Effort) -> Figures:
     """The paged plane: first touches, writing back, and pages that two processes share."""
     _need_memory(5 * GIB)
@@ -192,6 +203,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
     (("create",), create),
     (("regions", "memory"), regions),
     (("mappings",), mappings),
+    (("block", "block-attach"), blocks),
     (("paged-read", "paged-write", "paged-pingpong"), paged),
     (("mount",), mount),
 )

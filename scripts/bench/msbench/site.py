@@ -86,6 +86,13 @@ class Site:
             line.split() for line in run(command, PROBE_TIMEOUT, self._environment).splitlines()
         ]
 
+    def python_probe(self, name: str, *arguments: object) -> list[list[str]]:
+        """What a probe in Python printed, as words by line; for what only Python programs do."""
+        command = [sys.executable, "-P", str(BENCH / "probes" / f"{name}.py")]
+        with on_processors(self.placement.client):
+            text = run([*command, *map(str, arguments)], PROBE_TIMEOUT, self._environment)
+        return [line.split() for line in text.splitlines()]
+
     def contend(
         self, operation: str, rounds: int, count: int, ours: Path, theirs: Path
     ) -> tuple[list[float], list[float]]:

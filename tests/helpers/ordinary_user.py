@@ -38,7 +38,7 @@ def run(
 ) -> int | None:
     """Run a command as the ordinary user; its exit code, or None if it took too long.
 
-    It finds the directories `shown` at their own names. Needs root.
+    It finds the directories `shown` at their own names, a mount of msharefs too. Needs root.
     """
     words = ["setpriv", "--pdeathsig", "KILL"]
     words += ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
@@ -61,10 +61,11 @@ def main() -> int:
     """The first process of the world: make it, run the command, look what is left."""
     # Whatever root's is: what we make here is for him.
     os.umask(0o022)
-    let_go()
     where = Path.cwd()
-    shown, command = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
-    show([Path(path) for path in shown])
+    words, command = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
+    shown = [Path(word) for word in words]
+    let_go(shown)
+    show(shown)
     open_fuse()
     give_name()
     child = os.fork()
@@ -81,14 +82,16 @@ def main() -> int:
     return os.waitstatus_to_exitcode(ended[1])
 
 
-def let_go() -> None:
-    """Our copies of mounts of msharefs would keep them alive after their umount elsewhere."""
+def let_go(shown: Sequence[Path]) -> None:
+    """Our copies of mounts of msharefs would keep them alive after their umount elsewhere. Those
+    that are `shown` have to."""
     points = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         point = unescaped(fields[4])
         kind = fields[fields.index("-") + 1]
-        if kind == "fuse.msharefs" or point.startswith("/run/msharefs/"):
+        ours = kind == "fuse.msharefs" or point.startswith("/run/msharefs/")
+        if ours and Path(point) not in shown:
             points.append(point)
     for point in reversed(points):
         subprocess.run(["umount", "-l", point], check=False, timeout=20, capture_output=True)

@@ -1,0 +1,296 @@
+"""Blocks: regions in the form that SharedMemory gives them.
+
+Owns that form (the bytes from the start, and in the last sixteen of what is mapped a footer with
+the exact size), how a block comes to its name, and the recognising of what is no finished block.
+A block is made under a hidden name, and its maker holds a lock on the file until it is renamed:
+so nobody meets one that is half made, and a hidden file without a lock belongs to a maker that
+was killed, whoever finds it. The interface of the standard library is shared_memory.py's.
+
+Every request of the mount counts here: small blocks come and go by the thousand.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import re
+import secrets
+import stat
+import struct
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from msharefs.client.attachment import Attachment
+from msharefs.client.creation import settle_size
+from msharefs.client.errors import (
+    InvalidArgument,
+    MshareError,
+    NotARegion,
+    OutOfInodes,
+    OutOfMemory,
+    RegionTooLarge,
+    translated,
+)
+from msharefs.client.mount import alignment, not_mounted
+from msharefs.client.region import Region
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from msharefs.client.layout import Layout
+
+_FOOTER = struct.Struct("=8sQ")
+_MAGIC = b"mshr.len"
+
+_HIDDEN = ".shm-"
+_HALF_MADE = re.compile(re.escape(_HIDDEN) + "[0-9a-f]{16}")
+_USUAL_ALIGNMENT = 2 << 20
+_COLLECT_ONE_IN = 64
+"""How many blocks are made for one look for half-made ones, which lists the directory."""
+_PAUSES = (0.001, 0.01, 0.1)
+"""Seconds between attempts while the mount has not heard yet that what was collected is closed."""
+
+
+Block = tuple[Region, Attachment]
+"""What a SharedMemory owns: the open region, and its bytes in this process."""
+
+
+def create(path: str, size: int, mode: int) -> Block:
+    """A new block of `size` bytes at the absolute `path`, zeroed, open for writing.
+
+    `mode` is the permission of its file, less the umask. Raises RegionExists if the name is
+    taken, NotMounted, OutOfMemory, OutOfInodes, RegionTooLarge, AccessDenied, RegionNotFound if
+    the directory is missing; nothing is left then.
+    """
+    try:
+        return _create(path, size, mode)
+    except (OutOfMemory, OutOfInodes):
+        if not collect(os.path.dirname(path)):
+            raise
+    for pause in _PAUSES:
+        with suppress(OutOfMemory, OutOfInodes):
+            return _create(path, size, mode)
+        time.sleep(pause)
+    return _create(path, size, mode)
+
+
+def open_block(path: str, *, writable: bool) -> Block:
+    """The block at the absolute `path`; for what else may be there see `attach`.
+
+    Raises RegionNotFound, AccessDenied, NotARegion, and what `attach` raises.
+    """
+    flags = os.O_RDWR if writable else os.O_RDONLY
+    with translated("cannot open the shared memory", path):
+        region = Region(os.open(path, flags | os.O_CLOEXEC), path, writable=writable)
+    return region, attach(region)
+
+
+def attach(region: Region) -> Attachment:
+    """The bytes of a block, as many as were asked for when it was made.
+
+    A region of any other making is as long as what is mapped from its start without a hole, and
+    as writable as its mappings allow. Raises InvalidArgument (EINVAL) if that is nothing,
+    NotARegion, OutOfMemory without address space; the region is closed then.
+    """
+    try:
+        attachment = _attach_by_footer(region)
+        return attachment or region.attach(0, _size_by_layout(region))
+    except BaseException:
+        region.close()
+        raise
+
+
+def collect(directory: str) -> int:
+    """Remove the half-made blocks in a directory whose makers were killed, as far as one may.
+
+    Returns how many. Those that are being made now are left alone.
+    """
+    try:
+        names = [name for name in os.listdir(directory) if _HALF_MADE.fullmatch(name)]
+    except OSError:
+        return 0
+    return sum(_remove_unlocked(os.path.join(directory, name)) for name in names)
+
+
+class _Collected(Exception):
+    """Somebody has taken our hidden file for one whose maker was killed."""
+
+
+def _create(path: str, size: int, mode: int) -> Block:
+    """One attempt, or several if others take us for dead."""
+    directory = os.path.dirname(path)
+    while True:
+        token = secrets.token_bytes(8)
+        if token[0] < 256 // _COLLECT_ONE_IN:
+            collect(directory)
+        hidden = os.path.join(directory, _HIDDEN + token.hex())
+        with suppress(_Collected), _errors_name(path):
+            return _create_as(hidden, path, size, mode)
+
+
+def _create_as(hidden: str, path: str, size: int, mode: int) -> Block:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with translated("cannot create the shared memory"):
+        fd = os.open(hidden, flags, mode)
+    # It has the name that it will get: by renaming, the open file becomes that of its name.
+    region = Region(fd, path, writable=True)
+    with ExitStack() as undo:
+        undo.callback(region.close)
+        undo.callback(_forget, hidden)
+        _lock(fd)
+        try:
+            attachment = _fill(region, size)
+        except NotARegion as error:
+            raise not_mounted(path) from error
+        undo.callback(attachment.close)
+        _rename(hidden, path)
+        undo.pop_all()
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return region, attachment
+
+
+def _forget(hidden: str) -> None:
+    """Remove the file of a block that does not come to be."""
+    with suppress(OSError):
+        os.unlink(hidden)
+
+
+def _lock(fd: int) -> None:
+    """Say that somebody lives who makes this block."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _Collected from None
+
+
+def _fill(region: Region, size: int) -> Attachment:
+    """Give a new region its size, its memory and its footer."""
+    fd, path = region.fileno(), region.path
+    mapped = _round_up(size + _FOOTER.size, mmap.PAGESIZE)
+    try:
+        # Fits nearly every mount, and to ask for the alignment would be requests.
+        settle_size(fd, path, _round_up(mapped, _USUAL_ALIGNMENT))
+    except (InvalidArgument, RegionTooLarge):
+        settle_size(fd, path, _round_up(mapped, alignment(path)))
+    region.map(0, mapped)
+    attachment = _attach_whole(region, mapped)
+    _FOOTER.pack_into(attachment.map, mapped - _FOOTER.size, _MAGIC, size)
+    attachment.narrow(size)
+    return attachment
+
+
+def _rename(hidden: str, path: str) -> None:
+    from msharefs.linux import syscalls  # noqa: PLC0415 - who only attaches needs no ctypes
+
+    try:
+        with translated("cannot give the shared memory its name"):
+            syscalls.rename_to_free(hidden, path)
+    except FileNotFoundError:
+        # Of the directory, if it is that, the next attempt will say so.
+        raise _Collected from None
+
+
+def _remove_unlocked(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # With the lock held: a maker that comes to its own only now sees that it is too late.
+        os.unlink(path)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _attach_whole(region: Region, mapped: int) -> Attachment:
+    with translated("cannot attach the shared memory", region.path):
+        return Attachment(region.fileno(), 0, mapped, writable=region.writable)
+
+
+def _attach_by_footer(region: Region) -> Attachment | None:
+    """The bytes of a region that has the form of a block; one request at most.
+
+    What has been mapped anew in a block since, with other rights, does not show here.
+    """
+    status = os.fstat(region.fileno())
+    # In a block all that is mapped is reserved, and begins at the start.
+    extent = status.st_blocks * 512
+    plausible = 0 < extent <= status.st_size and extent % mmap.PAGESIZE == 0
+    if not plausible or not stat.S_ISREG(status.st_mode):
+        return None
+    attachment = _attach_whole(region, extent)
+    size = _size_in(_read_if_there(attachment.map, extent - _FOOTER.size), extent)
+    if size is None:
+        attachment.close()
+        return None
+    attachment.narrow(size)
+    return attachment
+
+
+def _read_if_there(map_: mmap.mmap, start: int) -> bytes:
+    """The bytes from `start` on; none where a look at them would be SIGBUS."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        # The kernel looks for us, and says EFAULT.
+        with memoryview(map_) as view, view[start:] as part:
+            os.write(writer, part)
+        return os.read(reader, len(map_) - start)
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        return b""
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _size_in(footer: bytes, extent: int) -> int | None:
+    """The size that a footer at the end of `extent` bytes tells, if it is one."""
+    if len(footer) != _FOOTER.size:
+        return None
+    magic, size = _FOOTER.unpack(footer)
+    if magic == _MAGIC and _round_up(size + _FOOTER.size, mmap.PAGESIZE) == extent:
+        return int(size)
+    return None
+
+
+def _size_by_layout(region: Region) -> int:
+    """How many bytes a region holds for its users, whoever made it."""
+    extent = _extent(region.layout())
+    if extent == 0:
+        text = "nothing is mapped at its start"
+        raise InvalidArgument(errno.EINVAL, text, region.path)
+    with region.attach(extent - mmap.PAGESIZE, mmap.PAGESIZE, writable=False) as last:
+        stated = _size_in(bytes(last.buf[-_FOOTER.size :]), extent)
+    return extent if stated is None else stated
+
+
+def _extent(layout: Layout) -> int:
+    """How far it is mapped from its start without a hole."""
+    end = 0
+    for mapping in layout.mappings:
+        if mapping.offset != end:
+            break
+        end = mapping.end
+    return end
+
+
+@contextmanager
+def _errors_name(path: str) -> Iterator[None]:
+    """An error is about the name that was asked for, never about the hidden one."""
+    try:
+        yield
+    except MshareError as error:
+        error.filename = path
+        raise
+
+
+def _round_up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit

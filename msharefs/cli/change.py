@@ -53,7 +53,9 @@ def create(path: str, size: int, *, mapped: bool, mode: int, huge: bool) -> None
 @click.option("--file-offset", type=SIZE, help="Begin so far into the file.  [default: 0]")
 @click.option("--prot", type=PROT, default="rw", show_default=True, help="r, rw, rwx or none.")
 @click.option("--huge", is_flag=True, help="In 2 MiB pages, or fail.")
-@click.option("--no-reserve", is_flag=True, help="Let memory come at first touch.")
+@click.option(
+    "--no-reserve", is_flag=True, help="Let memory come at first touch, if the mount allows it."
+)
 @click.option("--no-replace", is_flag=True, help="Fail where something is mapped already.")
 def map_(  # noqa: PLR0913 - click passes each option by itself
     path: str,

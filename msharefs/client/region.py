@@ -166,8 +166,8 @@ class Region:
         `offset` is a multiple of the page size, and `size` is rounded up to one. `prot` are
         letters of "rwx": what `attach` will allow there. `huge` asks for 2 MiB pages (`offset`
         then is a multiple of 2 MiB) or fails. The memory is set aside now, unless `reserve` is
-        false: then it comes at first touch. What was mapped in the range is replaced, unless
-        `replace` is false.
+        false and the mount lets it come at first touch (overcommit, or the paged data plane).
+        What was mapped in the range is replaced, unless `replace` is false.
 
         Raises OutOfMemory (ENOMEM), MappingExists (EEXIST) if `replace` is false, InvalidArgument
         (EINVAL), SizeNotSet (EINVAL), AccessDenied (EACCES) if the region is open for reading

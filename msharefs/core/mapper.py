@@ -8,7 +8,7 @@ charged), it is acquired and cleared (plan.py), then committed or abandoned. The
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from msharefs.abi import CreateMapping, Unmap
@@ -30,6 +30,9 @@ class Limits:
     max_region: int
     max_mappings: int
     nr_inodes: int
+    reserve_always: bool = False
+    """MAP_NORESERVE reserves, too. Where first touches are not seen, pages that were promised and
+    are not there yet go to whoever touches first, in a hole of another region as well."""
 
 
 class Mapper:
@@ -60,6 +63,8 @@ class Mapper:
         abandoned. Raises the errors of checks.wanted_mapping, AccessDenied and OutOfMemory."""
         _check_writable(writable)
         mapping = wanted_mapping(region, wanted, has_descriptor)
+        if self._limits.reserve_always:
+            mapping = replace(mapping, reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
         self._check_count(region, cut, added=1)
         segment = self.tables.open_segment(region)

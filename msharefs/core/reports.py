@@ -70,6 +70,7 @@ def status(manager: RegionManager) -> dict[str, Any]:
             "used": memory.used(),
             "limit": ledger.limit,
             "huge": memory.huge,
+            "overcommit": not manager.limits.reserve_always,
         },
         "inodes": {"limit": manager.limits.nr_inodes, "used": len(manager.names)},
         "regions": len(manager.tables.regions),

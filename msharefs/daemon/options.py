@@ -28,7 +28,7 @@ DEFAULT_SIZE = "50%"
 DEFAULT_MAX_MAPPINGS = 65530
 """vm.max_map_count's default."""
 
-SWITCHES = frozenset({"noswap", "allow_other", "fresh"})
+SWITCHES = frozenset({"noswap", "overcommit", "allow_other", "fresh"})
 PRIVATE_PREFIX = "x-msharefs."
 """Ours in the space that mount(8) leaves to everybody. All of it is for tests:
 x-msharefs.without=A:B does without capabilities of the kernel, so that tests reach every
@@ -76,6 +76,7 @@ class MountOptions:
     huge: str = "always"
     mpol: str | None = None
     noswap: bool = False
+    overcommit: bool = False
     data: str = "auto"
     log_level: str = "info"
     seccomp: str = "auto"

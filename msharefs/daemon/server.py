@@ -138,6 +138,7 @@ class Server:
                 max_region=options.max_region,
                 max_mappings=options.max_mappings,
                 nr_inodes=options.nr_inodes,
+                reserve_always=not (plane.sees_touches or options.overcommit),
             ),
             RootAttributes(mode=options.mode, uid=options.uid, gid=options.gid),
             time.time_ns,

@@ -63,8 +63,8 @@ struct mshare_create {
 
 	/* MAP_SHARED and MAP_FIXED, both needed; MAP_ANONYMOUS for memory of zeros.
 	 * What was mapped in the range is replaced, unless MAP_FIXED_NOREPLACE
-	 * forbids it.  The memory is set aside at once; with MAP_NORESERVE it
-	 * comes at first touch.  MAP_HUGETLB wants pages of 2 MiB.  MAP_PRIVATE and
+	 * forbids it.  The memory is set aside at once; with MAP_NORESERVE the
+	 * mount decides whether it is, or comes at first touch.  MAP_HUGETLB wants pages of 2 MiB.  MAP_PRIVATE and
 	 * MAP_GROWSDOWN are refused; all other flags of mmap(2) are allowed and change
 	 * nothing.  MAP_LOCKED is one of those: it does not keep memory from swap. */
 	__u32 flags;

@@ -25,7 +25,7 @@ from tests.helpers.waiting import eventually
 pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
-MOUNT_OPTIONS = "size=512M"
+MOUNT_OPTIONS = "size=512M,overcommit"
 MAPPINGS = (
     Mapping(0, 8 * MIB, "rw-", reserve=True, huge=False),
     Mapping(8 * MIB, MIB + 4096, "r--", reserve=True, huge=False),
@@ -91,7 +91,7 @@ def test_a_loaded_region_is_the_one_that_was_dumped(
     make_mount: MakeMount, tmp_path: Path, plane: str
 ) -> None:
     """Size, layout, mode, and every byte, in both data planes; the owner if that is asked for."""
-    mount = make_mount(f"size=128M,data={plane}")
+    mount = make_mount(f"size=128M,overcommit,data={plane}")
     source, target, file = mount.path / "a", mount.path / "b", tmp_path / "dump"
     places = make(source)
     os.chown(source, ALICE, ALICE)
@@ -287,7 +287,7 @@ def test_load_without_memory_at_first_touch_leaves_nothing(
             for start in range(0, 64 * MIB, 1 << 16):
                 attachment.buf[start] = 1
     mshare("dump", region, tmp_path / "dump").ok()
-    small = make_mount("size=16M")
+    small = make_mount("size=16M,overcommit")
     small.expect_log("WARNING|ERROR")
     result = mshare("load", tmp_path / "dump", small.path / "r")
     assert "memory" in result.refused()

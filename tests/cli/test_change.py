@@ -16,7 +16,7 @@ from tests.helpers.users import ALICE
 pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
-MOUNT_OPTIONS = "size=256M"
+MOUNT_OPTIONS = "size=256M,overcommit"
 
 
 def mappings(path: Path) -> list[Mapping]:

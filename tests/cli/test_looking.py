@@ -16,6 +16,7 @@ from tests.helpers.users import ALICE, BOB
 
 pytestmark = pytest.mark.mount
 
+MOUNT_OPTIONS = "size=1G,overcommit"
 MIB = 1 << 20
 
 

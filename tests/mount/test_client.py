@@ -29,6 +29,7 @@ from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.mount
 
+MOUNT_OPTIONS = "size=1G,overcommit"
 PLANES = ("passthrough", "paged")
 
 PAGE = mmap.PAGESIZE

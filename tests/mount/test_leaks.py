@@ -14,7 +14,7 @@ from tests.helpers import mount, poke, raw
 from tests.helpers.raw import ANONYMOUS, HUGE, PAGE, create_mapping, opened, refused, unmap
 from tests.helpers.waiting import eventually
 
-MOUNT_OPTIONS = "size=64M,align=4096"
+MOUNT_OPTIONS = "size=64M,align=4096,overcommit"
 
 CYCLES = 300
 

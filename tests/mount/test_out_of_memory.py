@@ -19,7 +19,7 @@ from tests.helpers.fixtures import MakeMount, MakePoke
 from tests.helpers.raw import ANONYMOUS, HUGE, PAGE, create_mapping, opened, refused, unmap
 from tests.helpers.waiting import eventually
 
-MOUNT_OPTIONS = "size=16M,align=4096"
+MOUNT_OPTIONS = "size=16M,align=4096,overcommit"
 PLANES = ("passthrough", "paged")
 
 CAPACITY = 16 * raw.MIB

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers import mount, poke, raw
 from tests.helpers.raw import HUGE, opened, refused
 
-MOUNT_OPTIONS = "size=64M"
+MOUNT_OPTIONS = "size=64M,overcommit"
 PLANES = ("passthrough", "paged")
 
 MS_ASYNC, MS_SYNC, MS_INVALIDATE = 1, 4, 2

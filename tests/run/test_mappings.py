@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import Mount
 from tests.run.conftest import Start
 from tests.run.programs import MIB, Run, layout, sizes
@@ -186,13 +187,26 @@ def test_a_hint_is_honoured(work: Run) -> None:
     assert work.inside(0)
 
 
-def test_noreserve_takes_memory_at_touch(work: Run, mounted: Mount) -> None:
-    """MAP_NORESERVE is passed on: nothing is set aside, and memory comes when touched."""
+def test_noreserve_is_passed_on(work: Run, mounted: Mount) -> None:
+    """What becomes of MAP_NORESERVE is the mount's to say: without overcommit it is reserved."""
     work.map(0, 64, "0", "noreserve")
     assert work.inside(0)
-    assert mounted.status()["arena"]["reserved"] == 0
+    assert mounted.status()["arena"]["reserved"] == 64 * MIB
     work.ok("put 0 4096 1")
     assert work.ask("get 0 4096") == "1"
+
+
+def test_noreserve_with_overcommit_takes_memory_at_touch(
+    make_mount: MakeMount, start: Start
+) -> None:
+    """Nothing is set aside, and memory comes when it is touched."""
+    generous = make_mount("size=64M,overcommit")
+    run = start(generous.path / "run")
+    run.map(0, 1 << 10, "0", "noreserve")
+    assert run.inside(0)
+    assert generous.status()["arena"]["reserved"] == 0
+    run.ok("put 0 4096 1")
+    assert run.ask("get 0 4096") == "1"
 
 
 def test_hugetlb_gets_huge_pages_of_the_region(work: Run) -> None:

@@ -128,6 +128,17 @@ def test_noreserve_takes_pages_at_first_touch(world: World) -> None:
     assert (world.memory.used(), world.memory.limit) == (0, 0)
 
 
+def test_noreserve_that_is_reserved_all_the_same() -> None:
+    """Where first touches are not seen: no page is free for others, and ENOMEM beyond."""
+    world = make_world(capacity=8 * PAGE, reserve_always=True)
+    region = world.region(size=SIZE)
+    world.map(region, 0, 4 * PAGE, flags=abi.MAP_NORESERVE)
+    assert (world.memory.used(), world.memory.limit, region.blocks) == (4 * PAGE, 4 * PAGE, 32)
+    assert [mapping.reserve for mapping in region.layout] == [True]
+    with refused(errno.ENOMEM):
+        world.map(region, 4 * PAGE, 8 * PAGE, flags=abi.MAP_NORESERVE)
+
+
 def test_noreserve_over_reserved_memory_gives_it_back(world: World) -> None:
     """And reads as zeros."""
     region = world.region(size=SIZE)

@@ -74,6 +74,7 @@ def test_defaults() -> None:
         huge="always",
         mpol=None,
         noswap=False,
+        overcommit=False,
         data="auto",
         log_level="info",
     )
@@ -113,6 +114,7 @@ def test_defaults() -> None:
         ("mpol=bind:0", "mpol", "bind:0"),
         ("mpol=interleave=static:0,2-3", "mpol", "interleave=static:0,2-3"),
         ("noswap", "noswap", True),
+        ("overcommit", "overcommit", True),
         ("data=auto", "data", "auto"),
         ("data=passthrough", "data", "passthrough"),
         ("data=paged", "data", "paged"),

@@ -158,6 +158,7 @@ def test_status_counts_everything(world: World) -> None:
             "used": 3 * PAGE,
             "limit": 4 * PAGE,
             "huge": "never",
+            "overcommit": True,
         },
         "inodes": {"limit": 10, "used": 4},
         "regions": 2,

@@ -36,6 +36,7 @@ class PagedPlane:
     """Page faults come as READ, dirty pages as WRITE."""
 
     name = "paged"
+    sees_touches = True
     # Read ahead what two READs carry, so that kernel and daemon copy at the same time; more would
     # give MAP_NORESERVE memory to more than a huge page with each touch. And no strict limit: with
     # it a writer is put to sleep once 1 % of the dirty pages that the machine allows are of this

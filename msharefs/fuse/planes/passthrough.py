@@ -24,6 +24,7 @@ class PassthroughPlane:
     """The kernel maps segments; only read(2) and write(2) come, to be refused."""
 
     name = "passthrough"
+    sees_touches = False
     tuning: Mapping[str, int] = {}
 
     open_flags = kernel.FOPEN_DIRECT_IO | kernel.FOPEN_PASSTHROUGH

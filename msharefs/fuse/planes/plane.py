@@ -65,6 +65,11 @@ class DataPlane(Protocol):
         """A few words for the log and the status: why this plane serves."""
 
     @property
+    def sees_touches(self) -> bool:
+        """Whether the first touch of a page is asked for here, so that memory can come with it
+        and nobody else takes it before."""
+
+    @property
     def tuning(self) -> Mapping[str, int]:
         """Settings in /sys/class/bdi/DEVICE (ABI/testing/sysfs-class-bdi) that it wishes."""
 

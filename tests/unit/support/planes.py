@@ -23,6 +23,7 @@ class FakePlane:
 
     name = "fake"
     why = "a test asks for it"
+    sees_touches = True
     tuning: Mapping[str, int] = {}
     open_flags = 0x81
 

@@ -169,13 +169,14 @@ def make_world(
     nr_inodes: int = 1000,
     root: RootAttributes = DEFAULT_ROOT,
     reclaim_later: bool = False,
+    reserve_always: bool = False,
 ) -> World:
     """A mount with nothing in it but mshare_info, its journal in memory."""
     faults = Faults()
     memory = FakeMemory(capacity, faults=faults)
     kernel = FakeKernel(faults, reclaim_later=reclaim_later)
     clock = FakeClock()
-    limits = Limits(align, max_region, max_mappings, nr_inodes)
+    limits = Limits(align, max_region, max_mappings, nr_inodes, reserve_always)
     manager = make_manager(memory, kernel, limits, root, clock)
     faults.reset()
     return World(manager, memory, kernel, clock)

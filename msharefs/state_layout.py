@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 
+from msharefs.linux import host
+
 ROOT_STATE = "/run/msharefs"
 CONFIG, LOCK, ARENA = "config.json", "lock", "shm"
 PRIVATE = "private"
@@ -19,13 +21,23 @@ SHM = "/dev/shm"
 
 def state_base() -> str:
     """Where this user's state directories are."""
-    if os.geteuid() == 0:
+    # Root of a user namespace of somebody's own may not write to the machine's /run.
+    if os.geteuid() == 0 and _is_ours_to_make(ROOT_STATE):
         return ROOT_STATE
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    user = host.uid_outside(os.geteuid())
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{user}"
     if os.path.isdir(runtime):
         return os.path.join(runtime, "msharefs")
     # Not a login session, as after su: a directory that is his alone serves as well.
-    return f"/tmp/msharefs-{os.geteuid()}"
+    return f"/tmp/msharefs-{user}"
+
+
+def _is_ours_to_make(directory: str) -> bool:
+    """Whether it is ours, or can be made."""
+    try:
+        return os.lstat(directory).st_uid == os.geteuid()
+    except FileNotFoundError:
+        return os.access(os.path.dirname(directory), os.W_OK)
 
 
 def boot_id() -> str:

@@ -32,6 +32,15 @@ def is_first_user_namespace(root: str = "/") -> bool:
     return mapped is None or list(map(int, mapped.split())) == _WHOLE_ID_SPACE
 
 
+def uid_outside(uid: int, root: str = "/") -> int:
+    """Who a user of our user namespace is in the one that it was made in; himself in the first."""
+    for line in (_read(root, "proc/self/uid_map") or b"").splitlines():
+        inside, outside, count = map(int, line.split())
+        if inside <= uid < inside + count:
+            return outside + uid - inside
+    return uid
+
+
 def is_privileged(root: str = "/") -> bool:
     """Whether we have CAP_SYS_ADMIN in the first user namespace: for mounting a tmpfs, and for
     passthrough, whose ioctl checks just that."""

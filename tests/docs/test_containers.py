@@ -106,7 +106,8 @@ def test_open_region_in_a_container_keeps_the_host_from_unmounting(
 ) -> None:
     """EBUSY while a program in the container has a region open."""
     box = boxed(ABOVE)
-    box("sleep infinity </run/box/regions/kept >/dev/null 2>&1 & echo $! >/run/holder")
+    # Open before it is in the background, and so before the umount.
+    box("exec 3</run/box/regions/kept; sleep infinity >/dev/null 2>&1 & echo $! >/run/holder")
     code, output = machine.run(f"umount {REGIONS}", root=True)
     assert (code, "busy" in output) == (32, True), output
     host("kill $(cat /run/holder)")

@@ -250,3 +250,24 @@ def test_relative_to_a_directory_that_is_gone(place: Background) -> None:
     assert done.returncode == 1
     assert "has been removed; give the whole path" in mount.only_sentence(done)
     place.check_nothing_left()
+
+
+def test_in_a_user_namespace_of_ones_own(place: Background) -> None:
+    """M14: as root of it, who is nobody on the machine: a mount that is seen in there, paged,
+    with state where its user may write."""
+    script = f"""
+        {shlex.join(mount.command())} msharefs {place.path} -o size=16M || exit
+        stat -f -c %T {place.path}
+        touch {place.path}/r; ls {place.path}
+        umount {place.path}
+    """
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        env=mount.environment(place.marker),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["fuseblk", "mshare_info", "r"]), done
+    place.check_nothing_left()

@@ -130,3 +130,19 @@ def test_a_drop_in_that_is_masked_counts_for_nothing(root: Path) -> None:
     (root / "etc/systemd/logind.conf.d").mkdir(parents=True)
     (root / "etc/systemd/logind.conf.d/50.conf").symlink_to("/dev/null")
     assert host.logind_removes_ipc(USER, str(root))
+
+
+@pytest.mark.parametrize(
+    ("ids", "uid", "outside"),
+    [
+        ("0 0 4294967295\n", 1000, 1000),
+        ("0 1000 1\n", 0, 1000),
+        ("0 1000 1\n", 65534, 65534),
+        ("0 1000 1\n1 100000 65536\n", 5, 100004),
+        ("", 7, 7),
+    ],
+)
+def test_who_a_user_is_outside(root: Path, ids: str, uid: int, outside: int) -> None:
+    """By the table of the user namespace; one who is not in it stays who he seems to be."""
+    put(root, "proc/self/uid_map", ids)
+    assert host.uid_outside(uid, str(root)) == outside

@@ -19,6 +19,7 @@ from msharefs.abi import DEFAULT_ALIGN, MAX_FILE_SIZE, PAGE_SIZE
 from msharefs.daemon import foreign_options, option_values
 from msharefs.daemon.foreign_options import PASSED_ON, TAKEN_BACK
 from msharefs.daemon.option_values import Parser, UsageError
+from msharefs.linux.cgroup import memory_limit
 
 HUGE_POLICIES = ("always", "within_size", "advise", "never")
 DATA_PLANES = ("auto", "passthrough", "paged")
@@ -160,9 +161,12 @@ def _refusal(word: str) -> str:
     return f"unknown option '{name}'; the nearest known one is '{nearest}'"
 
 
-def total_memory() -> int:
-    """The machine's memory in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def total_memory(root: str = "/") -> int:
+    """The machine's memory in bytes, or what the control groups of this process allow of it. The
+    groups' files are below `root`."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = memory_limit(root)
+    return machine if group is None else min(machine, group)
 
 
 def log_level(options: MountOptions) -> int:

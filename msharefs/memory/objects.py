@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 
 import posix_ipc
 
+from msharefs.memory.headroom import Headroom
+
 log = logging.getLogger(__name__)
 
 SHM = "/dev/shm"
@@ -40,10 +42,14 @@ class Descriptor:
 
 
 class SharedObjects:
-    """The objects in /dev/shm, with the descriptors of some. For any thread."""
+    """The objects in /dev/shm, with the descriptors of some. For any thread.
+
+    `headroom` is the memory that is left for them.
+    """
 
     def __init__(self, most: int | None = None) -> None:
         """Keep at most so many descriptors that nobody uses."""
+        self.headroom = Headroom()
         self._most = _room() if most is None else most
         self._open: OrderedDict[str, Descriptor] = OrderedDict()
         self._lock = threading.Lock()

@@ -12,12 +12,14 @@ import mmap
 import os
 
 from msharefs.abi import HUGE_PAGE_SIZE
-from msharefs.linux import proc, syscalls
+from msharefs.linux import syscalls
+from msharefs.memory.headroom import LARGEST_GRANT, Headroom
 from msharefs.memory.objects import Descriptor, SharedObjects
 
 COLLAPSE_TRIES = 3
-CHECK_AVAILABLE_FROM = 64 << 20
-"""From this many bytes on a reservation first asks whether the machine has them."""
+PIECE = LARGEST_GRANT
+"""Bytes, of whole huge pages: a large reservation asks again after so many what the machine has
+left, because others take of it, too."""
 _ZEROS = bytes(1 << 20)
 
 
@@ -34,7 +36,7 @@ class PosixSegment:
 
     def open(self) -> OpenPosixSegment:
         """The segment with a descriptor, for as long as that is referred to. Raises OSError."""
-        return OpenPosixSegment(self._name, self._objects.open(self._name))
+        return OpenPosixSegment(self._name, self._objects.open(self._name), self._objects.headroom)
 
     def allocated(self) -> int:
         """How many bytes have memory, in holes of the layout, too; none if somebody else has
@@ -49,12 +51,13 @@ class PosixSegment:
 class OpenPosixSegment:
     """A segment with a descriptor, which is open while this is referred to."""
 
-    __slots__ = ("_descriptor", "_fd", "_name")
+    __slots__ = ("_descriptor", "_fd", "_headroom", "_name")
 
-    def __init__(self, name: str, descriptor: Descriptor) -> None:
+    def __init__(self, name: str, descriptor: Descriptor, headroom: Headroom) -> None:
         self._name = name
         self._descriptor = descriptor
         self._fd = descriptor.fd
+        self._headroom = headroom
 
     def fileno(self) -> int:
         """The descriptor, open for reading and writing."""
@@ -67,11 +70,11 @@ class OpenPosixSegment:
     def reserve(self, start: int, size: int) -> None:
         """Give every page of the range memory, zeros where there was none.
 
-        Raises OSError: ENOSPC over the arena's limit, ENOMEM where the machine has no
-        more. A part may then have memory already.
+        Raises OSError: ENOSPC over the arena's limit, ENOMEM where the machine or a control
+        group has no more. A part may then have memory already.
         """
-        if size >= CHECK_AVAILABLE_FROM and size > available_memory():
-            raise OSError(errno.ENOMEM, "the machine has less memory available", self._name)
+        if size > PIECE:
+            self._headroom.check(size)
         # fallocate takes large pages, and may take them beyond both ends of its range: into
         # holes, where they would be touched without SIGBUS and use up the arena's limit.
         # So it gets whole huge pages only, and the ends come in small ones.
@@ -79,11 +82,23 @@ class OpenPosixSegment:
         first = min(-(-start // HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE, end)
         last = max(end // HUGE_PAGE_SIZE * HUGE_PAGE_SIZE, first)
         if first > start:
+            self._take(start, first)
             syscalls.populate_small(self._fd, start, first - start)
-        if last > first:
-            os.posix_fallocate(self._fd, first, last - first)
+        for piece in range(first, last, PIECE):
+            piece_end = min(piece + PIECE, last)
+            self._take(piece, piece_end)
+            os.posix_fallocate(self._fd, piece, piece_end - piece)
         if end > last:
+            self._take(last, end)
             syscalls.populate_small(self._fd, last, end - last)
+
+    def _take(self, start: int, end: int) -> None:
+        """Ask for memory for the range; a page that was touched before needs none."""
+        try:
+            self._headroom.take(end - start)
+        except OSError:
+            if os.lseek(self._fd, start, os.SEEK_HOLE) < end:
+                raise
 
     def make_huge(self, start: int, size: int) -> None:
         """Put a reserved range into 2 MiB pages. Raises OSError(ENOMEM) where that fails."""
@@ -134,9 +149,3 @@ class OpenPosixSegment:
     def allocated(self) -> int:
         """How many bytes have memory, in holes of the layout, too."""
         return os.fstat(self._fd).st_blocks * 512
-
-
-def available_memory() -> int:
-    """Bytes that the machine can give without swapping out others, and free swap (proc(5))."""
-    facts = proc.meminfo()
-    return facts["MemAvailable"] + facts["SwapFree"]

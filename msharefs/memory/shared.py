@@ -13,6 +13,7 @@ import secrets
 import threading
 
 from msharefs.abi import PAGE_SIZE
+from msharefs.memory.headroom import Headroom
 from msharefs.memory.objects import SHM, Descriptor, SharedObjects
 from msharefs.memory.segment import OpenPosixSegment, PosixSegment
 
@@ -99,7 +100,8 @@ class CountedSegment(PosixSegment):
 
     def open(self) -> OpenCountedSegment:
         """The segment with a descriptor, for as long as that is referred to. Raises OSError."""
-        return OpenCountedSegment(self._name, self._objects.open(self._name), self, self._arena)
+        descriptor, headroom = self._objects.open(self._name), self._objects.headroom
+        return OpenCountedSegment(self._name, descriptor, headroom, self, self._arena)
 
     def count(self) -> int:
         """Tell the arena what it holds now. Returns how many bytes more that is than before."""
@@ -121,9 +123,14 @@ class OpenCountedSegment(OpenPosixSegment):
     __slots__ = ("_arena", "_segment")
 
     def __init__(
-        self, name: str, descriptor: Descriptor, segment: CountedSegment, arena: SharedArena
+        self,
+        name: str,
+        descriptor: Descriptor,
+        headroom: Headroom,
+        segment: CountedSegment,
+        arena: SharedArena,
     ) -> None:
-        super().__init__(name, descriptor)
+        super().__init__(name, descriptor, headroom)
         self._segment = segment
         self._arena = arena
 

@@ -17,12 +17,19 @@ class MemoryGroup:
     """What the processes of the group have got counts here, in bytes."""
 
     def __init__(self, path: Path, usage: str) -> None:
-        self._path = path
+        self.path = path
         self._usage = path / usage
+        self._limit = path / (
+            "memory.max" if usage == "memory.current" else "memory.limit_in_bytes"
+        )
 
     def add(self, pid: int) -> None:
         """What the process gets from now on counts in this group."""
-        (self._path / "cgroup.procs").write_text(f"{pid}\n")
+        (self.path / "cgroup.procs").write_text(f"{pid}\n")
+
+    def limit(self, size: int) -> None:
+        """All its processes together may have so many bytes from now on."""
+        self._limit.write_text(f"{size}\n")
 
     def used(self) -> int:
         """Bytes of all its processes together, files in memory among them."""

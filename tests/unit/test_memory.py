@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from msharefs.linux import syscalls
-from msharefs.memory import segment as segment_module
 from msharefs.memory import shared
+from msharefs.memory.headroom import KEPT_BACK, Headroom
 from msharefs.memory.objects import SharedObjects
 from msharefs.memory.segment import PosixSegment
 from msharefs.memory.shared import SharedArena
@@ -267,11 +267,9 @@ def test_a_segment_whose_name_somebody_removed(system_memory: SystemMemory) -> N
     segment.destroy()
 
 
-def test_a_reservation_beyond_the_machine_is_refused_at_once(
-    system_memory: SystemMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reservation_beyond_the_machine_is_refused_at_once(system_memory: SystemMemory) -> None:
     """ENOMEM before the kernel starts to swap or to kill, and no page is taken."""
-    monkeypatch.setattr(segment_module, "available_memory", lambda: 100 << 20)
+    system_memory.objects.headroom = Headroom(lambda: 100 << 20)
     segment = system_memory.create(1)
     segment.open().set_size(1 << 30)
     with fails_with(errno.ENOMEM):
@@ -280,9 +278,31 @@ def test_a_reservation_beyond_the_machine_is_refused_at_once(
     segment.destroy()
 
 
-def test_available_memory_is_a_part_of_the_machine() -> None:
-    """Something, and not more than all memory and swap together."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    available = segment_module.available_memory()
-    assert 0 < available <= sizes["MemTotal"] + sizes["SwapTotal"]
+def test_small_reservations_are_refused_as_well(system_memory: SystemMemory) -> None:
+    """However many there are: what is left is asked for again before it can be used up."""
+    left = [KEPT_BACK + (8 << 20)]
+    system_memory.objects.headroom = Headroom(lambda: left[0] - segment.allocated())
+    segment = system_memory.create(1)
+    segment.open().set_size(1 << 30)
+    start = 0
+    with fails_with(errno.ENOMEM):
+        for start in range(0, 64 << 20, 3 * PAGE):
+            segment.open().reserve(start, PAGE)
+    assert (8 << 20) - 2 * PAGE <= segment.allocated() <= 8 << 20
+    # What is there can be reserved again, and what becomes free taken anew.
+    segment.open().reserve(start - 3 * PAGE, PAGE)
+    segment.open().punch(0, 1 << 20)
+    segment.open().reserve(start, PAGE)
+    segment.destroy()
+
+
+def test_a_large_reservation_sees_what_others_take(system_memory: SystemMemory) -> None:
+    """It stops where the memory ends that was there when it began, before the kernel kills."""
+    looks = iter([1 << 30, 1 << 30, 80 << 20, 30 << 20])
+    system_memory.objects.headroom = Headroom(lambda: next(looks))
+    segment = system_memory.create(1)
+    segment.open().set_size(1 << 30)
+    with fails_with(errno.ENOMEM):
+        segment.open().reserve(0, 256 << 20)
+    assert segment.allocated() == 128 << 20
+    segment.destroy()

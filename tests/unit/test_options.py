@@ -7,6 +7,7 @@ import grp
 import logging
 import os
 import pwd
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -412,11 +413,29 @@ def test_log_levels() -> None:
     assert levels == [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR]
 
 
-def test_the_machines_memory() -> None:
-    """As /proc/meminfo shows it."""
+@pytest.mark.parametrize("limit", [None, 1 << 50, 300 << 20])
+def test_the_machines_memory(tmp_path: Path, limit: int | None) -> None:
+    """As /proc/meminfo shows it, where no control group allows less."""
     with open("/proc/meminfo", encoding="ascii") as lines:
         kib = int(next(line for line in lines if line.startswith("MemTotal")).split()[1])
-    assert total_memory() == kib * KIB
+    if limit is not None:
+        grouped(tmp_path, limit)
+    expected = kib * KIB if limit is None else min(kib * KIB, limit)
+    assert total_memory(str(tmp_path)) == expected
+
+
+def grouped(root: Path, limit: int) -> None:
+    """The files of a machine on which this process is in a group with a limit."""
+    group = root / "sys/fs/cgroup/group"
+    group.mkdir(parents=True)
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text("SwapFree: 0 kB\n")
+    (root / "proc/self/cgroup").write_text("0::/group\n")
+    (root / "proc/self/mountinfo").write_text(
+        "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    )
+    (group / "memory.max").write_text(f"{limit}\n")
+    (group / "memory.current").write_text("0\n")
 
 
 words = st.one_of(

@@ -52,9 +52,10 @@ from msharefs.fuse.control import Control
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.directories import DirectoryHandlers
 from msharefs.fuse.handles import HandleHandlers
+from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.in_service import Cause, InService
 from msharefs.fuse.kernel import FUSE_HAS_RESEND
-from msharefs.fuse.messages import IN_HEADER_SIZE, InitOffer
+from msharefs.fuse.messages import IN_HEADER_SIZE
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.mounting import REQUEST_ROOM
 from msharefs.fuse.names import NameHandlers

@@ -1,7 +1,8 @@
 """FUSE messages: bytes to values and back, as in linux/fuse.h (7.45).
 
 No I/O, no state, standard library only. Only what the switchboard and its handlers
-need is here; the rest of the protocol is libfuse's. Numbers in native byte order.
+need is here; the rest of the protocol is libfuse's, and INIT is in handshake.py. Numbers in
+native byte order.
 """
 
 from __future__ import annotations
@@ -9,18 +10,15 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from msharefs.fuse.kernel import (
-    FUSE_INIT_EXT,
     NOTIFY_INVAL_INODE,
     NOTIFY_RESEND,
 )
 
 _IN_HEADER = struct.Struct("=IIQQIIIHH")
 _OUT_HEADER = struct.Struct("=IiQ")
-_INIT_IN = struct.Struct("=IIIII")
 _OPEN_IN = struct.Struct("=II")
 _CREATE_IN = struct.Struct("=IIII")
 _SETATTR_IN = struct.Struct("=IIQQQqqqIIIIIIII")
@@ -36,7 +34,6 @@ _ATTR_OUT_HEAD = struct.Struct("=QII")
 _ENTRY_OUT_HEAD = struct.Struct("=QQQQII")
 _DIRENT = struct.Struct("=QQII")
 _GETXATTR = struct.Struct("=II")
-_U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 _MKNOD_IN = struct.Struct("=IIII")
@@ -47,10 +44,6 @@ _FORGET_ONE = struct.Struct("=QQ")
 IN_HEADER_SIZE = _IN_HEADER.size
 OUT_HEADER_SIZE = _OUT_HEADER.size
 
-_INIT_OUT_FLAGS = slice(OUT_HEADER_SIZE + 12, OUT_HEADER_SIZE + 16)
-_INIT_OUT_FLAGS2 = slice(OUT_HEADER_SIZE + 32, OUT_HEADER_SIZE + 36)
-_INIT_OUT_STACK_DEPTH = slice(OUT_HEADER_SIZE + 36, OUT_HEADER_SIZE + 40)
-_INIT_OUT_TIMEOUT = slice(OUT_HEADER_SIZE + 40, OUT_HEADER_SIZE + 42)
 _U64_MASK = (1 << 64) - 1
 """Times before 1970 are negative seconds in a field without a sign."""
 
@@ -158,24 +151,6 @@ class Attributes(NamedTuple):
     uid: int
     gid: int
     block_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class InitOffer:
-    """What the kernel says in INIT that we look at: its version, and flags to 31 and up."""
-
-    major: int
-    minor: int
-    flags: int
-    flags2: int
-
-    @classmethod
-    def decode(cls, body: bytes | memoryview) -> Self:
-        """From the body of an INIT request."""
-        major, minor, _readahead, flags, flags2 = _INIT_IN.unpack_from(
-            bytes(body).ljust(_INIT_IN.size, b"\0")
-        )
-        return cls(major, minor, flags, flags2 if flags & FUSE_INIT_EXT else 0)
 
 
 def decode_header(message: bytes | memoryview) -> Header:
@@ -391,17 +366,3 @@ def encode_backing_map(fd: int) -> bytes:
 def encode_backing_id(backing_id: int) -> bytes:
     """The argument of FUSE_DEV_IOC_BACKING_CLOSE."""
     return _U32.pack(backing_id)
-
-
-def complete_init(
-    reply: bytes, *, flags: int, flags2: int, stack_depth: int, request_timeout: int = 0
-) -> bytes:
-    """libfuse's INIT reply with capabilities that it does not ask for by itself."""
-    message = bytearray(reply)
-    (own_flags,) = _U32.unpack(message[_INIT_OUT_FLAGS])
-    message[_INIT_OUT_FLAGS] = _U32.pack(own_flags | flags | FUSE_INIT_EXT)
-    (own_flags2,) = _U32.unpack(message[_INIT_OUT_FLAGS2])
-    message[_INIT_OUT_FLAGS2] = _U32.pack(own_flags2 | flags2)
-    message[_INIT_OUT_STACK_DEPTH] = _U32.pack(stack_depth)
-    message[_INIT_OUT_TIMEOUT] = _U16.pack(request_timeout)
-    return bytes(message)

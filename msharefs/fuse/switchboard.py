@@ -23,7 +23,7 @@ from time import perf_counter
 import trio
 
 from msharefs.core.errors import RefusedError, ServersEnded
-from msharefs.fuse import messages
+from msharefs.fuse import handshake, messages
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.in_service import DEATHS, InService
 from msharefs.fuse.kernel import FUSE_UNIQUE_RESEND, NO_REPLY, Opcode
@@ -88,7 +88,7 @@ class Switchboard(trio.abc.Instrument):
         until the mount is gone or `stop`. Returns whether the mount is gone."""
         reply = await self._greet_pyfuse3(init)
         self._write(
-            messages.complete_init(
+            handshake.complete_init(
                 reply,
                 flags=negotiation.flags,
                 flags2=negotiation.flags2,

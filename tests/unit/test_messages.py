@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msharefs.fuse import kernel, messages
+from msharefs.fuse import handshake, kernel, messages
+from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.kernel import Opcode
-from msharefs.fuse.messages import Attributes, Header, InitOffer
+from msharefs.fuse.messages import Attributes, Header
 
 
 def rows(text: str) -> bytes:
@@ -418,7 +419,7 @@ def test_arguments_of_the_device_ioctls() -> None:
 
 def test_init_reply_is_completed() -> None:
     """Flags are added to libfuse's own, the rest stays to the byte."""
-    completed = messages.complete_init(
+    completed = handshake.complete_init(
         INIT_REPLY, flags=kernel.FUSE_HANDLE_KILLPRIV, flags2=0xB0, stack_depth=1
     )
     expected = bytearray(INIT_REPLY)
@@ -431,7 +432,7 @@ def test_init_reply_is_completed() -> None:
 
 def test_init_reply_with_a_request_timeout() -> None:
     """In its own 16 bits, behind the stack depth."""
-    completed = messages.complete_init(
+    completed = handshake.complete_init(
         INIT_REPLY, flags=0, flags2=0x400, stack_depth=1, request_timeout=0xFFFE
     )
     assert completed[48:52] == rows("00 04 00 00")
@@ -443,7 +444,7 @@ def test_init_reply_keeps_what_libfuse_asked_for() -> None:
     """A newer libfuse may set flags2 by itself."""
     reply = bytearray(INIT_REPLY)
     reply[48:52] = rows("01 00 00 00")
-    completed = messages.complete_init(bytes(reply), flags=0, flags2=0x10, stack_depth=0)
+    completed = handshake.complete_init(bytes(reply), flags=0, flags2=0x10, stack_depth=0)
     assert completed[48:52] == rows("11 00 00 00")
     assert completed[28:32] == rows("01 20 00 40")
 

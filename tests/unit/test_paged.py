@@ -12,7 +12,8 @@ from msharefs.abi import CreateMapping, Unmap
 from msharefs.core.errors import RefusedError
 from msharefs.core.region import Region
 from msharefs.fuse import kernel
-from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+from msharefs.fuse.handshake import InitOffer
+from msharefs.fuse.messages import ReadIn, WriteIn
 from msharefs.fuse.planes.paged import PagedPlane
 from tests.unit.support.devices import KernelEnd, connected
 from tests.unit.support.worlds import (

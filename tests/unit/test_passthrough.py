@@ -8,7 +8,8 @@ import pytest
 
 from msharefs.abi import CreateMapping
 from msharefs.core.region import Region
-from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+from msharefs.fuse.handshake import InitOffer
+from msharefs.fuse.messages import ReadIn, WriteIn
 from msharefs.fuse.planes.choice import choose_plane, without
 from msharefs.fuse.planes.passthrough import PassthroughPlane
 from msharefs.fuse.planes.plane import PlaneError, outliving_the_default

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from msharefs.fuse import kernel
 from msharefs.fuse.device import Device
-from msharefs.fuse.messages import InitOffer
+from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.planes.paged import PagedPlane
 from msharefs.fuse.planes.passthrough import PassthroughPlane
 from msharefs.fuse.planes.plane import DataPlane, PlaneError

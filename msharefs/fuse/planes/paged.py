@@ -21,7 +21,8 @@ from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 from msharefs.fuse import kernel, messages
 from msharefs.fuse.device import ConnectionGone, Device
-from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+from msharefs.fuse.handshake import InitOffer
+from msharefs.fuse.messages import ReadIn, WriteIn
 from msharefs.fuse.planes.plane import Negotiation
 
 LARGEST_READ = 1 << 20

@@ -16,7 +16,8 @@ from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 from msharefs.fuse import kernel
 from msharefs.fuse.device import Device
-from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+from msharefs.fuse.handshake import InitOffer
+from msharefs.fuse.messages import ReadIn, WriteIn
 from msharefs.fuse.planes.plane import Negotiation
 
 

@@ -14,8 +14,9 @@ from typing import Protocol
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
+from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.kernel import FUSE_REQUEST_TIMEOUT
-from msharefs.fuse.messages import InitOffer, ReadIn, WriteIn
+from msharefs.fuse.messages import ReadIn, WriteIn
 
 LONGEST_TIMEOUT = (1 << 16) - 1
 """Seconds: the field of struct fuse_init_out has 16 bits."""

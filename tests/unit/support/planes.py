@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
-from msharefs.fuse.messages import Header, InitOffer, ReadIn, WriteIn
+from msharefs.fuse.handshake import InitOffer
+from msharefs.fuse.messages import Header, ReadIn, WriteIn
 from msharefs.fuse.planes.plane import Negotiation
 from tests.unit.support.fakes import FakeSegment
 from tests.unit.support.worlds import ALICE

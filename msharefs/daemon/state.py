@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from msharefs.daemon.options import MountOptions
 from msharefs.linux import syscalls
-from msharefs.state_layout import ARENA, CONFIG, LOCK, boot_id
+from msharefs.state_layout import ARENA, CONFIG, LOCK, boot_id, is_locked
 
 log = logging.getLogger(__name__)
 
@@ -184,17 +184,7 @@ def read_devices(path: str) -> list[int]:
 
 def is_held(mountpoint: str, base: str) -> bool:
     """Whether a supervisor holds the state directory of a mount point."""
-    try:
-        fd = os.open(os.path.join(base, state_name(mountpoint), LOCK), os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_locked(os.path.join(base, state_name(mountpoint)))
 
 
 def write_whole(path: str, content: bytes) -> None:

@@ -5,6 +5,7 @@ Owns how a word becomes a value; a wrong one is a click.UsageError with one sent
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -19,36 +20,22 @@ else:
     _IntType = _StrType = click.ParamType
 
 
-class SizeType(_IntType):
-    """A number of bytes, written with or without a unit."""
+class NumberType(_IntType):
+    """A number in a notation of its own."""
 
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Read "64M"; a number passes."""
-        if isinstance(value, int):
-            return value
-        try:
-            return notation.parse_size(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class ModeType(_IntType):
-    """Permission bits, in octal."""
-
-    name = "mode"
+    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+        """`parse` reads a word, or raises ValueError with the sentence for the user."""
+        self.name = name
+        self._parse = parse
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        """Read "0660"; a number passes."""
+        """Read a word; a number, as a default may be, passes."""
         if isinstance(value, int):
             return value
         try:
-            return notation.parse_mode(str(value))
+            return self._parse(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -72,8 +59,10 @@ class ProtType(_StrType):
         return text
 
 
-SIZE = SizeType()
-MODE = ModeType()
+SIZE = NumberType("size", notation.parse_size)
+"""A number of bytes, with or without a unit."""
+MODE = NumberType("mode", notation.parse_mode)
+"""Permission bits, in octal."""
 PROT = ProtType()
 
 # Completed by shells as files and directories. Whether they exist and may be read is for the mount

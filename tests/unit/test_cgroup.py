@@ -58,8 +58,9 @@ class Machine:
             self.put(f"{V2}{path}/memory.{name.replace('_', '.')}", f"{value}\n")
 
     def limit(self) -> int | None:
-        """What is read."""
-        return cgroup.memory_limit(str(self.root))
+        """The smallest that is read, None without any."""
+        groups = cgroup.memory_groups(str(self.root))
+        return min((group.limit for group in groups), default=None)
 
     def available(self) -> int | None:
         """What is read."""

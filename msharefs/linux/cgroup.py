@@ -69,6 +69,11 @@ def memory_groups(root: str = "/") -> list[MemoryGroup]:
     return found
 
 
+def memory_limit(root: str = "/") -> int | None:
+    """The smallest limit of those groups in bytes, None without any."""
+    return min((group.limit for group in memory_groups(root)), default=None)
+
+
 def available_memory(root: str = "/") -> int | None:
     """How much more memory all those groups allow in bytes, None without any."""
     return min((group.available for group in memory_groups(root)), default=None)

@@ -58,9 +58,8 @@ class Machine:
             self.put(f"{V2}{path}/memory.{name.replace('_', '.')}", f"{value}\n")
 
     def limit(self) -> int | None:
-        """The smallest that is read, None without any."""
-        groups = cgroup.memory_groups(str(self.root))
-        return min((group.limit for group in groups), default=None)
+        """What is read."""
+        return cgroup.memory_limit(str(self.root))
 
     def available(self) -> int | None:
         """What is read."""

@@ -7,6 +7,8 @@ parses C.
 from __future__ import annotations
 
 import platform
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,11 +17,29 @@ import pytest
 from msharefs import abi
 
 INCLUDE = Path(abi.__file__).parent / "include"
+ROOT = Path(__file__).parents[2]
 
 STRICT = ["-pedantic", "-Wall", "-Wextra", "-Werror", f"-I{INCLUDE}"]
 
-C_DIALECTS = ["c89", "c99", "c11", "c17"]
-CXX_DIALECTS = ["c++98", "c++11", "c++20"]
+C_DIALECTS = ["c89", "c99", "c11", "c17", "c2x"]
+CXX_DIALECTS = ["c++98", "c++11", "c++14", "c++17", "c++20", "c++2b"]
+C_COMPILERS = [compiler for compiler in ("gcc", "clang") if shutil.which(compiler)]
+CXX_COMPILERS = [compiler for compiler in ("g++", "clang++") if shutil.which(compiler)]
+"""gcc always; clang where somebody has it."""
+
+SNIPPET = """
+#include <fcntl.h>
+#include <msharefs.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int main(void)
+{
+%s
+	return 0;
+}
+"""
+"""What is around the lines of a page that are no program of their own."""
 
 # The value of each field is as wide as the field, so that an exchanged or cut one shows.
 CREATE = abi.CreateMapping(
@@ -163,18 +183,45 @@ def parsed(report: str) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in report.splitlines())
 
 
+@pytest.mark.parametrize("compiler", C_COMPILERS)
 @pytest.mark.parametrize("dialect", C_DIALECTS)
-def test_header_and_abi_agree_in_c(tmp_path: Path, dialect: str) -> None:
+def test_header_and_abi_agree_in_c(tmp_path: Path, dialect: str, compiler: str) -> None:
     """The header is clean C from C89 on, and every number, size, offset and byte is abi.py's."""
-    program = compiled(tmp_path, REPORT, "gcc", dialect, ".c")
+    program = compiled(tmp_path, REPORT, compiler, dialect, ".c")
     assert parsed(run([program])) == expected_report()
 
 
+@pytest.mark.parametrize("compiler", CXX_COMPILERS)
 @pytest.mark.parametrize("dialect", CXX_DIALECTS)
-def test_header_and_abi_agree_in_cxx(tmp_path: Path, dialect: str) -> None:
+def test_header_and_abi_agree_in_cxx(tmp_path: Path, dialect: str, compiler: str) -> None:
     """The header is clean C++ from C++98 on, with the same numbers."""
-    program = compiled(tmp_path, REPORT, "g++", dialect, ".cc")
+    program = compiled(tmp_path, REPORT, compiler, dialect, ".cc")
     assert parsed(run([program])) == expected_report()
+
+
+def programs_of_pages() -> list[str]:
+    """The C of the README and of the page about it, as whole programs."""
+    found = []
+    for page in ("README.md", "docs/api-c.md"):
+        blocks = re.findall(
+            r"^```c\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
+        )
+        assert blocks, page
+        found += [block if "int main(" in block else SNIPPET % block for block in blocks]
+    return found
+
+
+@pytest.mark.parametrize("program", programs_of_pages())
+def test_programs_of_the_pages_are_clean(tmp_path: Path, program: str) -> None:
+    """In every dialect of C and C++ since 1989 and 2011, without a warning."""
+    for compilers, dialects, suffix in (
+        (C_COMPILERS, C_DIALECTS, ".c"),
+        (CXX_COMPILERS, CXX_DIALECTS[1:], ".cc"),
+    ):
+        for compiler in compilers:
+            for dialect in dialects:
+                # MAP_ANONYMOUS is in no standard, so the page's programs are in GNU's dialects.
+                compiled(tmp_path, program, compiler, dialect.replace("c", "gnu", 1), suffix)
 
 
 def test_numbers_are_those_of_the_interface() -> None:

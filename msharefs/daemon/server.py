@@ -45,7 +45,7 @@ from msharefs.daemon.state import (
     read_devices,
     write_whole,
 )
-from msharefs.daemon.storage import open_area, open_handles, open_journal
+from msharefs.daemon.storage import new_area, open_area, open_handles, open_journal
 from msharefs.fuse import in_service
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
@@ -286,13 +286,18 @@ def _outstanding(given: Inheritance, device: Device, negotiation: Negotiation) -
     """By what the kernel can do."""
     if negotiation.flags2 & FUSE_HAS_RESEND:
         return ResentByKernel(device)
-    area = open_area(given.path(REQUESTS), AREA_SIZE)
-    return KeptInFile(area, again=given.restarts > 0)
+    return KeptInFile(_area(given, REQUESTS, AREA_SIZE))
 
 
 def _in_service(given: Inheritance) -> InService:
-    area = open_area(given.path(IN_SERVICE), in_service.AREA_SIZE)
-    return InService(area, given.cause, again=given.restarts > 0)
+    return InService(_area(given, IN_SERVICE, in_service.AREA_SIZE), given.cause)
+
+
+def _area(given: Inheritance, name: str, size: int) -> memoryview:
+    """Memory that outlives servers. What an earlier mount left in it belonged to another
+    connection."""
+    make = open_area if given.restarts else new_area
+    return make(given.path(name), size)
 
 
 def read_init(given: Inheritance, device: Device) -> bytes:

@@ -10,6 +10,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from msharefs.core.handles import HandleCounts
 from msharefs.core.journal import Journal, JournalError, NewerJournalError
@@ -20,8 +21,9 @@ log = logging.getLogger(__name__)
 def open_journal(
     path: str, failpoint: Callable[[str], None], broken: Callable[[], None]
 ) -> Journal:
-    """The journal, with what it tells (see Journal). One that is torn or foreign is set aside, and a new one begun; its regions
-    are lost, and that is logged. Raises NewerJournalError."""
+    """The journal; `failpoint` and `broken` are its own (see Journal). One that is torn or foreign
+    is set aside, and a new one begun; its regions are lost, and that is logged. Raises
+    NewerJournalError."""
     try:
         return Journal(path, failpoint, broken)
     except NewerJournalError:
@@ -46,6 +48,13 @@ def open_area(path: str, size: int) -> memoryview:
         return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE))
     finally:
         os.close(fd)
+
+
+def new_area(path: str, size: int) -> memoryview:
+    """The same, and all zeros, whatever was in the file."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    return open_area(path, size)
 
 
 def open_handles(path: str) -> HandleCounts:

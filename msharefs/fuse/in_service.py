@@ -63,12 +63,12 @@ class InService:
     """What this server works on. A request has the same number with and without the mark that it
     is sent again."""
 
-    def __init__(self, area: memoryview, cause: Cause, *, again: bool) -> None:
-        """`area` is AREA_SIZE bytes, mapped shared. Unless `again`, what is in it belonged to
-        another connection."""
+    def __init__(self, area: memoryview, cause: Cause) -> None:
+        """`area` is AREA_SIZE bytes, mapped shared: zeros on a new connection, else what the
+        server before left there, which ended for `cause`."""
         self._words = area.cast("Q")
         which = self._words[0] & 1
-        found = self._suspects_in(1 + which * _HALF, cause) if again else {}
+        found = self._suspects_in(1 + which * _HALF, cause)
         self._suspects = dict(islice(found.items(), SUSPECTS))
         self._expected = set(self._suspects)
         self._base = 1 + (1 - which) * _HALF
@@ -94,17 +94,18 @@ class InService:
         self._words[self._loop] = unique
 
     def forwarded(self, unique: int) -> None:
-        """Somebody else in the loop works on this one; 0 for none."""
+        """pyfuse3, which runs in the same loop, works on this request; 0 for none."""
         self._words[self._base + _FORWARDED] = unique
 
     def begin_later(self, unique: int) -> int:
-        """It is being worked on besides the loop. Returns a token for `end_later`."""
+        """A task or thread of its own works on this request from now on. Returns the place that
+        `end_later` takes."""
         place = self._free.pop() if self._free else self._base + _LEFT_OUT
         self._words[place] = unique
         return place
 
     def end_later(self, place: int) -> None:
-        """That is over."""
+        """The work that `begin_later` gave this place to is done."""
         self._words[place] = 0
         if place != self._base + _LEFT_OUT:
             self._free.append(place)
@@ -116,7 +117,8 @@ class InService:
         return self._suspects.get(number, NOTHING)
 
     def all_came(self) -> None:
-        """What has not been sent again was answered before the last server died."""
+        """Something new has come, so all that is sent again has come before it: what is still
+        expected was answered before the last server died, and is no suspect."""
         for number in self._expected:
             del self._suspects[number]
         self._expected.clear()

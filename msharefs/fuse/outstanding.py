@@ -79,21 +79,19 @@ class KeptInFile:
     """Each request stays in memory that outlives the process: the one that was read last in
     the buffer, others in slots. A length of 0 means that nothing is there."""
 
-    def __init__(self, area: memoryview, *, again: bool) -> None:
-        """`area` is AREA_SIZE bytes, mapped shared. Unless `again`, what is in it belonged to
-        another connection and is forgotten."""
+    def __init__(self, area: memoryview) -> None:
+        """`area` is AREA_SIZE bytes, mapped shared: zeros on a new connection, else what an
+        earlier process kept there."""
         self.buffer = area[:REQUEST_ROOM]
         starts = range(REQUEST_ROOM, AREA_SIZE, SLOT_SIZE)
         self._slots = [area[start : start + SLOT_SIZE] for start in starts]
         self._used: dict[bytes, memoryview] = {}
         self._free: list[memoryview] = []
         for slot in self._slots:
-            if again and slot[_LENGTH] != _NOTHING:
+            if slot[_LENGTH] != _NOTHING:
                 self._used[bytes(slot[_UNIQUE])] = slot
             else:
                 self._clear(slot)
-        if not again:
-            self.before_read()
 
     def before_read(self) -> None:
         """Forget what the buffer holds."""

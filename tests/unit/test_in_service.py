@@ -29,12 +29,12 @@ def area() -> memoryview:
 
 def first(area: memoryview) -> InService:
     """The first server of a connection."""
-    return InService(area, Cause.NONE, again=False)
+    return InService(area, Cause.NONE)
 
 
 def after(area: memoryview, cause: Cause = FAILED) -> InService:
     """The next server, the last having ended for a `cause`."""
-    return InService(area, cause, again=True)
+    return InService(area, cause)
 
 
 def suspects(server: InService, *uniques: int) -> list[int]:
@@ -68,15 +68,6 @@ def test_a_server_that_makes_room_accuses_nobody(area: memoryview) -> None:
     """It had answered all."""
     first(area).begin(2)
     assert suspects(after(area, Cause.NONE), 2) == [0]
-
-
-def test_another_connection_begins_with_nothing(area: memoryview) -> None:
-    """Its numbers mean other requests."""
-    first(area).begin(2)
-    after(area).begin(2)
-    server = InService(area, FAILED, again=False)
-    assert suspects(server, 2) == [0]
-    assert not server.careful
 
 
 @pytest.mark.parametrize(

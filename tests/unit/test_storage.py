@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from msharefs.core.journal import SCHEMA_VERSION, Journal, NewerJournalError, Request
-from msharefs.daemon.storage import open_handles, open_journal
+from msharefs.daemon.storage import new_area, open_area, open_handles, open_journal
 
 
 def opened(path: str) -> Journal:
@@ -82,3 +82,13 @@ def test_handle_counts_are_in_a_file(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     later = open_handles(str(path))
     assert [later.get(slot) for slot in slots] == [slot + 1 for slot in slots]
+
+
+def test_an_area_outlives_the_process_and_not_the_connection(tmp_path: Path) -> None:
+    """What is in it means other requests on another connection."""
+    path = str(tmp_path / "area")
+    new_area(path, 8)[:3] = b"old"
+    assert bytes(open_area(path, 8)) == b"old" + bytes(5)
+    assert bytes(new_area(path, 8)) == bytes(8)
+    assert bytes(open_area(path, 8)) == bytes(8)
+    assert (tmp_path / "area").stat().st_mode & 0o777 == 0o600

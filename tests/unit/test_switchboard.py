@@ -349,7 +349,7 @@ async def test_without_resend_a_server_that_dies_leaves_its_requests() -> None:
                 assert await board.kernel.hear() == reply(8, b"made")
                 assert await board.kernel.silent()
                 nursery.cancel_scope.cancel()
-    assert KeptInFile(area, again=True).recover() == ()
+    assert KeptInFile(area).recover() == ()
 
 
 # Requests that come again

@@ -29,12 +29,12 @@ def area() -> memoryview:
 
 def first(area: memoryview) -> InService:
     """The first server of a connection."""
-    return InService(area, Cause.NONE, again=False)
+    return InService(area, Cause.NONE)
 
 
 def after(area: memoryview, cause: Cause = Cause.FAILURE) -> InService:
     """The next server, the last having ended for a `cause`."""
-    return InService(area, cause, again=True)
+    return InService(area, cause)
 
 
 def deaths(area: memoryview, unique: int) -> int:

@@ -124,7 +124,7 @@ class Exchange:
 
 def new_in_service() -> InService:
     """Of the first server of a connection."""
-    return InService(memoryview(bytearray(AREA_SIZE)), Cause.NONE, again=False)
+    return InService(memoryview(bytearray(AREA_SIZE)), Cause.NONE)
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def exchange(
             handlers,
             metrics,
             replay,
-            ResentByKernel(scripted) if area is None else KeptInFile(area, again=True),
+            ResentByKernel(scripted) if area is None else KeptInFile(area),
             in_service or new_in_service(),
             steps.append,
         )

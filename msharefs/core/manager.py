@@ -41,7 +41,7 @@ class RegionManager:
 
     Methods that change something take the request that they are called for first, or None
     where the kernel would not send it again. They raise what the method of Namespace or Region
-    behind them raises, and OSError of nobody.
+    behind them raises, which is always a RefusedError and never an OSError.
     """
 
     def __init__(

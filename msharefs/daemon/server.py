@@ -93,7 +93,7 @@ class Inheritance:
     gone_at: float
     """When the server before ended (time.monotonic)."""
     cause: Cause
-    """Why."""
+    """Why that one ended."""
 
     def path(self, name: str) -> str:
         """A file of the state directory."""
@@ -101,7 +101,7 @@ class Inheritance:
 
 
 class UnmountedError(Exception):
-    """Somebody was quicker."""
+    """The mount was taken away before its first server had answered INIT."""
 
 
 class Server:
@@ -115,7 +115,7 @@ class Server:
         plane: DataPlane,
         negotiation: Negotiation,
     ) -> None:
-        """Raises JournalError."""
+        """Wire them; nothing is read or answered before `run`. Raises JournalError."""
         self._config = config
         self._given = given
         self._started = time.monotonic()

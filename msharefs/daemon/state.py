@@ -54,12 +54,13 @@ class Config:
     boot: str
 
     def save(self, path: str) -> None:
-        """Write as JSON."""
+        """Write it as JSON, whole or not at all. Raises OSError."""
         write_whole(path, json.dumps(asdict(self)).encode())
 
     @classmethod
     def load(cls, path: str) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote. Raises OSError, or ValueError, TypeError or KeyError where it is
+        something else."""
         with open(path, encoding="utf-8") as file:
             values: dict[str, Any] = json.load(file)
         options = values.pop("options")

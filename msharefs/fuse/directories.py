@@ -36,7 +36,7 @@ class DirectoryHandlers:
         self._manager = manager
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
-        """By opcode."""
+        """Which request each of them answers."""
         return {
             Opcode.OPENDIR: self.opendir,
             Opcode.READDIRPLUS: self.readdirplus,
@@ -44,7 +44,7 @@ class DirectoryHandlers:
         }
 
     def opendir(self, header: Header, body: memoryview) -> bytes:
-        """OPENDIR."""
+        """OPENDIR: the handle is the place behind the last name that is there now."""
         return messages.encode_open(self._directory(header.nodeid).end, 0)
 
     def readdirplus(self, header: Header, body: memoryview) -> bytes:

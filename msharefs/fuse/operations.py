@@ -60,7 +60,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """STATFS."""
+        """STATFS: the arena's pages and the mount's inodes, used and free, so that df is true."""
         size = reports.file_system_size(self._manager)
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = PAGE_SIZE
@@ -88,12 +88,12 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        """LISTXATTR."""
+        """LISTXATTR: the layout of a region, the status of the mount on the root directory."""
         if isinstance(self._manager.getattr(inode), Region):
             return [LAYOUT_ATTRIBUTE]
         return [STATUS_ATTRIBUTE] if inode == ROOT_INO else []
 
     @answered
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        """REMOVEXATTR."""
+        """REMOVEXATTR: EPERM for what the mount tells, EOPNOTSUPP for any other name."""
         refuse_attribute_change(name)

@@ -63,11 +63,11 @@ class ResentByKernel:
         """Nothing to keep, for the same reason."""
 
     def as_asked(self, reply: bytes) -> bytes:
-        """As it is: the kernel looks for its mark in the reply."""
+        """Unchanged: the kernel, which set the mark in the request, looks for it in the reply."""
         return reply
 
     def answered(self, reply: bytes) -> None:
-        """Nothing to forget here."""
+        """Nothing to forget: the kernel forgets a request with its answer."""
 
     def recover(self) -> Sequence[bytes]:
         """Ask for it: what was not answered comes again by /dev/fuse, marked."""

@@ -38,7 +38,7 @@ class Copier:
         self._buffer = mmap.mmap(self._copied, CHUNK)
 
     def close(self) -> None:
-        """End it."""
+        """Give back the memory of the buffer; no more chunks afterwards."""
         os.close(self._copied)
 
     def chunks(self, mapping: Mapping) -> Iterator[tuple[int, list[tuple[int, memoryview]]]]:

@@ -34,7 +34,7 @@ class Leftover:
     """What the mount might have used."""
 
     def document(self) -> dict[str, Any]:
-        """As plain data."""
+        """The same as plain data, for JSON."""
         return asdict(self)
 
 

@@ -111,7 +111,7 @@ def _check(result: int, what: str) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    """mount(2)."""
+    """mount(2). Raises OSError."""
     result = _libc.mount(
         source.encode(),
         os.fsencode(target),
@@ -123,7 +123,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 
 
 def umount(target: str, flags: int = 0) -> None:
-    """umount2(2)."""
+    """umount2(2). Raises OSError."""
     _check(_libc.umount2(os.fsencode(target), flags), target)
 
 
@@ -136,12 +136,12 @@ def rename_to_free(old: str, new: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """unshare(2)."""
+    """unshare(2). Raises OSError."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, kind: int) -> None:
-    """setns(2)."""
+    """setns(2). Raises OSError."""
     _check(_libc.setns(fd, kind), "setns")
 
 

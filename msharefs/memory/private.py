@@ -103,7 +103,8 @@ class Arena:
         return {int(name): PosixSegment(name, self._objects) for name in names}
 
     def used(self) -> int:
-        """Bytes in use in all segments, holes and dying ones included."""
+        """Bytes in use in all segments: in holes, too, and in those of regions that are being
+        reclaimed."""
         status = os.statvfs(SHM)
         return (status.f_blocks - status.f_bfree) * status.f_frsize - BALLAST_SIZE
 

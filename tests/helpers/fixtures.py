@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import mount, poke
+from tests.helpers.background import Background
 from tests.helpers.watchdog import Watchdog
 
 MakeMount = Callable[..., mount.Mount]
@@ -168,6 +169,15 @@ def make_mount(requires_fuse: None, watchdog: Watchdog) -> Iterator[MakeMount]:
             return fresh
 
         yield make
+
+
+@pytest.fixture
+def background(requires_fuse: None) -> Iterator[Background]:
+    """A directory to mount on through the command as users start it, without -f; whatever is
+    mounted there or runs for it at the end goes by force."""
+    started = Background()
+    yield started
+    started.discard()
 
 
 @pytest.fixture

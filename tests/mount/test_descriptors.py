@@ -26,14 +26,6 @@ FEW = 96
 """Open files, with which a mount could have no 400 regions if each took one."""
 
 
-@pytest.fixture
-def place() -> Iterator[Background]:
-    """A directory to mount on, and a look at what is left."""
-    started = Background()
-    yield started
-    started.discard()
-
-
 @contextmanager
 def no_descriptor_left(server: int) -> Iterator[None]:
     """The server may open no more files, whichever of those that it has it closes."""
@@ -45,12 +37,12 @@ def no_descriptor_left(server: int) -> Iterator[None]:
         resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
 
 
-def mount_with_limits(place: Background, soft: int, hard: int) -> None:
+def mount_with_limits(background: Background, soft: int, hard: int) -> None:
     """By a command that may have so many open files."""
-    words = [*mount.command(), "msharefs", str(place.path), "-o", "size=16M"]
+    words = [*mount.command(), "msharefs", str(background.path), "-o", "size=16M"]
     subprocess.run(
         ["sh", "-c", f'ulimit -S -n {soft}; ulimit -H -n {hard}; exec "$@"', "sh", *words],
-        env=mount.environment(place.marker),
+        env=mount.environment(background.marker),
         timeout=30,
         check=True,
     )
@@ -70,31 +62,31 @@ def use_all(path: Path) -> None:
             unmap(fd, 0, PAGE)
 
 
-def test_regions_do_not_take_open_files(place: Background) -> None:
+def test_regions_do_not_take_open_files(background: Background) -> None:
     """N16: many times more regions than the daemon may have open, each as good as the others,
     also for the next server."""
-    mount_with_limits(place, FEW, FEW)
+    mount_with_limits(background, FEW, FEW)
     for number in range(REGIONS):
-        with opened(place.path / str(number), os.O_CREAT | os.O_RDWR) as fd:
+        with opened(background.path / str(number), os.O_CREAT | os.O_RDWR) as fd:
             os.ftruncate(fd, HUGE)
-    use_all(place.path)
-    server = mount.read_status(place.path)["pids"]["server"]
+    use_all(background.path)
+    server = mount.read_status(background.path)["pids"]["server"]
     os.kill(server, signal.SIGKILL)
-    use_all(place.path)
+    use_all(background.path)
     for number in range(REGIONS):
-        os.unlink(place.path / str(number))
-    server = mount.read_status(place.path)["pids"]["server"]
+        os.unlink(background.path / str(number))
+    server = mount.read_status(background.path)["pids"]["server"]
     assert len(os.listdir(f"/proc/{server}/fd")) < FEW
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
-def test_the_soft_limit_is_the_callers(place: Background) -> None:
+def test_the_soft_limit_is_the_callers(background: Background) -> None:
     """N16: the daemon may have as many open files as the hard limit allows."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    mount_with_limits(place, FEW, hard)
-    for pid in mount.read_status(place.path)["pids"].values():
+    mount_with_limits(background, FEW, hard)
+    for pid in mount.read_status(background.path)["pids"].values():
         assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
 def test_it_is_really_over(make_mount: Callable[..., mount.Mount]) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,14 +18,6 @@ from tests.helpers.raw import HUGE, opened, refused
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("requires_fuse")
-
-
-@pytest.fixture
-def background() -> Iterator[Background]:
-    """Mounts through the command as users start it, without -f; ended at the end if need be."""
-    started = Background()
-    yield started
-    started.discard()
 
 
 def test_command_returns_when_the_mount_answers(background: Background) -> None:

@@ -27,14 +27,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def place() -> Iterator[Background]:
-    """A directory to mount on, and a look at what is left."""
-    started = Background()
-    yield started
-    started.discard()
-
-
 def run(*words: str | Path) -> None:
     """A command that has to succeed."""
     subprocess.run([*map(str, words)], check=True, timeout=20)
@@ -53,26 +45,26 @@ def devices(pid: int) -> set[str]:
     return {line.split(" ")[2] for line in table if line}
 
 
-def processes(place: Background) -> tuple[int, list[int]]:
+def processes(background: Background) -> tuple[int, list[int]]:
     """The supervisor, and its server and standby, which are there."""
-    pids = mount.read_status(place.path)["pids"]
+    pids = mount.read_status(background.path)["pids"]
     standby = eventually(lambda: mount.standby_of(pids["supervisor"]), what="a standby server")
     assert standby is not None
     return pids["supervisor"], [pids["server"], standby]
 
 
-def test_the_server_holds_no_other_file_system(place: Background) -> None:
+def test_the_server_holds_no_other_file_system(background: Background) -> None:
     """M17: not one that was there before or is mounted later, over another, in another, under
     a strange name, or beneath another one."""
-    others = [place.base / name for name in ("one", "od\nd \\040", "two")]
+    others = [background.base / name for name in ("one", "od\nd \\040", "two")]
     before = {tmpfs(path) for path in [*others, others[0]]}
     before.add(tmpfs(others[0] / "in"))
     # Hidden: its own path leads to the one above.
-    hidden = place.base / "two" / "deep"
+    hidden = background.base / "two" / "deep"
     before |= {tmpfs(hidden), tmpfs(others[2])}
-    assert place.start("-o", "size=16M").returncode == 0
-    later = tmpfs(place.base / "later")
-    supervisor, servers = processes(place)
+    assert background.start("-o", "size=16M").returncode == 0
+    later = tmpfs(background.base / "later")
+    supervisor, servers = processes(background)
     assert devices(supervisor) >= before
 
     def held() -> set[str]:
@@ -87,29 +79,29 @@ def test_the_server_holds_no_other_file_system(place: Background) -> None:
         others[2],
         hidden,
         others[2],
-        place.base / "later",
+        background.base / "later",
     ):
         mount.unmount(path, lazy=True)
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
-def test_another_mount_ends_with_its_umount(place: Background) -> None:
+def test_another_mount_ends_with_its_umount(background: Background) -> None:
     """M17: a server that was started while it was there has no copy that keeps it alive."""
     other = Background()
     try:
         assert other.start("-o", "size=16M").returncode == 0
-        assert place.start("-o", "size=16M").returncode == 0
-        processes(place)
+        assert background.start("-o", "size=16M").returncode == 0
+        processes(background)
         other.unmount_and_check()
-        place.unmount_and_check()
+        background.unmount_and_check()
     finally:
         other.discard()
 
 
-def test_what_a_server_needs_late_is_there(place: Background) -> None:
+def test_what_a_server_needs_late_is_there(background: Background) -> None:
     """M17: the interpreter's files, /proc, /sys with the control groups, and the state."""
-    assert place.start("-o", "size=16M").returncode == 0
-    root = Path(f"/proc/{mount.read_status(place.path)['pids']['server']}/root")
+    assert background.start("-o", "size=16M").returncode == 0
+    root = Path(f"/proc/{mount.read_status(background.path)['pids']['server']}/root")
     for path in (sys.executable, os.__file__, "/proc/self/maps", "/sys/kernel/mm", "/dev/null"):
         assert os.path.exists(f"{root}{path}"), path
     groups = [
@@ -117,7 +109,7 @@ def test_what_a_server_needs_late_is_there(place: Background) -> None:
     ]
     for line in groups:
         assert os.listdir(f"{root}{line.split()[4]}")
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
 CHROOT = """
@@ -155,10 +147,10 @@ mountpoint "$there" || :
 """
 
 
-def test_in_a_chroot_the_mount_is_inside(place: Background) -> None:
+def test_in_a_chroot_the_mount_is_inside(background: Background) -> None:
     """M17: at the path as it is there, with state of its own; the host's mount of the same path
     keeps its regions. The server is replaced, and SIGTERM unmounts, as anywhere."""
-    base = place.base / "base"
+    base = background.base / "base"
     base.mkdir()
     # No mount point, which some system calls ask of a root directory.
     root = base / "root"
@@ -166,15 +158,15 @@ def test_in_a_chroot_the_mount_is_inside(place: Background) -> None:
     needed = ["/usr", "/lib", "/lib64", "/bin", "/etc", "/dev", "/proc", "/sys"]
     needed += [sys.base_prefix, sys.prefix, str(mount.ROOT)]
     script = CHROOT.format(needed=shlex.join(needed), command=shlex.join(mount.command()))
-    assert place.start("-o", "size=16M").returncode == 0
-    with raw.region(place.path / "host", raw.HUGE, mapped=True):
+    assert background.start("-o", "size=16M").returncode == 0
+    with raw.region(background.path / "host", raw.HUGE, mapped=True):
         done = subprocess.run(
             ["unshare", "--mount", "bash", "-euc", script],
             env={
-                **mount.environment(place.marker),
+                **mount.environment(background.marker),
                 "base": str(base),
                 "root": str(root),
-                "path_of_mount": str(place.path),
+                "path_of_mount": str(background.path),
             },
             capture_output=True,
             text=True,
@@ -188,20 +180,20 @@ def test_in_a_chroot_the_mount_is_inside(place: Background) -> None:
             "state: 1",
             "after a kill: mshare_info, 2048 blocks",
             "state at the end: ",
-            f"{root}{place.path} is not a mountpoint",
+            f"{root}{background.path} is not a mountpoint",
         ]
-        assert raw.layout(place.path / "host")["mapped"] == raw.HUGE
-    place.unmount_and_check()
+        assert raw.layout(background.path / "host")["mapped"] == raw.HUGE
+    background.unmount_and_check()
 
 
-def test_df_shows_the_mount_and_not_its_arena(place: Background) -> None:
+def test_df_shows_the_mount_and_not_its_arena(background: Background) -> None:
     """M17: a file system that is always full would alarm every monitor of disks."""
-    assert place.start("-o", "size=16M").returncode == 0
+    assert background.start("-o", "size=16M").returncode == 0
     shown = subprocess.run(["df"], capture_output=True, text=True, timeout=20, check=False).stdout
-    assert str(place.path) in shown
-    (state,) = mount.states_of(place.base)
+    assert str(background.path) in shown
+    (state,) = mount.states_of(background.base)
     assert str(state) not in shown
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
 @contextmanager
@@ -278,39 +270,41 @@ def test_who_uses_a_busy_mount_is_named(make_mount: MakeMount, use: str) -> None
         (mounted.path / "x").unlink()
 
 
-def test_a_mount_that_was_moved(place: Background) -> None:
+def test_a_mount_that_was_moved(background: Background) -> None:
     """M17: the old place says where it is; SIGHUP and SIGTERM find it there."""
-    run("mount", "--bind", place.base, place.base)
-    run("mount", "--make-private", place.base)
+    run("mount", "--bind", background.base, background.base)
+    run("mount", "--make-private", background.base)
     try:
-        assert place.start("-o", "size=16M").returncode == 0
-        old, place.path = place.path, place.base / "moved"
-        place.path.mkdir()
-        run("mount", "--move", old, place.path)
-        done = place.start("-o", "size=16M", place=old)
+        assert background.start("-o", "size=16M").returncode == 0
+        old, background.path = background.path, background.base / "moved"
+        background.path.mkdir()
+        run("mount", "--move", old, background.path)
+        done = background.start("-o", "size=16M", place=old)
         assert done.returncode == 32
-        assert f"{old} is already served: its mount is at {place.path} now" in done.stderr
-        pids = mount.read_status(place.path)["pids"]
+        assert f"{old} is already served: its mount is at {background.path} now" in done.stderr
+        pids = mount.read_status(background.path)["pids"]
         os.kill(pids["supervisor"], signal.SIGHUP)
-        eventually(lambda: mount.read_status(place.path)["restarts"] == 1, what="another server")
+        eventually(
+            lambda: mount.read_status(background.path)["restarts"] == 1, what="another server"
+        )
         os.kill(pids["supervisor"], signal.SIGTERM)
-        eventually(lambda: not mount.mount_lines(place.path), what="the mount is there")
-        place.check_nothing_left()
+        eventually(lambda: not mount.mount_lines(background.path), what="the mount is there")
+        background.check_nothing_left()
     finally:
-        run("umount", "-l", place.base)
+        run("umount", "-l", background.base)
 
 
-def test_what_is_mounted_over_it_is_left_alone(place: Background) -> None:
+def test_what_is_mounted_over_it_is_left_alone(background: Background) -> None:
     """M17: SIGTERM does not unmount somebody else's file system that hides the mount."""
-    assert place.start("-o", "size=16M").returncode == 0
-    supervisor = place.supervisor_pid()
-    tmpfs(place.path)
+    assert background.start("-o", "size=16M").returncode == 0
+    supervisor = background.supervisor_pid()
+    tmpfs(background.path)
     os.kill(supervisor, signal.SIGTERM)
     os.kill(supervisor, signal.SIGHUP)
     eventually(
         lambda: b"SigPnd:\t0000000000000000" in Path(f"/proc/{supervisor}/status").read_bytes()
     )
-    assert mount.file_system_type(place.path) == "tmpfs"
-    run("umount", place.path)
-    assert mount.file_system_type(place.path) == "fuse.msharefs"
-    place.unmount_and_check()
+    assert mount.file_system_type(background.path) == "tmpfs"
+    run("umount", background.path)
+    assert mount.file_system_type(background.path) == "fuse.msharefs"
+    background.unmount_and_check()

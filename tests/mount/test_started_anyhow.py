@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,6 @@ from tests.helpers.background import Background
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("requires_fuse")
-
-
-@pytest.fixture
-def place() -> Iterator[Background]:
-    """A directory to mount on, and a look at what is left."""
-    started = Background()
-    yield started
-    started.discard()
 
 
 def python(code: str) -> list[str]:
@@ -43,12 +35,12 @@ def shell(code: str, redirections: str = "") -> list[str]:
 
 
 def started(
-    place: Background, before: Sequence[str], *options: str
+    background: Background, before: Sequence[str], *options: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the mount command with words before it, until it returns."""
     return subprocess.run(
-        [*before, *mount.command(), "msharefs", str(place.path), "-o", "size=16M", *options],
-        env=mount.environment(place.marker),
+        [*before, *mount.command(), "msharefs", str(background.path), "-o", "size=16M", *options],
+        env=mount.environment(background.marker),
         cwd="/",
         capture_output=True,
         text=True,
@@ -78,38 +70,38 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_mount_is_the_same(place: Background, way: str) -> None:
+def test_the_mount_is_the_same(background: Background, way: str) -> None:
     """M14: it is there, keeps regions, outlives its server, and ends as a whole."""
-    done = started(place, WAYS[way])
+    done = started(background, WAYS[way])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    pids = mount.read_status(place.path)["pids"]
-    with raw.region(place.path / "r", raw.HUGE, mapped=True) as fd:
+    pids = mount.read_status(background.path)["pids"]
+    with raw.region(background.path / "r", raw.HUGE, mapped=True) as fd:
         os.kill(pids["server"], signal.SIGKILL)
         assert raw.layout(fd)["mapped"] == raw.HUGE
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
-def test_with_an_empty_environment(place: Background) -> None:
+def test_with_an_empty_environment(background: Background) -> None:
     """M14: not even a PATH is needed. (The marker is the tests' own.)"""
-    kept = [f"{mount.MARKER}={place.marker}"]
+    kept = [f"{mount.MARKER}={background.marker}"]
     if not mount.PRIVILEGED:
         # Where the state directory is, for the helpers of the tests.
         kept.append(f"XDG_RUNTIME_DIR={os.environ['XDG_RUNTIME_DIR']}")
-    assert started(place, ["env", "-i", *kept]).returncode == 0
-    place.unmount_and_check()
+    assert started(background, ["env", "-i", *kept]).returncode == 0
+    background.unmount_and_check()
 
 
 def test_a_lock_and_a_pipe_are_free_when_the_command_returns(
-    place: Background, tmp_path: Path
+    background: Background, tmp_path: Path
 ) -> None:
     """M14: descriptors above 2 that the caller passes on are not kept."""
     lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
     reader, writer = os.pipe()
-    words = [*mount.command(), "msharefs", str(place.path), "-o", "size=16M"]
+    words = [*mount.command(), "msharefs", str(background.path), "-o", "size=16M"]
     subprocess.run(
         words,
-        env=mount.environment(place.marker),
+        env=mount.environment(background.marker),
         pass_fds=[lock, writer],
         timeout=30,
         check=True,
@@ -121,27 +113,27 @@ def test_a_lock_and_a_pipe_are_free_when_the_command_returns(
     os.set_blocking(reader, False)
     assert os.read(reader, 1) == b""
     os.close(reader)
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
 @pytest.mark.parametrize("foreground", [False, True], ids=["background", "foreground"])
 def test_nothing_of_the_caller_is_kept(
-    place: Background, tmp_path: Path, *, foreground: bool
+    background: Background, tmp_path: Path, *, foreground: bool
 ) -> None:
     """M14: no descriptor, no directory, no word of its environment in the server. In the
     foreground the standard descriptors are what the log goes to."""
     secret = os.open(tmp_path / "secret", os.O_CREAT | os.O_RDWR)
-    words = [*mount.command(), "msharefs", str(place.path), "-o", "size=16M"]
+    words = [*mount.command(), "msharefs", str(background.path), "-o", "size=16M"]
     process = subprocess.Popen(
         [*words, *(["-f"] if foreground else [])],
-        env={**mount.environment(place.marker), "SECRET": "word", "LD_PRELOAD": ""},
+        env={**mount.environment(background.marker), "SECRET": "word", "LD_PRELOAD": ""},
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,
         pass_fds=[secret],
     )
     os.close(secret)
-    eventually(lambda: mount.mount_lines(place.path), what="a mount")
-    pids = mount.read_status(place.path)["pids"]
+    eventually(lambda: mount.mount_lines(background.path), what="a mount")
+    pids = mount.read_status(background.path)["pids"]
     for pid in pids.values():
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         held = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
@@ -152,96 +144,96 @@ def test_nothing_of_the_caller_is_kept(
     }
     assert b"PATH" in names
     assert not names & {b"SECRET", b"LD_PRELOAD"}
-    place.unmount_and_check()
+    background.unmount_and_check()
     assert process.wait(mount.STOP_SECONDS) == 0
 
 
 @pytest.mark.parametrize("mask", ["000", "022", "777"])
-def test_state_is_its_owners_alone(place: Background, mask: str) -> None:
+def test_state_is_its_owners_alone(background: Background, mask: str) -> None:
     """M14: files of mode 0600 in a directory of mode 0700, whatever the umask."""
-    assert started(place, shell(f"umask {mask};")).returncode == 0
-    (state,) = mount.states_of(place.base)
+    assert started(background, shell(f"umask {mask};")).returncode == 0
+    (state,) = mount.states_of(background.base)
     assert state.stat().st_mode & 0o777 == 0o700
     modes = {
         path.name: oct(path.stat().st_mode & 0o777) for path in state.iterdir() if path.is_file()
     }
     assert modes
     assert set(modes.values()) == {"0o600"}, modes
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
-def test_a_group_that_is_killed_leaves_the_mount(place: Background) -> None:
+def test_a_group_that_is_killed_leaves_the_mount(background: Background) -> None:
     """M14: as a shell or a CI job ends all that it has started."""
     job = subprocess.Popen(
         [
             "sh",
             "-c",
-            f"{shlex.join([*mount.command(), 'msharefs', str(place.path)])} -o size=16M; sleep 60",
+            f"{shlex.join([*mount.command(), 'msharefs', str(background.path)])} -o size=16M; sleep 60",
         ],
-        env=mount.environment(place.marker),
+        env=mount.environment(background.marker),
         start_new_session=True,
     )
-    eventually(lambda: mount.mount_lines(place.path), what="a mount")
-    supervisor = place.supervisor_pid()
+    eventually(lambda: mount.mount_lines(background.path), what="a mount")
+    supervisor = background.supervisor_pid()
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
-    assert place.supervisor_pid() == supervisor
-    place.unmount_and_check()
+    assert background.supervisor_pid() == supervisor
+    background.unmount_and_check()
 
 
-def slow_helper(place: Background) -> str:
+def slow_helper(background: Background) -> str:
     """A PATH whose fusermount3 mounts, and then takes its time."""
-    directory = place.base / "bin"
+    directory = background.base / "bin"
     directory.mkdir()
     program = directory / "fusermount3"
     program.write_text(
         "#!/bin/sh\n"
         'PATH=${PATH#*:}; fusermount3 "$@"; code=$?\n'
-        f'[ "$1" != -o ] || {{ : >{place.base}/mounted; read wait <{place.base}/go; }}\n'
+        f'[ "$1" != -o ] || {{ : >{background.base}/mounted; read wait <{background.base}/go; }}\n'
         "exit $code\n"
     )
     program.chmod(0o755)
-    os.mkfifo(place.base / "go")
+    os.mkfifo(background.base / "go")
     return f"{directory}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_ended_while_it_mounts(place: Background, how: signal.Signals) -> None:
+def test_ended_while_it_mounts(background: Background, how: signal.Signals) -> None:
     """M14: Ctrl-C ends with a sentence and code 8; however it ends, no mount comes later."""
-    variables = mount.environment(place.marker)
-    variables["PATH"] = slow_helper(place)
+    variables = mount.environment(background.marker)
+    variables["PATH"] = slow_helper(background)
     command = subprocess.Popen(
-        [*mount.command(), "msharefs", str(place.path), "-o", "size=16M"],
+        [*mount.command(), "msharefs", str(background.path), "-o", "size=16M"],
         env=variables,
         stderr=subprocess.PIPE,
         text=True,
     )
-    eventually((place.base / "mounted").exists, what="the helper has mounted")
+    eventually((background.base / "mounted").exists, what="the helper has mounted")
     command.send_signal(how)
     if how != signal.SIGINT:
         command.wait()
-    (place.base / "go").write_text("now\n")
+    (background.base / "go").write_text("now\n")
     _out, complaint = command.communicate(timeout=30)
     if how == signal.SIGINT:
         assert complaint == "msharefs-mount: interrupted; nothing is mounted\n"
         assert command.returncode == 8
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
-def test_an_empty_mount_point(place: Background) -> None:
+def test_an_empty_mount_point(background: Background) -> None:
     """M14: as mount(8) refuses it, and not the current directory."""
-    done = place.start(place="", cwd=place.path)
+    done = background.start(place="", cwd=background.path)
     assert done.returncode == 1
     assert mount.only_sentence(done) == "the mount point is an empty word"
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
-def test_relative_to_a_directory_that_is_gone(place: Background) -> None:
+def test_relative_to_a_directory_that_is_gone(background: Background) -> None:
     """M14: a sentence that says what to do."""
     words = ["msharefs", "mnt", "-o", "size=16M"]
     done = subprocess.run(
         [*shell('d=$(mktemp -d); cd "$d"; rmdir "$d";'), *mount.command(), *words],
-        env=mount.environment(place.marker),
+        env=mount.environment(background.marker),
         capture_output=True,
         text=True,
         timeout=30,
@@ -249,25 +241,25 @@ def test_relative_to_a_directory_that_is_gone(place: Background) -> None:
     )
     assert done.returncode == 1
     assert "has been removed; give the whole path" in mount.only_sentence(done)
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
-def test_in_a_user_namespace_of_ones_own(place: Background) -> None:
+def test_in_a_user_namespace_of_ones_own(background: Background) -> None:
     """M14: as root of it, who is nobody on the machine: a mount that is seen in there, paged,
     with state where its user may write."""
     script = f"""
-        {shlex.join(mount.command())} msharefs {place.path} -o size=16M || exit
-        stat -f -c %T {place.path}
-        touch {place.path}/r; ls {place.path}
-        umount {place.path}
+        {shlex.join(mount.command())} msharefs {background.path} -o size=16M || exit
+        stat -f -c %T {background.path}
+        touch {background.path}/r; ls {background.path}
+        umount {background.path}
     """
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
-        env=mount.environment(place.marker),
+        env=mount.environment(background.marker),
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
     assert (done.returncode, done.stdout.split()) == (0, ["fuseblk", "mshare_info", "r"]), done
-    place.check_nothing_left()
+    background.check_nothing_left()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from tests.helpers import mount, raw
 from tests.helpers.background import Background
 
 pytestmark = pytest.mark.usefixtures("requires_fuse")
-
-
-@pytest.fixture
-def place() -> Iterator[Background]:
-    """A directory to mount on, and a look at what is left."""
-    started = Background()
-    yield started
-    started.discard()
 
 
 @pytest.mark.parametrize(
@@ -39,20 +30,20 @@ def place() -> Iterator[Background]:
         ("loglevel=debug", "log_level"),
     ],
 )
-def test_unknown_option(place: Background, wrong: str, nearest: str) -> None:
+def test_unknown_option(background: Background, wrong: str, nearest: str) -> None:
     """M14: code 1, the option and the nearest known one are named, and nothing is mounted."""
-    done = place.start("-o", f"size=16M,{wrong}")
+    done = background.start("-o", f"size=16M,{wrong}")
     assert done.returncode == 1
     sentence = mount.only_sentence(done)
     assert f"'{wrong.partition('=')[0]}'" in sentence
     assert f"'{nearest}'" in sentence
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
-def test_unknown_option_is_ignored_when_sloppy(place: Background) -> None:
+def test_unknown_option_is_ignored_when_sloppy(background: Background) -> None:
     """M14: mount -s, "tolerate sloppy options", is obeyed."""
-    assert place.start("-s", "-o", "size=16M,nonsense=1").returncode == 0
-    place.unmount_and_check()
+    assert background.start("-s", "-o", "size=16M,nonsense=1").returncode == 0
+    background.unmount_and_check()
 
 
 @pytest.mark.parametrize(
@@ -88,72 +79,72 @@ def test_unknown_option_is_ignored_when_sloppy(place: Background) -> None:
         "noswap=1",
     ],
 )
-def test_bad_value(place: Background, wrong: str) -> None:
+def test_bad_value(background: Background, wrong: str) -> None:
     """M14: code 1 and one sentence that names the option; nothing is mounted."""
-    done = place.start("-o", wrong)
+    done = background.start("-o", wrong)
     assert done.returncode == 1
     assert wrong.partition("=")[0] in mount.only_sentence(done)
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
 @pytest.mark.parametrize(
     "option",
     ["noswap", "mpol=default", "huge=never", "data=auto", "data=passthrough", "log_level=error"],
 )
-def test_option_is_taken(place: Background, option: str) -> None:
+def test_option_is_taken(background: Background, option: str) -> None:
     """M14: each option by itself gives a mount that works, and says how it reaches the bytes.
 
     What needs root is refused to others in a sentence that says so.
     """
-    done = place.start("-o", f"size=16M,{option}")
+    done = background.start("-o", f"size=16M,{option}")
     if not mount.PRIVILEGED and option in {"noswap", "mpol=default", "data=passthrough"}:
         assert done.returncode == 2
         assert "root" in mount.only_sentence(done)
-        place.check_nothing_left()
+        background.check_nothing_left()
         return
     assert done.returncode == 0, done.stderr
-    plane = mount.read_status(place.path)["data_plane"]
+    plane = mount.read_status(background.path)["data_plane"]
     assert plane["name"] == ("passthrough" if mount.PRIVILEGED else "paged")
     assert plane["why"]
-    with raw.region(place.path / "r", raw.HUGE, mapped=True) as fd:
+    with raw.region(background.path / "r", raw.HUGE, mapped=True) as fd:
         assert raw.layout(fd)["mapped"] == raw.HUGE
-    place.unmount_and_check()
+    background.unmount_and_check()
 
 
-def test_memory_policy_that_this_kernel_has(place: Background) -> None:
+def test_memory_policy_that_this_kernel_has(background: Background) -> None:
     """M14: mpol= with a list of nodes, whose commas are its own, is taken or refused as a whole."""
-    done = place.start("-o", "mpol=bind:0,0,size=16M")
+    done = background.start("-o", "mpol=bind:0,0,size=16M")
     if done.returncode == 0:
-        assert raw.free_bytes(place.path) == 16 * raw.MIB
-        place.unmount_and_check()
+        assert raw.free_bytes(background.path) == 16 * raw.MIB
+        background.unmount_and_check()
     else:
         assert "mpol" in mount.only_sentence(done)
-        place.check_nothing_left()
+        background.check_nothing_left()
 
 
-def test_sizes_are_read_in_every_unit(place: Background) -> None:
+def test_sizes_are_read_in_every_unit(background: Background) -> None:
     """N11: bytes, K, M, G and per cent of the memory, in df as they were asked for."""
     for text, size in (("8388608", 8), ("8192K", 8), ("16m", 16), ("16MiB", 16), ("1.5G", 1536)):
-        assert place.start("-o", f"size={text}").returncode == 0
-        assert raw.free_bytes(place.path) == size * raw.MIB
-        place.unmount_and_check()
+        assert background.start("-o", f"size={text}").returncode == 0
+        assert raw.free_bytes(background.path) == size * raw.MIB
+        background.unmount_and_check()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for options, percent in ((["-o", "size=10%"], 10), ([], 50)):
-        assert place.start(*options).returncode == 0
-        assert abs(raw.free_bytes(place.path) - memory * percent // 100) <= raw.PAGE
-        place.unmount_and_check()
+        assert background.start(*options).returncode == 0
+        assert abs(raw.free_bytes(background.path) - memory * percent // 100) <= raw.PAGE
+        background.unmount_and_check()
 
 
 @pytest.mark.parametrize(
     "arguments",
     [[], ["msharefs"], ["msharefs", "/tmp", "surplus"], ["--nonsense", "a", "/tmp"], ["-o"]],
 )
-def test_wrong_arguments(place: Background, arguments: list[str]) -> None:
+def test_wrong_arguments(background: Background, arguments: list[str]) -> None:
     """M14: code 1 and one sentence."""
-    done = mount.run_command(*arguments, marker=place.marker)
+    done = mount.run_command(*arguments, marker=background.marker)
     assert done.returncode == 1
     assert mount.only_sentence(done)
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
 def test_help_and_version() -> None:
@@ -167,30 +158,30 @@ def test_help_and_version() -> None:
     assert done.stdout.split() == ["msharefs", "0.1.0"]
 
 
-def test_mount_point_that_is_none(place: Background) -> None:
+def test_mount_point_that_is_none(background: Background) -> None:
     """M14: a missing directory and a file are code 32."""
-    file = place.base / "file"
+    file = background.base / "file"
     file.write_text("")
-    for path in (place.base / "missing", file, file / "below"):
-        done = mount.run_command("msharefs", path, marker=place.marker)
+    for path in (background.base / "missing", file, file / "below"):
+        done = mount.run_command("msharefs", path, marker=background.marker)
         assert done.returncode == 32
         assert str(path) in mount.only_sentence(done)
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
 @pytest.mark.parametrize("foreground", [False, True], ids=["background", "foreground"])
-def test_no_fusermount(place: Background, *, foreground: bool) -> None:
+def test_no_fusermount(background: Background, *, foreground: bool) -> None:
     """M14: where fusermount3 is missing: code 2, and the sentence says what to install."""
     options = ["-f"] if foreground else []
-    done = place.start(*options, path=str(place.base))
+    done = background.start(*options, path=str(background.base))
     assert done.returncode == 2
     assert "fuse3" in mount.only_sentence(done)
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
-def helper(place: Background, script: str) -> str:
+def helper(background: Background, script: str) -> str:
     """A PATH whose fusermount3 is this shell script."""
-    directory = place.base / "bin"
+    directory = background.base / "bin"
     directory.mkdir()
     program = directory / "fusermount3"
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -204,10 +195,10 @@ def helper(place: Background, script: str) -> str:
     ["echo 'fusermount3: no luck today' >&2; exit 1", "exit 0", "kill -9 $$"],
     ids=["fails", "gives-no-descriptor", "is-killed"],
 )
-def test_fusermount_that_fails(place: Background, script: str, *, foreground: bool) -> None:
+def test_fusermount_that_fails(background: Background, script: str, *, foreground: bool) -> None:
     """M14: code 32 and one sentence; arena, namespace, state and processes are gone again."""
     options = ["-f"] if foreground else []
-    done = place.start(*options, "-o", "size=16M", path=helper(place, script))
+    done = background.start(*options, "-o", "size=16M", path=helper(background, script))
     assert done.returncode == 32
     # A user's daemon warns of logind before, where there is one.
     (sentence,) = [line for line in done.stderr.splitlines() if "RemoveIPC" not in line]
@@ -215,25 +206,25 @@ def test_fusermount_that_fails(place: Background, script: str, *, foreground: bo
     assert "Traceback" not in done.stderr
     if "luck" in script:
         assert "no luck today" in done.stderr
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
-def test_option_that_the_kernel_refuses(place: Background) -> None:
+def test_option_that_the_kernel_refuses(background: Background) -> None:
     """M14: a memory policy that tmpfs does not understand fails in one sentence, nothing left."""
-    done = place.start("-o", "size=16M,mpol=nonsense")
+    done = background.start("-o", "size=16M,mpol=nonsense")
     assert done.returncode in {1, 2, 32}
     assert mount.only_sentence(done)
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
-def in_private_namespace(place: Background, script: str) -> subprocess.CompletedProcess[str]:
+def in_private_namespace(background: Background, script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script where /sbin has the links that `make install-helper` makes, and
     msharefs-mount.
 
     All exist in a private mount namespace only; nothing of the machine is changed.
     """
     (command,) = mount.command()
-    real = place.base / "sbin"
+    real = background.base / "sbin"
     real.mkdir()
     prologue = f"""
         set -e
@@ -242,13 +233,13 @@ def in_private_namespace(place: Background, script: str) -> subprocess.Completed
         mount --bind "$sbin" {real}
         mount -t tmpfs none "$sbin"
         ln -s {real}/* "$sbin"
-        make -s -C {mount.ROOT} -o setup install-helper PREFIX={place.base} SUDO= >{place.base}/links
+        make -s -C {mount.ROOT} -o setup install-helper PREFIX={background.base} SUDO= >{background.base}/links
         ln -s {command} "$sbin/msharefs-mount"
     """
-    (place.base / "bin").mkdir()
+    (background.base / "bin").mkdir()
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", prologue + script],
-        env=mount.environment(place.marker),
+        env=mount.environment(background.marker),
         cwd="/",
         capture_output=True,
         text=True,
@@ -280,23 +271,23 @@ FORMS = {
 
 @pytest.mark.root_only("makes a mount namespace")
 @pytest.mark.parametrize("form", FORMS)
-def test_mount_command(place: Background, form: str) -> None:
+def test_mount_command(background: Background, form: str) -> None:
     """A9, M14: mount(8) mounts by type, by FUSE's helper and by an fstab line; umount ends it."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare(1)")
-    line = FORMS[form].format(path=place.path, base=place.base)
+    line = FORMS[form].format(path=background.path, base=background.base)
     done = in_private_namespace(
-        place,
+        background,
         f"""
         {line}
-        cat {place.path}/mshare_info
-        findmnt --noheadings --output FSTYPE {place.path}
-        umount {place.path}
+        cat {background.path}/mshare_info
+        findmnt --noheadings --output FSTYPE {background.path}
+        umount {background.path}
         """,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2097152", "fuse.msharefs"]
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
 @pytest.mark.root_only("makes a mount namespace")
@@ -312,30 +303,30 @@ def test_mount_command(place: Background, form: str) -> None:
     ],
 )
 def test_mount_command_reports_mistakes(
-    place: Background, kind: str, words: str, said: str
+    background: Background, kind: str, words: str, said: str
 ) -> None:
     """M14: mount(8) passes the sentence and the code of the helper on."""
-    done = in_private_namespace(place, f"mount -t {kind} {words} none {place.path}")
+    done = in_private_namespace(background, f"mount -t {kind} {words} none {background.path}")
     assert done.returncode == 1
     assert said in done.stderr
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
 @pytest.mark.root_only("makes a mount namespace")
 @pytest.mark.parametrize("kind", ["msharefs", "fuse.msharefs"])
-def test_mount_command_that_pretends(place: Background, kind: str) -> None:
+def test_mount_command_that_pretends(background: Background, kind: str) -> None:
     """M14: mount --fake checks everything and mounts nothing; it does not wait in the foreground."""
     done = in_private_namespace(
-        place,
+        background,
         f"""
-        mount --fake -v -t {kind} none {place.path}
-        ! mountpoint -q {place.path}
-        ! mount --fake -t {kind} none {place.path}/missing
+        mount --fake -v -t {kind} none {background.path}
+        ! mountpoint -q {background.path}
+        ! mount --fake -t {kind} none {background.path}/missing
         """,
     )
     assert done.returncode == 0, done.stderr
     assert "missing is not a directory" in done.stderr
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
 @pytest.mark.root_only("makes a mount namespace")
@@ -351,19 +342,19 @@ def test_mount_command_that_pretends(place: Background, kind: str) -> None:
     ],
     ids=["missing", "closed"],
 )
-def test_no_fuse_device(place: Background, hide: str) -> None:
+def test_no_fuse_device(background: Background, hide: str) -> None:
     """M14: code 2, and the sentence names /dev/fuse, where there is none or it is not for us."""
     done = in_private_namespace(
-        place,
+        background,
         f"""
         exec=
-        {hide.format(base=place.base)}
-        $exec {place.base}/bin/msharefs-mount msharefs {place.path}
+        {hide.format(base=background.base)}
+        $exec {background.base}/bin/msharefs-mount msharefs {background.path}
         """,
     )
     assert done.returncode == 2
     assert "/dev/fuse" in mount.only_sentence(done)
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
 HIDE_LIBSECCOMP = """
@@ -374,33 +365,35 @@ HIDE_LIBSECCOMP = """
 
 
 @pytest.mark.root_only("makes a mount namespace")
-def test_no_filter_of_system_calls(place: Background) -> None:
+def test_no_filter_of_system_calls(background: Background) -> None:
     """M14: a machine without libseccomp mounts without it, and the log says so; where seccomp=on
     asks for it: code 2, and the sentence says what is missing."""
-    command = f"{place.base}/bin/msharefs-mount msharefs {place.path} -o size=16M"
+    command = f"{background.base}/bin/msharefs-mount msharefs {background.path} -o size=16M"
     done = in_private_namespace(
-        place,
+        background,
         f"""
         {HIDE_LIBSECCOMP}
         code=0; {command},seccomp=on || code=$?
         {command}
-        echo $code $(cat {place.path}/mshare_info)
-        umount {place.path}
+        echo $code $(cat {background.path}/mshare_info)
+        umount {background.path}
         """,
     )
     assert (done.returncode, done.stdout) == (0, "2 2097152\n")
     (sentence,) = done.stderr.splitlines()
     assert "seccomp=on cannot be had: there is no libseccomp" in sentence
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
-def test_state_directories_have_readable_names(place: Background) -> None:
+def test_state_directories_have_readable_names(background: Background) -> None:
     """M14: /run/msharefs/NAME tells an administrator which mount it belongs to."""
     before = mount.state_directories()
-    assert place.start("-o", "size=16M").returncode == 0
-    (fresh,) = {each for each in mount.state_directories() - before if _is_of(each, place.path)}
+    assert background.start("-o", "size=16M").returncode == 0
+    (fresh,) = {
+        each for each in mount.state_directories() - before if _is_of(each, background.path)
+    }
     assert fresh.stat().st_mode & 0o777 == 0o700
-    place.unmount_and_check()
+    background.unmount_and_check()
     assert not fresh.exists()
 
 

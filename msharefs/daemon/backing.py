@@ -158,7 +158,7 @@ def _take_out_all_but(needed: set[int]) -> None:
 
 
 def _surplus(mounts: list[Mount], needed: set[int]) -> list[Mount]:
-    """The mounts on kept ones that need not be kept themselves."""
+    """The mounts on kept ones that need not be kept themselves, of other file systems."""
     by_number = {mount.number: mount for mount in mounts}
     kept: dict[int, Mount] = {}
     for each in needed:
@@ -166,6 +166,12 @@ def _surplus(mounts: list[Mount], needed: set[int]) -> list[Mount]:
         while number in by_number and number not in kept:
             kept[number] = by_number[number]
             number = by_number[number].parent
+    # A bind of a file system that is kept anyway keeps nothing busy; and what somebody hides with
+    # it, a library for example, stays hidden.
+    devices = {mount.device for mount in kept.values()}
+    binds = [mount for mount in mounts if mount.device in devices]
+    while more := [m for m in binds if m.number not in kept and m.parent in kept]:
+        kept.update((mount.number, mount) for mount in more)
     places = {(mount.path, mount.number) for mount in kept.values()}
     return [
         mount

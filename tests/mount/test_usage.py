@@ -379,7 +379,7 @@ def test_no_filter_of_system_calls(background: Background) -> None:
         umount {background.path}
         """,
     )
-    assert (done.returncode, done.stdout) == (0, "2 2097152\n")
+    assert (done.returncode, done.stdout) == (0, "2 2097152\n"), done.stderr
     (sentence,) = done.stderr.splitlines()
     assert "seccomp=on cannot be had: there is no libseccomp" in sentence
     background.check_nothing_left()

@@ -7,6 +7,11 @@ while the program runs is msharefs.preload's.
 from __future__ import annotations
 
 import os
+import random
+import socket
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,16 +19,16 @@ from pathlib import Path
 
 import click
 
-from msharefs import Region, RegionExists, RegionTooLarge, alignment, notation
+from msharefs import Region, RegionTooLarge, alignment, notation
 from msharefs.cli import formatting
 from msharefs.cli.errors import sentence
 from msharefs.cli.params import MODE, REGION, SIZE
-from msharefs.preload.collector import Collector
-from msharefs.preload.guard import Guard
+from msharefs.preload import leftovers, regions
+from msharefs.preload.collecting import Task
 from msharefs.preload.library import LibraryError, find_library
-from msharefs.preload.runner import Runner
-from msharefs.preload.segments import SIZE as TABLE_SIZE
-from msharefs.preload.segments import SegmentTable, try_lock
+from msharefs.preload.run_file import RunFile, Story
+from msharefs.preload.run_file import create as create_run_file
+from msharefs.preload.runner import Outcome, Runner
 
 # As env(1) and timeout(1) have them.
 EXIT_FAILED = 125
@@ -32,9 +37,10 @@ EXIT_NOT_FOUND = 127
 
 DEFAULT_SIZE = 1 << 40
 SMALLEST_DEFAULT = 1 << 30
-# A byte beyond every region, so that it is nobody else's lock.
-RUN_LOCK = (1 << 62) + 1
-SPARE = 2 << 20
+
+SHM = Path("/dev/shm")
+CLAIM_SECONDS = 2.0
+"""How long two runs that begin on one region at the same moment may get in each other's way."""
 
 
 class RunError(Exception):
@@ -117,126 +123,179 @@ def run(ctx: click.Context, /, command: tuple[str, ...], **words: object) -> Non
 
 def _run(options: RunOptions, command: tuple[str, ...]) -> int:
     library = _preloadable(find_library())
+    _keep_standard_descriptors_free()
+    files = _directory_for_files()
+    leftovers.clean_up(files)
     with ExitStack() as stack:
-        region, guard = stack.enter_context(_region_of_the_run(options))
-        table = None
-        if options.shm:
-            table = SegmentTable(region, _room_for_table(region))
-        collector = Collector(region, table, guard)
-        stack.callback(collector.close)
-        runner = Runner(collector, keep=options.keep, say=_say if options.verbose else None)
-        stack.callback(runner.close)
+        run_file = create_run_file(files)
+        # Until the collector has it in its charge.
+        undo = stack.enter_context(ExitStack())
+        undo.callback(run_file.remove)
+        region = stack.enter_context(_region_of_the_run(options, run_file))
+        if run_file.story.made:
+            undo.callback(regions.remove, run_file)
+        _claim(run_file, region, files)
+        asked = stack.enter_context(_listening(run_file))
         environment = {
             **os.environ,
-            **_settings(options, region, table, runner.name),
+            **_settings(options, run_file),
             "LD_PRELOAD": ":".join(filter(None, [library, os.environ.get("LD_PRELOAD")])),
         }
-        code = _run_command(runner, command, environment)
-        if options.verbose:
-            _say(
-                f"at most {notation.size(collector.peak)} lived in {formatting.name(options.path)}"
-            )
-        return code
+        undo.pop_all()
+        runner = Runner(Task(region, run_file, asked, keep=options.keep))
+        outcome = _run_command(runner, command, environment)
+    if options.verbose:
+        _say_what_was(options, outcome)
+    return outcome.code
 
 
-def _run_command(runner: Runner, command: tuple[str, ...], environment: dict[str, str]) -> int:
+def _run_command(runner: Runner, command: tuple[str, ...], environment: dict[str, str]) -> Outcome:
     shown = formatting.name(command[0])
     try:
-        runner.start(command, environment)
+        return runner.run(command, environment)
     except FileNotFoundError:
         raise RunError(f"{shown}: command not found", EXIT_NOT_FOUND) from None
+    except ChildProcessError as error:
+        raise RunError(str(error)) from None
     except OSError as error:
         raise RunError(f"{shown}: {error.strerror}", EXIT_NOT_RUNNABLE) from None
-    return runner.wait()
 
 
-def _settings(
-    options: RunOptions, region: Region, table: SegmentTable | None, runner: str
-) -> dict[str, str]:
+def _say_what_was(options: RunOptions, outcome: Outcome) -> None:
+    shown = formatting.name(options.path)
+    _say(f"at most {notation.size(outcome.peak)} lived in {shown}")
+    if outcome.left:
+        _say(f"processes that the command has left go on; {shown} goes with the last of them")
+
+
+def _settings(options: RunOptions, run_file: RunFile) -> dict[str, str]:
     """What the library reads (settings.c)."""
-    status = os.fstat(region.fileno())
+    status = os.fstat(run_file.fileno())
     return {
-        "MSHAREFS_REGION": os.fsdecode(region.path),
-        "MSHAREFS_REGION_ID": f"{status.st_dev}:{status.st_ino}",
+        "MSHAREFS_REGION": run_file.story.region,
+        "MSHAREFS_RUN": str(run_file.path),
+        "MSHAREFS_RUN_ID": f"{status.st_dev}:{status.st_ino}",
+        "MSHAREFS_COLLECTOR": str(run_file.socket_path),
         "MSHAREFS_MIN_SIZE": str(options.min_size),
-        "MSHAREFS_COLLECTOR": runner,
-        "MSHAREFS_SEGMENTS": "" if table is None else str(table.offset),
+        "MSHAREFS_SHM": str(int(options.shm)),
         "MSHAREFS_STRICT": str(int(options.strict)),
         "MSHAREFS_VERBOSE": str(int(options.verbose)),
     }
 
 
+def _keep_standard_descriptors_free() -> None:
+    """Where the caller has closed some of 0 to 2, nothing of ours may get these numbers. The
+    command finds them closed."""
+    while os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) <= 2:
+        pass
+
+
+def _directory_for_files() -> Path:
+    """Where the run's own file goes: memory, if there is such a place."""
+    return SHM if os.access(SHM, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+
+
 @contextmanager
-def _region_of_the_run(options: RunOptions) -> Iterator[tuple[Region, int]]:
-    """The region, open, and the process that guards it (0: none). One that was made for the run
-    is removed at the end of it, however that comes about."""
+def _listening(run_file: RunFile) -> Iterator[socket.socket]:
+    """Where processes of the run ask its collector; nobody but this user can reach it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as asked:
+        asked.bind(str(run_file.socket_path))
+        run_file.socket_path.chmod(0o600)
+        yield asked
+
+
+def _region_of_the_run(options: RunOptions, run_file: RunFile) -> Region:
+    """The region, open, and described in the run's file."""
     path = os.path.join(
         os.path.realpath(os.path.dirname(options.path) or "."), os.path.basename(options.path)
     )
+    while True:
+        if os.path.lexists(path):
+            region, made = _existing(path, options), False
+        else:
+            region, made = _create(path, options, run_file), True
+        try:
+            mode = os.fstat(region.fileno()).st_mode
+            story = Story(path, made and not options.keep, regions.creator_of(region))
+            run_file.describe(story, region.size, mode)
+            if made:
+                _give_its_name(region, path)
+        except FileExistsError:
+            # Another one was faster.
+            region.close()
+            continue
+        except BaseException:
+            region.close()
+            raise
+        return region
+
+
+def _give_its_name(region: Region, path: str) -> None:
+    """The name is the region's from now on; FileExistsError if it is another's."""
     try:
-        region = _create(path, options)
-    except RegionExists:
-        with _existing(path) as region:
-            yield region, 0
-        return
-    with region, ExitStack() as stack:
-        guard = 0
-        if not options.keep:
-            status = os.fstat(region.fileno())
-            watching = Guard(path, (status.st_dev, status.st_ino))
-            stack.callback(_remove, watching)
-            guard = watching.pid
-        _claim(region)
-        # What was asked for, whatever the umask.
-        os.fchmod(region.fileno(), options.mode)
-        yield region, guard
+        os.link(region.path, path)
+    finally:
+        os.unlink(region.path)
 
 
-def _remove(guard: Guard) -> None:
-    """Whatever becomes of the region, the exit code is the command's."""
-    try:
-        guard.end()
-    except OSError as error:
-        _say(sentence(error))
+def _claim(run_file: RunFile, region: Region, files: Path) -> None:
+    """Take the region for this run alone: two at once would give back each other's ranges."""
+    status = os.fstat(region.fileno())
+    deadline = time.monotonic() + CLAIM_SECONDS
+    while True:
+        run_file.region_identity = status.st_dev, status.st_ino
+        in_use = leftovers.is_in_use(files, run_file)
+        if in_use is False:
+            run_file.claim_region()
+            return
+        run_file.region_identity = 0, 0
+        if in_use or time.monotonic() > deadline:
+            shown = formatting.name(run_file.story.region)
+            raise RunError(f"{shown} is in use by another mshare run")
+        # Both see the other and step back; who comes again first has it.
+        time.sleep(random.uniform(0.005, 0.05))
 
 
-def _create(path: str, options: RunOptions) -> Region:
-    """A new region of the size that was asked for, or else of the largest default."""
+def _create(path: str, options: RunOptions, run_file: RunFile) -> Region:
+    """A new region of the size that was asked for, or else of the largest default. It has a name
+    yet that says that it is being made."""
     size = options.size or DEFAULT_SIZE
     unit = alignment(os.path.dirname(path))
+    making = regions.name_in_the_making(run_file, path)
+    run_file.describe(Story(path, made=True, creator=0), 0, 0)
     while True:
         try:
-            return Region.create(path, -(-size // unit) * unit, mode=options.mode)
+            region = Region.create(making, -(-size // unit) * unit, mode=options.mode)
         except RegionTooLarge:
             if options.size or size <= SMALLEST_DEFAULT:
                 raise
             size //= 2
+            continue
+        # What was asked for, whatever the umask.
+        os.fchmod(region.fileno(), options.mode)
+        return region
 
 
-@contextmanager
-def _existing(path: str) -> Iterator[Region]:
-    with Region.open(path) as region:
+def _existing(path: str, options: RunOptions) -> Region:
+    """A region that is there already. RunError if others than this user may have a part in it
+    that --mode does not allow them."""
+    shown = formatting.name(path)
+    region = Region.open(path)
+    try:
+        status = os.fstat(region.fileno())
+        mode = stat.S_IMODE(status.st_mode)
         if region.size == 0:
-            raise RunError(f"{formatting.name(path)} has no size yet")
-        _claim(region)
-        yield region
-
-
-def _claim(region: Region) -> None:
-    """Two runs at once would give back each other's ranges."""
-    if not try_lock(region.fileno(), RUN_LOCK):
-        raise RunError(
-            f"{formatting.name(os.fsdecode(region.path))} is in use by another mshare run"
-        )
-
-
-def _room_for_table(region: Region) -> int:
-    """Behind everything that is mapped already."""
-    mapped = [mapping.end for mapping in region.layout().mappings]
-    offset = -(-max(mapped, default=0) // SPARE) * SPARE
-    if offset + TABLE_SIZE > region.size:
-        raise RunError("the region has no room for the table of --shm")
-    return offset
+            raise RunError(f"{shown} has no size yet")
+        if status.st_uid != os.geteuid():
+            raise RunError(f"{shown} belongs to another user")
+        if mode & ~options.mode:
+            raise RunError(
+                f"{shown} has mode {mode:03o}, which is wider than --mode {options.mode:03o}"
+            )
+    except BaseException:
+        region.close()
+        raise
+    return region
 
 
 def _preloadable(library: Path) -> str:

@@ -1,145 +1,128 @@
-"""What lives in a run's region, who has it, and giving back what nobody has.
+"""What lives in a run's region, and giving back what nobody has.
 
-Owns the only decision that a range is free again. It knows no signals and no sockets; the
-runner tells it what has happened.
+Owns the decision that a range is free again. Who has what it does not know by itself: the tables
+of the run say it, and the kernel keeps them true (holdings.c, segments.py).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-
 from msharefs.client.region import Region
-from msharefs.preload.holders import Holders, Span, find_holders, overlaps, windows_of
-from msharefs.preload.segments import LEFT, SegmentTable, vanished
-
-
-@dataclass(slots=True)
-class Watch:
-    """One of the processes that have a range: while it has, the others need no look."""
-
-    pid: int
-    pidfd: int
+from msharefs.preload.run_file import Range, RangeState, RunFile, SegmentEntry
+from msharefs.preload.segments import Segments
 
 
 class Collector:
     """The ranges of one run."""
 
-    def __init__(self, region: Region, table: SegmentTable | None, guard: int = 0) -> None:
-        """Whatever is mapped in the region now belongs to others and is left alone. This
-        process and the guard have nothing of the run."""
-        self._ours = frozenset({os.getpid(), guard})
-        self._region = region
-        self._table = table
-        status = os.fstat(region.fileno())
-        self._file = status.st_dev, status.st_ino
-        # With the table, which is there already.
-        self._foreign = {m.offset for m in region.layout().mappings}
-        self._watches: dict[Span, Watch] = {}
+    def __init__(self, region: Region, run_file: RunFile, segments: Segments) -> None:
+        """Whatever else is mapped in the region belongs to others and is left alone."""
+        self.region = region
+        """The region, by the way that it is mounted now."""
+        self._run_file = run_file
+        self._segments = segments
+        self._making: dict[int, int] = {}
+        self._hint = 0
         self.peak = 0
         """The most bytes that lived in the region at one moment, as far as was seen."""
 
-    @property
-    def pidfds(self) -> list[int]:
-        """Each becomes readable when a process that has a range ends."""
-        return [watch.pidfd for watch in self._watches.values()]
+    def replace_region(self, region: Region) -> None:
+        """The region was mounted anew; from now on by this way."""
+        self.region.close()
+        self.region = region
 
-    @property
-    def holders(self) -> set[int]:
-        """For each range one of the processes that had it at the last look."""
-        return {watch.pid for watch in self._watches.values()}
+    def collect(self) -> None:
+        """Look at everything, and give back what nobody has.
 
-    def placed(self, offset: int, pid: int) -> None:
-        """A process has attached the range that begins at `offset`."""
-        for span in self._ranges():
-            if span[0] == offset and span not in self._watches:
-                self._watch(span, [pid])
-
-    def still_held(self, offset: int) -> bool:
-        """Whether the range at `offset` still has its watched process, so that there is
-        nothing to do about a window on it that went."""
-        for (start, end), watch in self._watches.items():
-            if start <= offset < end:
-                windows = windows_of(watch.pid, *self._file)
-                return windows is None or overlaps(windows, (start, end))
-        return False
-
-    def collect(self, only: set[int] | None = None) -> None:
-        """Look at everything, and give back what nobody has: all of it, or `only` the ranges
-        with these offsets in them.
-
-        Raises TableBusyError: to be called again soon.
+        Raises RunFileBusyError: to be called again soon. MshareError: the mount does not answer.
         """
-        with self._locked():
-            # First the ranges, then the processes: a range that appears in between is not
-            # looked at, and one without a process now can get none (see region.c).
-            spans = self._ranges()
-            holders = find_holders(*self._file, self._ours)
-            named = self._named_segments(holders)
-            for span in spans:
-                pids = holders.of(span)
-                if pids:
-                    self._watch(span, pids)
-                    continue
-                self._unwatch(span)
-                wanted = only is None or any(span[0] <= offset < span[1] for offset in only)
-                if wanted and holders.complete and not overlaps(named, span):
-                    self._region.unmap(span[0], span[1] - span[0])
-        for span in self._watches.keys() - set(spans):
-            self._unwatch(span)
+        with self._run_file.locked():
+            self._run_file.clear_dead_holders()
+            ranges, segments = self._run_file.ranges(), self._run_file.segments()
+            self._free(ranges, segments)
+            self._free_abandoned(
+                {each.number: each.offset for each in ranges if each.state is RangeState.TOLD}
+            )
+            if segments:
+                self._run_file.raise_floor()
+            self._segments.release_unused(self._run_file.segments())
+            self._hint, _ = self._run_file.take_hints(self._hint)
 
-    def close(self) -> None:
-        """Let go of everything."""
-        for span in list(self._watches):
-            self._unwatch(span)
-        if self._table is not None:
-            self._table.close()
-
-    def _ranges(self) -> list[Span]:
-        """The run's own ranges."""
-        found = [
-            (m.offset, m.end)
-            for m in self._region.layout().mappings
-            if m.offset not in self._foreign
-        ]
-        self.peak = max(self.peak, sum(end - start for start, end in found))
-        return found
-
-    def _named_segments(self, holders: Holders) -> list[Span]:
-        """Where segments are that exist, attached or not. Entries of others go."""
-        if self._table is None:
-            return []
-        segments = list(self._table.segments())
-        idle = [s for s in segments if s.kind == LEFT or not holders.of(s.span)]
-        dead = vanished(idle)
-        for segment in dead:
-            self._table.remove(segment)
-        return [s.span for s in segments if s not in dead and s.kind != LEFT]
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        if self._table is None:
-            yield
+    def collect_hinted(self) -> None:
+        """Give back what processes have said that they had last. Raises as `collect`."""
+        hint, numbers = self._run_file.take_hints(self._hint)
+        if numbers is None:
+            self.collect()
             return
-        with self._table.locked():
-            yield
+        if numbers:
+            with self._run_file.locked():
+                ranges = self._run_file.ranges()
+                self._free(
+                    [r for r in ranges if r.number in numbers and r.state is RangeState.FILLED], []
+                )
+        self._hint = hint
 
-    def _watch(self, span: Span, pids: list[int]) -> None:
-        """Watch one of the processes; the one that is watched already, if it is among them."""
-        watch = self._watches.get(span)
-        if watch is not None and watch.pid in pids:
-            return
-        self._unwatch(span)
-        for pid in pids:
-            try:
-                self._watches[span] = Watch(pid, os.pidfd_open(pid))
-            except OSError:
-                continue  # it has just ended
-            return
+    def _free(self, ranges: list[Range], segments: list[SegmentEntry]) -> None:
+        """Give back which of these nobody has.
 
-    def _unwatch(self, span: Span) -> None:
-        watch = self._watches.pop(span, None)
-        if watch is not None:
-            os.close(watch.pidfd)
+        The ranges were read, with the lock, before it is looked who has them: each that is more
+        than told was somebody's then, and its place cannot have become another's since.
+        """
+        self._note_peak(ranges, segments)
+        held = self._run_file.held()
+        by_range = {entry.range: entry for entry in segments}
+        for each in ranges:
+            if held >> each.number & 1 or each.state is RangeState.TOLD:
+                continue
+            if each.state is RangeState.SEGMENT:
+                self._free_segment(each, by_range.get(each.number))
+            elif each.state is RangeState.FILLED or _is_filled(self.region, each):
+                self._unmap(each)
+            else:
+                self._run_file.free_range(each.number)
+
+    def _free_abandoned(self, making: dict[int, int]) -> None:
+        """Whoever began these has been killed, if they are not done at the next look."""
+        for number, offset in making.items():
+            if self._making.get(number) == offset:
+                self._run_file.free_range(number)
+        self._making = making
+
+    def _free_segment(self, room: Range, entry: SegmentEntry | None) -> None:
+        """Give back a segment that nobody can reach. Without an entry: whoever began to make it
+        has been killed."""
+        if entry is not None and not self._segments.is_gone(entry):
+            return
+        if entry is not None:
+            self._run_file.remove_segment(entry)
+        self._unmap(room)
+        if entry is not None:
+            # Last: until then no other file can have its inode.
+            self._segments.release(entry)
+
+    def _unmap(self, each: Range) -> None:
+        self.region.unmap(each.offset, each.size)
+        self._run_file.free_range(each.number)
+
+    def _note_peak(self, ranges: list[Range], segments: list[SegmentEntry]) -> None:
+        nameless = sum(each.size for each in ranges if each.state is RangeState.FILLED)
+        self.peak = max(self.peak, nameless + sum(entry.size for entry in segments))
+
+
+def give_all_back(region: Region, run_file: RunFile) -> None:
+    """Take away all that a run has put into the region. Raises as `Collector.collect`."""
+    with run_file.locked():
+        for each in run_file.ranges():
+            if each.state is RangeState.TOLD:
+                continue
+            if each.state is not RangeState.FILLING or _is_filled(region, each):
+                region.unmap(each.offset, each.size)
+            run_file.free_range(each.number)
+
+
+def _is_filled(region: Region, each: Range) -> bool:
+    """Whether who wanted memory there got it before it was killed. Else others may have
+    something mapped there."""
+    return any(
+        (mapping.offset, mapping.size) == (each.offset, each.size)
+        for mapping in region.layout().mappings
+    )

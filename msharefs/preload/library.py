@@ -27,7 +27,7 @@ SYSTEM_CACHE = Path("/var/cache/msharefs")
 """For root: a program that becomes another user must still be able to read the library."""
 
 FLAGS = ("-shared", "-fPIC", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden")
-LIBRARIES = ("-ldl",)
+LIBRARIES = ("-ldl", "-lpthread")
 COMPILE_SECONDS = 120.0
 
 

@@ -1,39 +1,28 @@
-"""Runs the program and stays until nothing of it uses the region.
+"""mshare run itself: starts a collector, which starts the program, and stays until that ends.
 
-Owns the processes of a run: the program is started with the library, signals are passed on
-to it, its orphans become ours, and messages of the library lead to what collector.py decides.
+Owns what the caller sees of a run: signals are passed on to the program, and its exit code comes
+back. If the collector is killed another one takes its place.
 """
 
 from __future__ import annotations
 
-import enum
+import json
 import os
-import secrets
 import select
 import signal
 import socket
-import struct
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
-from msharefs.client.errors import MshareError
-from msharefs.linux import syscalls
-from msharefs.preload.collector import Collector
-from msharefs.preload.segments import TableBusyError
+from msharefs.linux.events import Signals
+from msharefs.linux.syscalls import adopt_orphans
+from msharefs.preload.collecting import Command, Task, begin
 
 EXIT_SIGNAL = 128
-
-CHECK_SECONDS = 10.0
-"""How often everything is looked at by itself: a message may get lost, and exec(2) sends
-none."""
-BUSY_SECONDS = 0.01
-"""When to try again while a process of the run holds the table."""
-
-# What the library sends: what has happened, and where in the region.
-MESSAGE = struct.Struct("=QQ")
-CREDENTIALS = struct.Struct("=3i")
+NEWS_BYTES = 4096
+REPLACEMENTS = 10
+"""Where so many collectors have died something is wrong that one more does not mend."""
 
 FORWARDED = {
     signal.SIGHUP,
@@ -50,163 +39,108 @@ FORWARDED = {
 _SI_KERNEL = 0x80
 
 
-class Tell(enum.IntEnum):
-    """The kinds of message (preload.h)."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run has ended."""
 
-    PLACED = ord("p")
-    GONE = ord("g")
-    COLLECT = ord("c")
-    HINT = ord("h")
+    code: int
+    """The exit code for the shell."""
+    left: bool
+    """Processes that the program has left behind go on with the region."""
+    peak: int
+    """The most bytes that lived in the region."""
 
 
 class Runner:
-    """One run of one program."""
+    """One run of one program. It changes how this process is told of its children."""
 
-    def __init__(
-        self, collector: Collector, *, keep: bool = False, say: Callable[[str], None] | None = None
-    ) -> None:
-        """`keep`: what processes have at their end stays mapped. `say` is told what may
-        surprise whoever waits."""
-        self._collector = collector
-        self._keep = keep
-        self._say = say
-        self.name = f"msharefs-run-{secrets.token_hex(16)}"
-        """The abstract socket that the library sends to."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.bind(f"\0{self.name}")
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        # The mount's daemon is dead: nothing can be given back any more.
-        self._lost = False
+    def __init__(self, task: Task) -> None:
+        """Nothing happens before `run`."""
+        self._task = task
+        self._replacements = 0
+        self._collector = 0
+        self._channel: socket.socket | None = None
         self._command = 0
+        self._pidfd: int | None = None
         self._status: int | None = None
-        # A look at everything that is to come: which ranges it may give back (None: all),
-        # and who waits for it.
-        self._pending = False
-        self._only: set[int] | None = set()
-        self._next = time.monotonic() + CHECK_SECONDS
-        self._waiting: list[bytes | str] = []
+        self._failure: int | None = None
+        self._outcome: Outcome | None = None
 
-    def start(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
-        """Start the program. OSError if that cannot be."""
-        syscalls.adopt_orphans()
+    def run(self, arguments: Sequence[str], environment: dict[str, str]) -> Outcome:
+        """Start the program and wait for its end. OSError if it cannot be started."""
+        # The collector's children become ours if it dies.
+        adopt_orphans()
+        # Whoever started us may have it ignored: then the kernel would not keep what became of
+        # children.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
-        self._command = os.posix_spawnp(
-            arguments[0],
-            list(arguments),
-            environment,
-            setsigmask=before,
-            # Python ignores these two; the program must not inherit that.
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )
-        pidfd = os.pidfd_open(self._command)
-        threading.Thread(target=self._pass_signals_on, args=(pidfd,), daemon=True).start()
+        signals = Signals(FORWARDED | {signal.SIGCHLD})
+        # Python ignores these two; the program must not inherit that.
+        defaults = [signal.SIGPIPE, signal.SIGXFSZ]
+        command = Command(arguments, environment, os.getpgrp(), set(map(int, before)), defaults)
+        self._start_collector(command)
+        while self._outcome is None:
+            self._step(signals)
+        signals.close()
+        if not self._outcome.left:
+            with suppress(ChildProcessError):
+                os.waitpid(self._collector, 0)
+        return self._outcome
 
-    def wait(self) -> int:
-        """The exit code for the shell, when the program and all who use the region have
-        ended."""
-        while not self._is_over():
-            self._step()
-            self._explain_waiting()
-        assert self._status is not None
-        code = os.waitstatus_to_exitcode(self._status)
-        return code if code >= 0 else EXIT_SIGNAL - code
-
-    def close(self) -> None:
-        """Let go of the socket."""
-        self._socket.close()
-
-    def _is_over(self) -> bool:
-        if self._status is None or self._pending:
-            return False
-        return self._lost or not self._collector.holders
-
-    def _explain_waiting(self) -> None:
-        if self._say is not None and self._status is not None and not self._pending:
-            names = ", ".join(map(str, sorted(self._collector.holders)))
-            if names:
-                self._say(f"the command has ended; waiting for process {names} with memory here")
-            self._say = None
-
-    def _step(self) -> None:
-        """Wait until something happens and do what it asks for."""
-        # One that ends while a look is due anyway would only wake us again and again.
-        pidfds = [] if self._pending or self._lost else self._collector.pidfds
-        timeout = BUSY_SECONDS if self._pending else max(0.0, self._next - time.monotonic())
-        waited_for = [self._socket.fileno(), self._wake_reader, *pidfds]
-        ready, _, _ = select.select(waited_for, [], [], timeout)
-        if time.monotonic() >= self._next:
-            self._look_by_itself()
-        if self._wake_reader in ready:
-            os.read(self._wake_reader, 4096)
+    def _step(self, signals: Signals) -> None:
+        waiting = select.poll()
+        waiting.register(signals, select.POLLIN)
+        if self._channel is not None:
+            waiting.register(self._channel, select.POLLIN)
+        ready = {fd for fd, _ in waiting.poll()}
+        if self._channel is not None and self._channel.fileno() in ready:
+            self._hear(self._channel)
+        if signals.fileno() in ready:
+            for each in signals.read():
+                self._pass_on(each.number, each.code)
             self._reap()
-        # A process that ended leaves its ranges to whoever else has them.
-        if any(fd in ready for fd in pidfds):
-            self._look_by_itself()
-        if self._socket.fileno() in ready:
-            self._read_messages()
-        if self._pending:
-            self._collect()
 
-    def _look_by_itself(self) -> None:
-        """Look at everything, because a process may have ended."""
-        self._ask(set() if self._keep else None)
-
-    def _ask(self, ranges: set[int] | None) -> None:
-        """Look at everything; `ranges` (None: all) are given back if nobody has them."""
-        self._pending = True
-        if ranges is None or self._only is None:
-            self._only = None
-        else:
-            self._only |= ranges
-
-    def _collect(self) -> None:
-        try:
-            if not self._lost:
-                self._collector.collect(self._only)
-        except TableBusyError:
-            return
-        except MshareError:
-            self._lost = True
-        self._next = time.monotonic() + CHECK_SECONDS
-        self._pending = False
-        self._only = set()
-        for address in self._waiting:
-            self._reply(address)
-        self._waiting.clear()
-
-    def _read_messages(self) -> None:
-        while True:
+    def _start_collector(self, command: Command | None) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._collector = os.fork()
+        if self._collector == 0:
+            status = 1
             try:
-                data, control, _, address = self._socket.recvmsg(
-                    MESSAGE.size, socket.CMSG_SPACE(CREDENTIALS.size)
-                )
-            except BlockingIOError:
-                return
-            if len(data) == MESSAGE.size:
-                what, offset = MESSAGE.unpack(data)
-                self._handle(what, offset, _sender(control), address)
+                ours.close()
+                begin(self._task, theirs, command)
+                status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+        self._channel = ours
 
-    def _handle(self, what: int, offset: int, pid: int, address: bytes | str | None) -> None:
-        if what == Tell.PLACED and pid:
-            with suppress(MshareError):
-                self._collector.placed(offset, pid)
-        elif what == Tell.GONE and self._collector.still_held(offset):
-            self._reply(address)
+    def _hear(self, channel: socket.socket) -> None:
+        """What the collector says."""
+        text = channel.recv(NEWS_BYTES)
+        if not text:
+            channel.close()
+            self._channel = None
+            return
+        news = json.loads(text)
+        if "started" in news:
+            self._command = news["started"]
+            with suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(self._command)
+        elif "failed" in news:
+            self._failure = news["failed"]
+        elif self._failure is not None:
+            raise OSError(self._failure, os.strerror(self._failure))
         else:
-            self._ask({offset} if self._keep and what == Tell.GONE else None)
-            if address:
-                self._waiting.append(address)
+            status = news["ended"] if self._status is None else self._status
+            self._outcome = Outcome(_exit_code(status), news["left"], news["peak"])
 
-    def _reply(self, address: bytes | str | None) -> None:
-        # Who has not waited has no socket any more.
-        if address:
-            with suppress(OSError):
-                self._socket.sendto(b"\0", address)
+    def _pass_on(self, number: int, code: int) -> None:
+        if number != signal.SIGCHLD and code != _SI_KERNEL and self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def _reap(self) -> None:
-        """Take leave of every child that has ended: the program, and orphans of it."""
+        """Take leave of children: of the collector, and then of all that it has left us."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -214,25 +148,35 @@ class Runner:
                 return
             if pid == 0:
                 return
-            if pid == self._command:
-                self._status = status
-                self._look_by_itself()
+            if pid == self._collector:
+                self._replace_collector()
+            elif pid == self._command:
+                self._end(status)
 
-    def _pass_signals_on(self, command: int) -> None:
-        """The life of the second thread: it alone waits for signals, to see who sent them.
-        `command` is a pidfd."""
-        while True:
-            info = signal.sigwaitinfo(FORWARDED | {signal.SIGCHLD})
-            if info.si_signo == signal.SIGCHLD:
-                os.write(self._wake_writer, b"\0")
-            elif info.si_code != _SI_KERNEL:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(command, info.si_signo)
+    def _replace_collector(self) -> None:
+        """It has ended, and has not said that the run is over."""
+        while self._channel is not None and self._outcome is None:
+            self._hear(self._channel)
+        if self._outcome is not None:
+            return
+        if not self._command or self._replacements == REPLACEMENTS:
+            raise ChildProcessError("the collector of this run has died")
+        self._replacements += 1
+        self._start_collector(None)
+        if self._status is not None:
+            self._say_that_it_ended()
+
+    def _end(self, status: int) -> None:
+        """The program has ended, and there is another collector than the one that started it."""
+        self._status = status
+        self._say_that_it_ended()
+
+    def _say_that_it_ended(self) -> None:
+        if self._channel is not None:
+            with suppress(OSError):
+                self._channel.send(b"e")
 
 
-def _sender(control: list[tuple[int, int, bytes]]) -> int:
-    """The process that sent a message; 0 if it is out of our sight."""
-    for level, kind, data in control:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            return int(CREDENTIALS.unpack_from(data)[0])
-    return 0
+def _exit_code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else EXIT_SIGNAL - code

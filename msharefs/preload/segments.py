@@ -1,117 +1,105 @@
-"""The table of named segments, which the library keeps in the region (segments.h).
+"""Segments with names: holding their files open, and seeing when nobody can reach them any more.
 
-Owns its layout on this side, the lock in front of it, and whether a segment still exists.
+Owns the descriptors of POSIX segments. That a segment is gone is the kernel's word alone: its
+file has no name and is open nowhere else, be it in a process that /proc does not show or in a
+message that nobody has read yet; or its System V id is not there.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from msharefs.client.region import Region
-from msharefs.preload.holders import Span, open_elsewhere
+from msharefs.linux import locks, system_v
+from msharefs.linux.events import IN_ATTRIB, IN_CLOSE, FileEvents
+from msharefs.preload.run_file import SegmentEntry
 
-SIZE = 65536
-ENTRY = struct.Struct("=4Q32x")
-POSIX, SYSTEM_V, LEFT = 1, 2, 3
+POSIX, SYSTEM_V = 1, 2
 
-SHM = Path("/dev/shm")
-SYSTEM_V_LIST = Path("/proc/sysvipc/shm")
-
-# struct flock: type, whence, start, length, pid.
-FLOCK = struct.Struct("hhqqi4x")
+Key = tuple[int, int]
+"""Device and inode of a file."""
 
 
-class TableBusyError(Exception):
-    """A process of the run is changing the table."""
+@dataclass(slots=True)
+class HeldFile:
+    """The file of a POSIX segment, open here."""
+
+    fd: int
+    watch: int | None
+    """The number of its events; None: it is looked at now and then."""
+    looks: int = 0
+    """How often it had no entry in the table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A segment with a name; what is in the region of it is `span`."""
+class Segments:
+    """What a run's collector knows of segments."""
 
-    place: int
-    """Where in the table its entry is."""
-    kind: int
-    id: int
-    span: Span
+    def __init__(self, events: FileEvents) -> None:
+        """Files that are held are watched by `events`."""
+        self._events = events
+        self._files: dict[Key, HeldFile] = {}
 
+    def hold(self, fd: int) -> None:
+        """Hold the file of `fd` open, and close `fd`.
 
-class SegmentTable:
-    """The table at an offset of an open region."""
-
-    def __init__(self, region: Region, offset: int) -> None:
-        """Put memory there: an empty table."""
-        self.offset = offset
-        self._region = region
-        region.map(offset, SIZE, replace=False)
-        self._attachment = region.attach(offset, SIZE)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody changes the table inside. TableBusyError if somebody is at it now."""
-        if not try_lock(self._region.fileno(), self.offset):
-            raise TableBusyError
+        Of its own: `fd` may share its open file with the process that sent it, and then the
+        kernel could not tell the two apart. OSError if that cannot be; the segment is never
+        gone then.
+        """
         try:
-            yield
+            own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            status = os.fstat(own)
         finally:
-            unlock(self._region.fileno(), self.offset)
+            os.close(fd)
+        key = status.st_dev, status.st_ino
+        if key in self._files:
+            os.close(own)
+            return
+        watch = None
+        with suppress(OSError):
+            watch = self._events.watch(f"/proc/self/fd/{own}", IN_ATTRIB | IN_CLOSE)
+        self._files[key] = HeldFile(own, watch)
 
-    def segments(self) -> Iterator[Segment]:
-        """Every entry. To be called with the lock."""
-        for place in range(0, SIZE, ENTRY.size):
-            kind, number, offset, size = ENTRY.unpack_from(self._attachment.buf, place)
-            if kind:
-                yield Segment(place, kind, number, (offset, offset + size))
+    def is_gone(self, entry: SegmentEntry) -> bool:
+        """Whether nobody can reach the segment any more; it may still be attached."""
+        if entry.kind == SYSTEM_V:
+            return not system_v.exists(entry.id)
+        file = self._files.get((entry.device, entry.id))
+        return file is not None and _is_unreachable(file.fd)
 
-    def remove(self, segment: Segment) -> None:
-        """Empty an entry. To be called with the lock."""
-        ENTRY.pack_into(self._attachment.buf, segment.place, 0, 0, 0, 0)
+    def release(self, entry: SegmentEntry) -> None:
+        """Let go of a segment that is gone."""
+        self._drop((entry.device, entry.id))
+
+    def release_unused(self, entries: list[SegmentEntry]) -> None:
+        """Let go of files that were to become segments and have not: they had no entry in this
+        look and in the one before."""
+        known = {(entry.device, entry.id) for entry in entries}
+        for key, file in list(self._files.items()):
+            file.looks = 0 if key in known else file.looks + 1
+            if file.looks > 1:
+                self._drop(key)
 
     def close(self) -> None:
-        """Let go of it; the memory stays in the region."""
-        self._attachment.close()
+        """Let go of everything."""
+        for key in list(self._files):
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        file = self._files.pop(key, None)
+        if file is None:
+            return
+        if file.watch is not None:
+            self._events.forget(file.watch)
+        os.close(file.fd)
 
 
-def vanished(segments: list[Segment]) -> list[Segment]:
-    """Those that do not exist any more: no name, no descriptor, no id."""
-    posix = {entry.inode() for entry in os.scandir(SHM)} if SHM.is_dir() else set()
-    system_v = _system_v_ids()
-    return [s for s in segments if not _exists(s, posix, system_v)]
-
-
-def _exists(segment: Segment, posix: set[int], system_v: set[int]) -> bool:
-    if segment.kind == SYSTEM_V:
-        return segment.id in system_v
-    return segment.id in posix or open_elsewhere(SHM.stat().st_dev, segment.id)
-
-
-def _system_v_ids() -> set[int]:
+def _is_unreachable(fd: int) -> bool:
+    if os.fstat(fd).st_nlink:
+        return False
     try:
-        lines = SYSTEM_V_LIST.read_text(encoding="ascii").splitlines()[1:]
-    except FileNotFoundError:
-        return set()
-    return {int(line.split()[1]) for line in lines}
-
-
-def try_lock(fd: int, offset: int) -> bool:
-    """Lock one byte of an open file, for as long as it is open; False if another has it."""
-    lock = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
-    except OSError as error:
-        if error.errno in {errno.EAGAIN, errno.EACCES}:
-            return False
-        raise
-    return True
-
-
-def unlock(fd: int, offset: int) -> None:
-    """Give such a lock back."""
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, 1, 0))
+        return not locks.is_open_elsewhere(fd)
+    except OSError:
+        # Another user's file: the kernel does not tell.
+        return False

@@ -11,6 +11,7 @@ import pytest
 
 from msharefs.preload import library
 from tests.helpers.poke import compiled
+from tests.run import comparison
 from tests.run.programs import SOURCE, Run
 
 
@@ -31,6 +32,13 @@ def program() -> Iterator[Path]:
 def churn() -> Iterator[Path]:
     """The compiled program of churn.c."""
     with compiled(SOURCE.with_name("churn.c")) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def answers() -> Iterator[Path]:
+    """The compiled program of answers.c."""
+    with compiled(comparison.SOURCE) as path:
         yield path
 
 

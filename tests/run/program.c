@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -239,6 +240,26 @@ static void do_signals(void)
 	printf("%d\n", wrong);
 }
 
+static size_t alone_slot;
+
+static void map_alone(int signal)
+{
+	(void)signal;
+	map(sizes[alone_slot], 0);
+}
+
+/* alone SLOT: listen to signals only; at SIGUSR1 map as much as the slot has. */
+static void do_alone(void)
+{
+	alone_slot = number(1);
+	signal(SIGUSR1, map_alone);
+	signal(SIGPIPE, SIG_IGN);
+	printf("ok\n");
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+
 static void do_fork(void)
 {
 	int down[2], up[2];
@@ -270,6 +291,24 @@ static void do_fork(void)
 	clearerr(stdin);
 }
 
+/* children COUNT: that do nothing, and end with this process. */
+static void do_children(void)
+{
+	size_t i, made = 0;
+
+	for (i = 0; i < number(1); i++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;)
+				pause();
+		}
+		made += pid > 0;
+	}
+	printf("%zu\n", made);
+}
+
 static void pass_down(const char *line)
 {
 	char answer[600];
@@ -277,6 +316,13 @@ static void pass_down(const char *line)
 	fputs(line, to_child);
 	fflush(to_child);
 	fputs(fgets(answer, sizeof(answer), from_child) ? answer : "gone\n", stdout);
+}
+
+/* openat SLOT: a file of /dev/shm that has no name. */
+static void do_open_nameless(void)
+{
+	files[number(1)] = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
+	outcome(files[number(1)] == -1);
 }
 
 /* open SLOT NAME FLAG...: shm_open */
@@ -303,6 +349,25 @@ static void do_mapfile(void)
 	memory[number(1)] = at;
 	sizes[number(1)] = number(3);
 	printf("ok\n");
+}
+
+/* write FILE OFFSET BYTE, read FILE OFFSET */
+static void do_write(void)
+{
+	char byte = (char)number(3);
+
+	outcome(pwrite(files[number(1)], &byte, 1, (off_t)number(2)) != 1);
+}
+
+static void do_read(void)
+{
+	char byte = 0;
+	ssize_t count = pread(files[number(1)], &byte, 1, (off_t)number(2));
+
+	if (count < 0)
+		outcome(1);
+	else
+		printf("%zd %d\n", count, byte);
 }
 
 static void do_stat(void)
@@ -359,6 +424,8 @@ static void do_segments(void)
 {
 	if (is("open"))
 		do_open();
+	else if (is("openat"))
+		do_open_nameless();
 	else if (is("truncate"))
 		outcome(ftruncate(files[number(1)], (off_t)number(2)));
 	else if (is("allocate")) {
@@ -370,6 +437,10 @@ static void do_segments(void)
 		do_mapfile();
 	else if (is("stat"))
 		do_stat();
+	else if (is("write"))
+		do_write();
+	else if (is("read"))
+		do_read();
 	else if (is("unlink"))
 		outcome(shm_unlink(words[1]));
 	else if (is("shmget"))
@@ -408,6 +479,8 @@ static void obey(void)
 		do_signals();
 	else if (is("fork"))
 		do_fork();
+	else if (is("children"))
+		do_children();
 	else if (is("pid"))
 		printf("%d\n", getpid());
 	else if (is("kill")) /* the child, and wait until it is gone */
@@ -418,7 +491,9 @@ static void obey(void)
 		printf("ok\n");
 		fflush(stdout);
 		_exit(0);
-	} else if (is("stay")) { /* whatever becomes of the input */
+	} else if (is("alone"))
+		do_alone();
+	else if (is("stay")) { /* whatever becomes of the input */
 		printf("ok\n");
 		fflush(stdout);
 		pause();

@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -115,6 +116,26 @@ class Run:
         _, errors = self.process.communicate(timeout=END_SECONDS)
         return self.process.returncode, errors
 
+    def members(self) -> list[int]:
+        """The processes of the run: those of its session, which it was started in."""
+        found = []
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if os.getsid(pid) == self.process.pid:
+                    found.append(pid)
+        return sorted(found)
+
+    @property
+    def collectors(self) -> list[int]:
+        """Who leads a process group that is not that of mshare run."""
+        return [pid for pid in self.members() if os.getpgid(pid) == pid != self.process.pid]
+
+    @property
+    def collector(self) -> int:
+        """The collector."""
+        (found,) = self.collectors
+        return found
+
     def __enter__(self) -> Self:
         return self
 
@@ -124,9 +145,11 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.process.poll() is None:
-            # The guard sits outside of the group and takes the region away.
+        # Before it is waited for, so that the number is not another's. The collector is in a
+        # group of its own, takes the region away and ends.
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        eventually(lambda: len(self.members()) <= 1, what="processes of the run are left")
         self.process.wait(END_SECONDS)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None and not stream.closed:

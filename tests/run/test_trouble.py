@@ -18,32 +18,11 @@ from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import Mount, processes_of
 from tests.helpers.waiting import eventually
 from tests.run.conftest import Start
-from tests.run.programs import MIB, layout, run, sizes
+from tests.run.programs import MIB, layout, run
 
 pytestmark = pytest.mark.mount
 
 MOUNT_OPTIONS = "size=256M"
-
-
-def guard_of(process: int) -> int:
-    """The guard of a run: its child in a session of its own."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    (guard,) = [int(pid) for pid in children if os.getsid(int(pid)) == int(pid)]
-    return guard
-
-
-def parent_of(process: int) -> int:
-    """The parent's process number."""
-    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def test_full_mount_falls_back_with_a_line(start: Start, place: Path) -> None:
@@ -162,63 +141,6 @@ def test_a_killed_program_leaves_nothing(start: Start, place: Path, mounted: Mou
     assert (code, errors) == (128 + signal.SIGKILL, "")
     assert not place.exists()
     mounted.wait_until_empty()
-
-
-def test_a_killed_run_leaves_no_name(start: Start, place: Path, mounted: Mount) -> None:
-    """kill -9 of mshare run itself: the name goes, the program keeps what it has, and with
-    its end the memory is free."""
-    work = start(place)
-    work.map(0, 200)
-    work.ok("put 0 0 5")
-    program_pid = int(work.ask("pid"))
-    guard = guard_of(work.process.pid)
-    work.process.kill()
-    eventually(lambda: not place.exists(), what="the name is still there")
-    eventually(lambda: gone(guard), what="the guard is still there")
-    assert work.ask("get 0 0") == "5"
-    work.ok("unmap 0")
-    work.map(0, 64)
-    assert not work.inside(0)
-    os.kill(program_pid, signal.SIGKILL)
-    mounted.wait_until_empty()
-
-
-def test_a_killed_group_leaves_nothing(start: Start, place: Path, mounted: Mount) -> None:
-    """kill -9 of mshare run and the program together, as a service manager does."""
-    work = start(place)
-    work.map(0, 200)
-    os.killpg(work.process.pid, signal.SIGKILL)
-    eventually(lambda: not place.exists(), what="the name is still there")
-    mounted.wait_until_empty()
-
-
-def test_a_process_in_the_background_keeps_the_region(start: Start, place: Path) -> None:
-    """The program ends and leaves a child that uses the region: the run lasts until that
-    has let go."""
-    work = start(place)
-    work.map(0, 64)
-    work.ask("fork")
-    child = int(work.ask(">pid"))
-    work.ok(">stay", "orphan")
-    eventually(lambda: parent_of(child) == work.process.pid, what="the child is no orphan")
-    assert sizes(place) == [64]
-    os.kill(child, signal.SIGKILL)
-    assert work.end() == (0, "")
-    assert not place.exists()
-
-
-def test_a_process_in_the_background_without_memory_keeps_nothing(
-    start: Start, place: Path
-) -> None:
-    """The program ends and leaves a child that has let go already: the run ends."""
-    work = start(place)
-    work.map(0, 64)
-    work.ask("fork")
-    child = int(work.ask(">pid"))
-    work.ok(">unmap 0", ">stay", "orphan")
-    assert work.process.wait(20) == 0
-    assert not place.exists()
-    os.kill(child, signal.SIGKILL)
 
 
 def test_signals_are_passed_on(start: Start, place: Path) -> None:

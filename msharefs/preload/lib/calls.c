@@ -12,6 +12,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* _NSIG / 8 of the kernel; the C library's sigset_t is larger. */
+#define KERNEL_SIGSET 8
+
 static long result_of(long result, int before)
 {
 	long error = result == -1 ? -errno : result;
@@ -39,6 +42,13 @@ long call_mremap(void *at, size_t size, size_t new_size, int flags, void *target
 	int before = errno;
 
 	return result_of(syscall(SYS_mremap, at, size, new_size, flags, target), before);
+}
+
+long call_madvise(void *at, size_t size, int advice)
+{
+	int before = errno;
+
+	return result_of(syscall(SYS_madvise, at, size, advice), before);
 }
 
 long call_open(const char *path, int flags)
@@ -83,6 +93,33 @@ long call_ftruncate(int fd, uint64_t size)
 	int before = errno;
 
 	return result_of(syscall(SYS_ftruncate, fd, size), before);
+}
+
+long call_fallocate(int fd, int mode, uint64_t offset, uint64_t size)
+{
+	int before = errno;
+
+	return result_of(syscall(SYS_fallocate, fd, mode, offset, size), before);
+}
+
+long call_fcntl(int fd, int command, void *argument)
+{
+	int before = errno;
+
+	return result_of(syscall(SYS_fcntl, fd, command, argument), before);
+}
+
+void block_signals(sigset_t *before)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, before, KERNEL_SIGSET);
+}
+
+void restore_signals(const sigset_t *before)
+{
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, KERNEL_SIGSET);
 }
 
 long answer(long result)

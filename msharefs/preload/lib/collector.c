@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * collector.c - tells mshare run that something has changed.
+ * collector.c - asks the run's collector to give back what nobody has.
  *
- * Only mshare run gives ranges back, because only one process can decide that nobody has a
- * range attached any more without another deciding otherwise at the same moment.  A
- * message that is lost costs time, not correctness: mshare run looks by itself now and then.
- *
- * A datagram to an abstract socket needs no file and no descriptor kept open.
+ * Who has what the collector is told by the kernel, and it comes by itself.  It is asked by who
+ * needs memory now.  Where it is dead, or another user's, nobody waits for it.
  */
 #include "preload.h"
 
@@ -19,23 +16,21 @@
 #include <time.h>
 #include <unistd.h>
 
+/* What is asked, one byte (collecting.py). */
+#define COLLECT 'c'
+#define HOLD 'h'
+
 /* How long a program waits at most for a collector that does not answer. */
 #define PATIENCE_SECONDS 2
 
-struct message {
-	uint64_t what;
-	uint64_t offset;
-};
-
 static socklen_t name_collector(struct sockaddr_un *name)
 {
-	const char *text = settings()->collector;
-	size_t length = strlen(text);
+	size_t length = strlen(settings()->collector);
 
 	memset(name, 0, sizeof(*name));
 	name->sun_family = AF_UNIX;
-	memcpy(name->sun_path + 1, text, length);
-	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length);
+	memcpy(name->sun_path, settings()->collector, length);
+	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length + 1);
 }
 
 static void await_reply(int fd)
@@ -54,31 +49,26 @@ static void await_reply(int fd)
 	} while (now.tv_sec < deadline.tv_sec);
 }
 
-static void send_message(int fd, enum tell what, uint64_t offset)
+static void ask(int fd)
 {
-	bool wait = what == TELL_GONE || what == TELL_COLLECT;
-	struct message message = {(uint64_t)what, offset};
 	struct timeval patience = {PATIENCE_SECONDS, 0};
 	sa_family_t family = AF_UNIX;
+	char question = COLLECT;
 	struct sockaddr_un name;
 	socklen_t length = name_collector(&name);
 
-	if (wait) {
-		/* An address without a name makes the kernel choose one, so that there is an
-		 * address to reply to. */
-		if (syscall(SYS_bind, fd, &family, sizeof(family)) ||
-		    syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) ||
-		    syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)))
-			return;
-	}
-	if (syscall(SYS_sendto, fd, &message, sizeof(message),
-		    MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT), &name, length) < 0)
+	/* An address without a name makes the kernel choose one, so that there is an address to
+	 * reply to. */
+	if (syscall(SYS_bind, fd, &family, sizeof(family)) ||
+	    syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) ||
+	    syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)))
 		return;
-	if (wait)
-		await_reply(fd);
+	if (syscall(SYS_sendto, fd, &question, sizeof(question), MSG_NOSIGNAL, &name, length) < 0)
+		return;
+	await_reply(fd);
 }
 
-void tell_collector(enum tell what, uint64_t offset)
+void ask_to_collect(void)
 {
 	int before = errno;
 	long fd;
@@ -87,8 +77,47 @@ void tell_collector(enum tell what, uint64_t offset)
 		return;
 	fd = syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0) {
-		send_message((int)fd, what, offset);
+		ask((int)fd);
 		call_close((int)fd);
 	}
 	errno = before;
+}
+
+static long send_file(int fd, int file)
+{
+	struct timeval patience = {PATIENCE_SECONDS, 0};
+	char question = HOLD, control[CMSG_SPACE(sizeof(int))] = {0};
+	struct iovec part = {&question, sizeof(question)};
+	struct sockaddr_un name;
+	struct msghdr message = {
+		.msg_name = &name,
+		.msg_namelen = name_collector(&name),
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+
+	head->cmsg_level = SOL_SOCKET;
+	head->cmsg_type = SCM_RIGHTS;
+	head->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(head), &file, sizeof(int));
+	syscall(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	return syscall(SYS_sendmsg, fd, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int ask_to_hold(int file)
+{
+	int before = errno;
+	long fd, failed;
+
+	if (!settings()->collector)
+		return -EPERM;
+	fd = syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	failed = fd < 0 ? -errno : send_file((int)fd, file);
+	if (fd >= 0)
+		call_close((int)fd);
+	errno = before;
+	return (int)failed;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hooks.c - mmap, munmap and mremap as the program calls them.
+ * hooks.c - mmap, munmap, mremap and madvise as the program calls them.
  *
  * Large shared anonymous mappings go to the region; every other call goes to the kernel as
  * it is.  What cannot be had from the region is had from the kernel, with a line on stderr.
  */
 #define _GNU_SOURCE
-#include "preload.h"
+#include "ranges.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,16 +16,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000
-#endif
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
-#ifndef MREMAP_DONTUNMAP
-#define MREMAP_DONTUNMAP 4
-#endif
 
 #define WHAT "shared anonymous memory"
 
@@ -48,19 +38,6 @@ static bool wanted(const struct settings *run, size_t size, int flags, uint64_t 
 	       !(flags & MAP_GROWSDOWN) && !(offset % run->page) && huge_pages_can_do(flags);
 }
 
-/* The window is made elsewhere and moved there, so that what is at a fixed address stays if
- * there is no memory. */
-static long move_to(void *at, size_t size, void *target)
-{
-	long moved = call_mremap(at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, target);
-
-	if (is_error(moved))
-		call_munmap(at, size);
-	else
-		windows_forget((uintptr_t)target, (uintptr_t)target + size);
-	return moved;
-}
-
 /* What mmap(2) does after it has mapped. */
 static long finish(void *at, const struct window *window, int flags)
 {
@@ -77,6 +54,17 @@ static long finish(void *at, const struct window *window, int flags)
 	return result;
 }
 
+/* The window is made elsewhere and moved there, so that what is at a fixed address stays if
+ * there is no memory. */
+static long move_to(uintptr_t at, size_t size, void *target)
+{
+	long moved = remap_windows(at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+
+	if (is_error(moved))
+		detach_unmap(at, size);
+	return moved;
+}
+
 /* The address, or -errno. */
 static long in_region(void *at, size_t size, int prot, int flags)
 {
@@ -89,36 +77,23 @@ static long in_region(void *at, size_t size, int prot, int flags)
 		.flags = MAP_SHARED | (flags & PASSED_ON),
 		.create = (uint32_t)flags & MAP_NORESERVE,
 	};
-	struct piece piece = {0};
-	void *address;
-	long result;
-	int fd;
+	uint64_t offset;
+	long address, result;
 
 	if (flags & MAP_HUGETLB)
 		window.create |= MAP_HUGETLB | MAP_HUGE_2MB;
-	fd = region_open(O_RDWR);
-	if (fd < 0)
-		return fd;
-	result = region_place(fd, &window, &address, &piece.offset);
-	call_close(fd);
-	if (!result && fixed) {
-		result = move_to(address, window.size, at);
-		address = at;
-	}
-	if (is_error(result))
-		return result;
-	piece.start = (uintptr_t)address;
-	piece.end = piece.start + window.size;
-	/* A full table is no failure: the collector finds out by itself, only later. */
-	windows_add(&piece);
-	result = finish(address, &window, flags);
+	address = ranges_place(&window, &offset);
+	if (!is_error(address) && fixed)
+		address = move_to((uintptr_t)address, window.size, at);
+	if (is_error(address))
+		return address;
+	result = finish((void *)address, &window, flags);
 	if (result) {
-		windows_unmap(piece.start, window.size);
+		detach_unmap((uintptr_t)address, window.size);
 		return result;
 	}
-	tell_collector(TELL_PLACED, piece.offset);
-	say_placed(WHAT, window.size, piece.offset);
-	return (long)address;
+	say_placed(WHAT, window.size, offset);
+	return address;
 }
 
 static long from_kernel(void *at, size_t size, int prot, int flags, int fd, uint64_t offset)
@@ -126,7 +101,7 @@ static long from_kernel(void *at, size_t size, int prot, int flags, int fd, uint
 	long result = call_mmap(at, size, prot, flags, fd, offset);
 
 	if (flags & MAP_FIXED && !is_error(result))
-		windows_forget((uintptr_t)at, (uintptr_t)at + size);
+		detach_forget((uintptr_t)at, (uintptr_t)at + size);
 	return result;
 }
 
@@ -162,39 +137,12 @@ HOOK int munmap(void *at, size_t size)
 
 	if (!run || !windows_any() || start % run->page || size > SIZE_MAX - start - run->page)
 		return (int)answer(call_munmap(at, size));
-	return (int)answer(windows_unmap(start, round_up(size, run->page)));
-}
-
-/* The table after the kernel has moved, copied or cut the window `from` that begins at
- * `old`. */
-static void follow(const struct piece *from, uintptr_t old, size_t size, uintptr_t now,
-		   size_t new_size, bool stays)
-{
-	struct piece moved = {
-		.start = now,
-		.end = now + new_size,
-		.offset = from->offset + (old - from->start),
-	};
-
-	if (now == old) {
-		if (size > new_size)
-			windows_forget(old + new_size, old + size);
-		return;
-	}
-	if (!stays)
-		moved.segment = windows_take(old, old + size);
-	windows_add(&moved);
-	if (new_size < size)
-		tell_collector(TELL_GONE, moved.offset);
+	return (int)answer(detach_unmap(start, round_up(size, run->page)));
 }
 
 HOOK void *mremap(void *old, size_t size, size_t new_size, int flags, ...)
 {
-	const struct settings *run = settings();
-	struct piece window;
 	void *target = NULL;
-	bool ours;
-	long result;
 
 	if (flags & MREMAP_FIXED) {
 		va_list rest;
@@ -203,22 +151,18 @@ HOOK void *mremap(void *old, size_t size, size_t new_size, int flags, ...)
 		target = va_arg(rest, void *);
 		va_end(rest);
 	}
-	ours = run && windows_any() && windows_find((uintptr_t)old, &window);
-	if (ours) {
-		size = round_up(size, run->page);
-		new_size = round_up(new_size, run->page);
-		/* Shared anonymous memory does not grow with its window; a window that did would
-		 * reach into what lies behind it in the region. */
-		if (new_size > window.end - (uintptr_t)old)
-			return (void *)answer(-ENOMEM);
-	}
-	result = call_mremap(old, size, new_size, flags, target);
-	if (is_error(result))
-		return (void *)answer(result);
-	if (flags & MREMAP_FIXED && run)
-		windows_forget((uintptr_t)target, (uintptr_t)target + new_size);
-	if (ours)
-		follow(&window, (uintptr_t)old, size, (uintptr_t)result, new_size,
-		       !size || flags & MREMAP_DONTUNMAP);
-	return (void *)result;
+	if (!settings() || !windows_any())
+		return (void *)answer(call_mremap(old, size, new_size, flags, target));
+	return (void *)answer(remap_windows((uintptr_t)old, size, new_size, flags, target));
+}
+
+HOOK int madvise(void *at, size_t size, int advice)
+{
+	uintptr_t start = (uintptr_t)at;
+	struct piece window;
+
+	if (advice == MADV_REMOVE && settings() && !(start % settings()->page) &&
+	    size < SIZE_MAX / 2 && windows_find(start, &window))
+		return (int)answer(punch_windows(start, size));
+	return (int)answer(call_madvise(at, size, advice));
 }

@@ -1,18 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * region.c - free ranges of the region, found and taken without a lock.
+ * region.c - the region: opening it, finding free places, mapping and attaching.
  *
- * What is mapped stands in the region's layout, which the mount tells as JSON.  A free
- * range is read from there and then asked for with MAP_FIXED_NOREPLACE: if another process
- * was faster the mount says EEXIST, and the search starts again.  Each such failure is a
- * success of somebody else, so it ends.
- *
- * A range is attached before memory is put there.  So there is no moment at which a range
- * has memory and nobody has it attached, whoever is killed when; mshare run gives back
- * what nobody has attached.
+ * What is mapped stands in the region's layout, which the mount tells as JSON.  Because that
+ * is long where there are many mappings, what one look has found to be free is kept in the
+ * run's file and used up from there; the next look follows when that is gone, or wrong.
  */
 #define _GNU_SOURCE
-#include "preload.h"
+#include "runfile.h"
 
 #include <msharefs.h>
 
@@ -34,15 +29,20 @@
 
 int region_open(int flags)
 {
-	const struct settings *run = settings();
+	const char *path = settings()->region;
+	int error = 0;
+	struct run_header *run = run_file(&error);
 	struct stat status;
-	long fd = call_open(run->region, flags | O_NOFOLLOW);
-	long failed;
+	long failed, fd;
 
+	if (!run)
+		return error;
+	fd = call_open(path, flags | O_NOFOLLOW);
 	if (fd < 0)
 		return (int)fd;
 	failed = call_fstat((int)fd, &status);
-	if (!failed && (status.st_dev != run->device || status.st_ino != run->inode))
+	if (!failed && (status.st_dev != atomic_load(&run->device) ||
+			status.st_ino != atomic_load(&run->inode)))
 		failed = -ESTALE;
 	if (failed) {
 		call_close((int)fd);
@@ -108,11 +108,12 @@ static int read_part(int fd, uint64_t from, char *text, const char **mappings, c
 	return *end ? 0 : -EPROTO;
 }
 
-/* The lowest offset with `size` free bytes and a gap on both sides, in a layout read part by
- * part into `text`. */
-static int search(int fd, uint64_t size, uint64_t region_size, char *text, uint64_t *offset)
+/* The lowest offset from `least` on with `size` free bytes `below` an offset and a gap on both
+ * sides, in a layout read part by part into `text`; and where what is free there ends. */
+static int search(int fd, uint64_t size, uint64_t least, uint64_t below, char *text, uint64_t *offset,
+		  uint64_t *end_of_free)
 {
-	uint64_t candidate = 0, from = 0, start, length;
+	uint64_t candidate = least, from = 0, start, length;
 	const char *at = text, *end = text;
 	int failed;
 
@@ -122,48 +123,129 @@ static int search(int fd, uint64_t size, uint64_t region_size, char *text, uint6
 			return failed;
 		while (read_number(&at, end, "\"offset\"", &start) &&
 		       read_number(&at, end, "\"size\"", &length)) {
+			if (start > below)
+				start = below + GAP;
 			if (start >= candidate && start - candidate >= size + GAP) {
 				*offset = candidate;
+				*end_of_free = start - GAP;
 				return 0;
 			}
 			if (start + length + GAP > candidate)
 				candidate = round_up(start + length + GAP, HUGE_PAGE);
 		}
 	} while (read_number(&end, text + LAYOUT_SIZE, "\"next\"", &from));
-	if (candidate > region_size || region_size - candidate < size)
+	if (candidate > below || below - candidate < size)
 		return -ENOSPC;
 	*offset = candidate;
+	*end_of_free = below;
 	return 0;
 }
 
-static int find_free(int fd, uint64_t size, uint64_t *offset)
+static int look(int fd, uint64_t size, uint64_t least, uint64_t below, uint64_t *offset,
+		uint64_t *end_of_free)
 {
-	struct stat status;
-	long failed = call_fstat(fd, &status);
-	long text;
+	long text = call_mmap(NULL, SCRATCH_SIZE, PROT_READ | PROT_WRITE, PLAIN, -1, 0);
+	int failed;
 
-	if (failed)
-		return (int)failed;
-	text = call_mmap(NULL, SCRATCH_SIZE, PROT_READ | PROT_WRITE, PLAIN, -1, 0);
 	if (is_error(text))
 		return (int)text;
-	failed = search(fd, size, (uint64_t)status.st_size, (char *)text, offset);
+	failed = search(fd, size, least, below, (char *)text, offset, end_of_free);
 	call_munmap((void *)text, SCRATCH_SIZE);
-	return (int)failed;
+	return failed;
 }
 
-static int put_memory(int fd, uint64_t offset, uint64_t size, int prot, uint32_t flags)
+static int first_mapped(int fd, uint64_t from, char *text, uint64_t *first)
+{
+	const char *at, *end;
+	int failed = read_part(fd, from, text, &at, &end);
+
+	if (failed)
+		return failed;
+	return read_number(&at, end, "\"offset\"", first);
+}
+
+int region_first_mapped(int fd, uint64_t start, uint64_t end, uint64_t *first)
+{
+	long text = call_mmap(NULL, SCRATCH_SIZE, PROT_READ | PROT_WRITE, PLAIN, -1, 0);
+	int found;
+
+	if (is_error(text))
+		return (int)text;
+	found = first_mapped(fd, start, (char *)text, first);
+	call_munmap((void *)text, SCRATCH_SIZE);
+	return found > 0 ? *first < end : found;
+}
+
+/* Take the next place out of what is known to be free. */
+static bool take(struct run_header *run, uint64_t units, uint64_t *offset)
+{
+	uint64_t room = atomic_load(&run->room);
+
+	while ((room >> 32) + units <= (uint32_t)room &&
+	       (room >> 32) + units <= atomic_load(&run->floor)) {
+		if (!atomic_compare_exchange_weak(&run->room, &room, room + ((units + 1) << 32)))
+			continue;
+		*offset = (room >> 32) * HUGE_PAGE;
+		return true;
+	}
+	return false;
+}
+
+int region_find_free(int fd, uint64_t size, uint64_t from, uint64_t *offset)
+{
+	struct run_header *run = run_file_if_mapped();
+	uint64_t units = round_up(size, HUGE_PAGE) / HUGE_PAGE;
+	uint64_t below = atomic_load(&run->floor) * HUGE_PAGE;
+	uint64_t next, end;
+	int failed;
+
+	if (!from && take(run, units, offset))
+		return 0;
+	if (below > run->region_size)
+		below = run->region_size;
+	failed = look(fd, size, from ? round_up(from + GAP, HUGE_PAGE) : 0, below, offset, &end);
+	if (failed)
+		return failed;
+	next = *offset / HUGE_PAGE + units + 1;
+	if (end / HUGE_PAGE <= UINT32_MAX && next <= end / HUGE_PAGE)
+		atomic_store(&run->room, next << 32 | end / HUGE_PAGE);
+	return 0;
+}
+
+void region_look_again(void)
+{
+	atomic_store(&run_file_if_mapped()->room, 0);
+}
+
+static int create(int fd, uint64_t offset, uint64_t size, int prot, uint32_t flags)
 {
 	struct mshare_create create = {
 		.region_offset = offset,
 		.size = size,
 		/* Architectures have bits of their own, such as PROT_BTI. */
 		.prot = (uint32_t)prot & (PROT_READ | PROT_WRITE | PROT_EXEC),
-		.flags = MAP_SHARED | MAP_FIXED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | flags,
+		.flags = MAP_SHARED | MAP_FIXED | MAP_ANONYMOUS | flags,
 		.fd = (uint32_t)-1,
 	};
 
 	return (int)call_ioctl(fd, MSHAREFS_CREATE_MAPPING, &create);
+}
+
+int region_map(int fd, uint64_t offset, uint64_t size, int prot, uint32_t flags)
+{
+	return create(fd, offset, size, prot, flags | MAP_FIXED_NOREPLACE);
+}
+
+int region_map_anew(int fd, uint64_t offset, uint64_t size, uint32_t flags)
+{
+	return create(fd, offset, size, PROT_READ | PROT_WRITE, flags);
+}
+
+int region_unmap(int fd, uint64_t offset, uint64_t size)
+{
+	struct mshare_unmap unmap = {.region_offset = offset, .size = size};
+
+	return (int)call_ioctl(fd, MSHAREFS_UNMAP, &unmap);
 }
 
 static long attach_at(void *at, int fd, const struct window *window, int more, uint64_t offset)
@@ -209,7 +291,7 @@ static long attach_aligned(int fd, const struct window *window, uint64_t offset)
 	return (long)aligned;
 }
 
-static long attach(int fd, const struct window *window, uint64_t offset)
+long region_attach(int fd, const struct window *window, uint64_t offset)
 {
 	long at;
 
@@ -221,64 +303,4 @@ static long attach(int fd, const struct window *window, uint64_t offset)
 			return at;
 	}
 	return attach_aligned(fd, window, offset);
-}
-
-static int place_once(int fd, const struct window *window, void **at, uint64_t *offset)
-{
-	int failed = find_free(fd, window->size, offset);
-	long address;
-
-	if (failed)
-		return failed;
-	address = attach(fd, window, *offset);
-	if (is_error(address))
-		return (int)address;
-	failed = put_memory(fd, *offset, window->size, window->prot, window->create);
-	if (failed)
-		call_munmap((void *)address, window->size);
-	*at = (void *)address;
-	return failed;
-}
-
-int region_place(int fd, const struct window *window, void **at, uint64_t *offset)
-{
-	bool collected = false;
-	int failed;
-
-	for (;;) {
-		failed = place_once(fd, window, at, offset);
-		/* From the mount it means that another was faster.  From mmap(2) it is about an
-		 * address that the program insists on. */
-		if (failed == -EEXIST && !(window->flags & MAP_FIXED_NOREPLACE))
-			continue;
-		if ((failed != -ENOMEM && failed != -ENOSPC) || collected)
-			return failed;
-		/* Memory of processes that have ended may still be there. */
-		tell_collector(TELL_COLLECT, 0);
-		collected = true;
-	}
-}
-
-int region_create(int fd, uint64_t size, uint32_t flags, uint64_t *offset)
-{
-	int failed;
-
-	do {
-		failed = find_free(fd, size, offset);
-		if (!failed)
-			failed = put_memory(fd, *offset, size, PROT_READ | PROT_WRITE, flags);
-	} while (failed == -EEXIST);
-	return failed;
-}
-
-int region_extend(int fd, uint64_t offset, uint64_t size)
-{
-	return put_memory(fd, offset, size, PROT_READ | PROT_WRITE, 0);
-}
-
-int region_unmap(int fd, uint64_t offset, uint64_t size)
-{
-	struct mshare_unmap unmap = {.region_offset = offset, .size = size};
-
-	return (int)call_ioctl(fd, MSHAREFS_UNMAP, &unmap);
 }

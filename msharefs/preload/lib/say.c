@@ -102,12 +102,14 @@ static void put_reason(struct line *line, int error)
 	} known[] = {
 		{ENOMEM, "the mount has not enough memory (ENOMEM)"},
 		{ENOSPC, "the region has no free range of that size (ENOSPC)"},
-		{EACCES, "no permission to open the region (EACCES)"},
+		{EACCES, "no permission (EACCES)"},
 		{EPERM, "the system does not permit it (EPERM)"},
 		{ENOENT, "the region is gone (ENOENT)"},
 		{ENOTDIR, "the region is gone (ENOTDIR)"},
 		{ESTALE, "the region is gone (ESTALE)"},
 		{ENOTCONN, "the mount's daemon has died (ENOTCONN)"},
+		{ECONNREFUSED, "the collector of this run has died (ECONNREFUSED)"},
+		{ENOSR, "the run's tables are full (ENOSR)"},
 		{EMFILE, "no descriptor is left (EMFILE)"},
 		{ENFILE, "no descriptor is left (ENFILE)"},
 		{EINVAL, "the mount refuses such a mapping (EINVAL)"},
@@ -159,6 +161,19 @@ void say_left(const char *what, uint64_t size, int error)
 	put(&line, settings()->region);
 	put(&line, ": ");
 	put_reason(&line, error);
+	end(&line);
+}
+
+void say_no_room(const char *what, uint64_t wanted, uint64_t room)
+{
+	struct line line;
+
+	begin(&line);
+	put_size(&line, wanted);
+	put(&line, " of a segment of ");
+	put(&line, what);
+	put(&line, " cannot be mapped: it has room for ");
+	put_size(&line, room);
 	end(&line);
 }
 

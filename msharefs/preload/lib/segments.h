@@ -2,54 +2,65 @@
 /*
  * segments.h - which segments with a name live in the region (mshare run --shm).
  *
- * A POSIX or System V segment may exist with nobody attached, so the kernel's list of
- * mappings does not tell whether its range is in use.  The table does: a table in the
- * region itself, at the offset that mshare run chose, behind a lock that the
- * kernel takes back from a process that dies.  segments.py reads and clears it, by the
- * same layout.
+ * A POSIX or System V segment may exist with nobody attached, so its range has an entry here
+ * as well, by what the kernel knows the segment by.  segments.py reads it and removes the
+ * entries of segments that are gone.
  */
-#ifndef MSHAREFS_REGISTRY_H
-#define MSHAREFS_REGISTRY_H
+#ifndef MSHAREFS_SEGMENTS_H
+#define MSHAREFS_SEGMENTS_H
 
-#include "preload.h"
-
-#include <signal.h>
-
-#define TABLE_SIZE 65536
+#include "ranges.h"
 
 enum kind {
 	KIND_NONE = 0,
-	KIND_POSIX = 1,  /* id is the inode number in /dev/shm */
-	KIND_SYSTEM_V = 2, /* id is that of shmget(2) */
-	/* A POSIX segment that was mapped before it had a size, or had bytes before it had its
-	 * size: it stays in /dev/shm. */
-	KIND_LEFT = 3,
+	KIND_POSIX = 1,    /* device and inode of the file in /dev/shm */
+	KIND_SYSTEM_V = 2, /* the id of shmget(2) */
 };
 
 struct segment {
-	uint64_t kind;
+	_Atomic uint64_t kind;
+	uint64_t device;
 	uint64_t id;
-	uint64_t offset; /* in the region */
-	uint64_t size;   /* whole pages; 0 while a POSIX segment is cut to nothing */
-	uint64_t unused[4];
+	uint64_t range;        /* number of its range, whose size is the room for it to grow */
+	_Atomic uint64_t size; /* so much memory is there from the start of the range: whole pages */
+	uint64_t unused[3];
 };
 
-/* A visit holds the lock and the descriptor, with every signal blocked: a handler that
- * maps must not wait for its own thread. */
+/* Inside of it the entries and their memory do not change but by this thread.  No handler of a
+ * signal runs, so that none waits for its own thread. */
 struct visit {
-	int fd;
-	struct segment *segments;
+	struct run_header *run;
 	sigset_t mask;
 };
 
 int segments_enter(struct visit *visit);
 void segments_leave(struct visit *visit);
-/* KIND_NONE finds an empty entry. */
-struct segment *segments_find(const struct visit *visit, enum kind kind, uint64_t id);
 
-/* A new entry; -ENOSPC if all are taken. */
-int segments_add(const struct visit *visit, enum kind kind, uint64_t id, uint64_t offset,
-		 uint64_t size);
-void segments_remove(struct segment *segment);
+/* An entry, or NULL; no lock is needed.  It stays while the caller has the segment open. */
+struct segment *segments_find(struct run_header *run, enum kind kind, uint64_t device, uint64_t id);
+
+/* The one that a range belongs to, or NULL. */
+struct segment *segments_of_range(struct run_header *run, uint32_t range);
+
+/* Where it begins in the region, and how far it may grow. */
+uint64_t segments_offset(struct run_header *run, const struct segment *segment);
+uint64_t segments_room(struct run_header *run, const struct segment *segment);
+
+/* What a new entry shall have. */
+struct demand {
+	uint64_t size;  /* bytes with memory, whole pages */
+	uint64_t least; /* bytes of room, at least ... */
+	uint64_t room;  /* ... and if that much is free */
+	uint32_t flags; /* for MSHAREFS_CREATE_MAPPING */
+};
+
+/* A segment in the region; of `wanted` counts what the kernel knows it by.  0 or -errno. */
+int segments_add(const struct visit *visit, int region, const struct segment *wanted,
+		 const struct demand *demand);
+
+/* A POSIX segment that is mapped in /dev/shm stays there, whatever becomes of it.  Of the last
+ * few thousand that is known. */
+void segments_leave_alone(struct run_header *run, uint64_t device, uint64_t id);
+bool segments_is_left_alone(struct run_header *run, uint64_t device, uint64_t id);
 
 #endif

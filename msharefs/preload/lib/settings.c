@@ -11,16 +11,19 @@
 #include <limits.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 
-#define NAME_SIZE 100
+#define SOCKET_SIZE sizeof(((struct sockaddr_un *)0)->sun_path)
 
 enum { UNREAD, ABSENT, PRESENT };
 
 static atomic_int state;
 static struct settings known;
 static char region[PATH_MAX];
-static char collector[NAME_SIZE];
+static char run_file[PATH_MAX];
+/* As long as the address of a socket may be. */
+static char collector[SOCKET_SIZE];
 
 /* getenv(3) would do, but for the programs that replace environ by NULL. */
 static const char *word(const char *name)
@@ -59,26 +62,37 @@ static bool set(const char *name)
 	return text && text[0] == '1' && !text[1];
 }
 
+/* "device:inode" of the run's own file. */
+static bool read_identity(const char *text)
+{
+	uint64_t device, inode;
+
+	if (!text)
+		return false;
+	text = number(text, &device);
+	if (*text != ':' || *number(text + 1, &inode))
+		return false;
+	known.run_device = (dev_t)device;
+	known.run_inode = (ino_t)inode;
+	return true;
+}
+
 static bool read_settings(void)
 {
-	const char *identity = word("MSHAREFS_REGION_ID");
 	const char *size = word("MSHAREFS_MIN_SIZE");
-	const char *table = word("MSHAREFS_SEGMENTS");
-	uint64_t device, inode, least;
+	uint64_t least;
 
-	if (!identity || !size || !copy(region, sizeof(region), word("MSHAREFS_REGION")))
-		return false;
-	identity = number(identity, &device);
-	if (*identity != ':' || *number(identity + 1, &inode) || *number(size, &least))
+	if (!size || *number(size, &least) || !read_identity(word("MSHAREFS_RUN_ID")) ||
+	    !copy(region, sizeof(region), word("MSHAREFS_REGION")) ||
+	    !copy(run_file, sizeof(run_file), word("MSHAREFS_RUN")))
 		return false;
 	known.region = region;
-	known.device = (dev_t)device;
-	known.inode = (ino_t)inode;
+	known.run_file = run_file;
 	known.collector =
 		copy(collector, sizeof(collector), word("MSHAREFS_COLLECTOR")) ? collector : NULL;
 	known.min_size = least ? least : 1;
 	known.page = (size_t)sysconf(_SC_PAGESIZE);
-	known.shm = table && *table && !*number(table, &known.table);
+	known.shm = set("MSHAREFS_SHM");
 	known.strict = set("MSHAREFS_STRICT");
 	known.verbose = set("MSHAREFS_VERBOSE");
 	return true;

@@ -10,16 +10,14 @@
 #define _GNU_SOURCE
 #include "segments.h"
 
+#include "holdings.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000
-#endif
 
 #define WHAT "System V shared memory"
 
@@ -33,71 +31,78 @@ static long call_shmat(int id, const void *at, int flags)
 	return error;
 }
 
-static bool shm_is_on(void)
+/* The run's file, if this process sees the System V segments that the collector sees. */
+static struct run_header *run_of_segments(void)
 {
-	return settings() && settings()->shm;
+	struct run_header *run = NULL;
+	struct stat namespace;
+	int error, before = errno;
+
+	if (settings() && settings()->shm)
+		run = run_file(&error);
+	if (run && (stat("/proc/self/ns/ipc", &namespace) ||
+		    namespace.st_ino != run->ipc_namespace))
+		run = NULL;
+	errno = before;
+	return run;
 }
 
-static bool stat_segment(int id, struct shmid_ds *status)
+static struct segment *find(struct run_header *run, int id)
 {
-	int before = errno;
-	bool known = !syscall(SYS_shmctl, id, IPC_STAT, status);
-
-	errno = before;
-	return known;
+	return run && atomic_load(&run->segments_live)
+		       ? segments_find(run, KIND_SYSTEM_V, 0, (uint64_t)id)
+		       : NULL;
 }
 
 /* Made by this very call: nobody has anything in it. */
 static bool is_new(int id)
 {
 	struct shmid_ds status;
+	int before = errno;
+	bool known = !syscall(SYS_shmctl, id, IPC_STAT, &status);
 
-	return stat_segment(id, &status) && status.shm_cpid == getpid() && !status.shm_nattch &&
-	       !status.shm_atime;
-}
-
-/* Whether the region may hold its memory, as far as the kernel tells. */
-static bool may_be_ours(int id)
-{
-	struct shmid_ds status;
-
-	return stat_segment(id, &status) && status.shm_segsz >= settings()->min_size;
+	errno = before;
+	return known && status.shm_cpid == getpid() && !status.shm_nattch && !status.shm_atime;
 }
 
 static int move_in(const struct visit *visit, int id, uint64_t size, uint32_t flags)
 {
-	uint64_t offset;
-	int failed;
+	struct segment wanted = {.kind = KIND_SYSTEM_V, .id = (uint64_t)id};
+	struct demand demand = {.size = size, .least = size, .room = size, .flags = flags};
+	int failed, fd;
 
-	if (segments_find(visit, KIND_SYSTEM_V, (uint64_t)id) || !is_new(id))
+	if (segments_find(visit->run, KIND_SYSTEM_V, 0, (uint64_t)id) || !is_new(id))
 		return 0;
-	failed = region_create(visit->fd, size, flags, &offset);
+	fd = region_open(O_RDWR);
+	if (fd < 0)
+		return fd;
+	failed = segments_add(visit, fd, &wanted, &demand);
+	call_close(fd);
+	if (!failed)
+		say_placed(WHAT, size, segments_offset(visit->run, find(visit->run, id)));
+	return failed;
+}
+
+static int provide_once(int id, uint64_t size, uint32_t flags)
+{
+	struct visit visit;
+	int failed = segments_enter(&visit);
+
 	if (failed)
 		return failed;
-	failed = segments_add(visit, KIND_SYSTEM_V, (uint64_t)id, offset, size);
-	if (failed)
-		region_unmap(visit->fd, offset, size);
-	else
-		say_placed(WHAT, size, offset);
+	failed = move_in(&visit, id, size, flags);
+	segments_leave(&visit);
 	return failed;
 }
 
 static void provide(int id, uint64_t size, uint32_t flags)
 {
-	bool collected = false;
-	struct visit visit;
-	int failed;
+	int failed = provide_once(id, size, flags);
 
-	for (;;) {
-		failed = segments_enter(&visit);
-		if (!failed) {
-			failed = move_in(&visit, id, size, flags);
-			segments_leave(&visit);
-		}
-		if (failed != -ENOMEM || collected)
-			break;
-		tell_collector(TELL_COLLECT, 0);
-		collected = true;
+	if (failed == -ENOMEM) {
+		/* Memory of processes that have ended may still be there. */
+		ask_to_collect();
+		failed = provide_once(id, size, flags);
 	}
 	if (failed)
 		left_outside(WHAT, size, -failed);
@@ -108,21 +113,20 @@ HOOK int shmget(key_t key, size_t size, int flags)
 	int id = (int)syscall(SYS_shmget, key, size, flags);
 
 	/* Whoever asks for huge pages of the kernel has what a region gives. */
-	if (id >= 0 && shm_is_on() && size >= settings()->min_size && !(flags & SHM_HUGETLB) &&
-	    (flags & IPC_CREAT || key == IPC_PRIVATE))
+	if (id >= 0 && settings() && size >= settings()->min_size && !(flags & SHM_HUGETLB) &&
+	    (flags & IPC_CREAT || key == IPC_PRIVATE) && run_of_segments())
 		provide(id, round_up(size, settings()->page),
 			flags & SHM_NORESERVE ? MAP_NORESERVE : 0);
 	return id;
 }
 
-static long attach_window(const struct visit *visit, const struct segment *segment,
-			  const void *at, int flags)
+static long attach_region(const struct segment *segment, uint64_t offset, const void *at, int flags)
 {
 	bool reading = flags & SHM_RDONLY;
 	uintptr_t address = (uintptr_t)at;
 	int prot = PROT_READ | (reading ? 0 : PROT_WRITE) | (flags & SHM_EXEC ? PROT_EXEC : 0);
 	int map = MAP_SHARED;
-	int fd = reading ? region_open(O_RDONLY) : visit->fd;
+	int fd = region_open(reading ? O_RDONLY : O_RDWR);
 	long result;
 
 	if (fd < 0)
@@ -131,68 +135,64 @@ static long attach_window(const struct visit *visit, const struct segment *segme
 		address -= address % settings()->page;
 	if (at)
 		map |= flags & SHM_REMAP ? MAP_FIXED : MAP_FIXED_NOREPLACE;
-	result = call_mmap((void *)address, segment->size, prot, map, fd, segment->offset);
-	if (reading)
-		call_close(fd);
+	result = call_mmap((void *)address, atomic_load(&segment->size), prot, map, fd, offset);
+	call_close(fd);
 	return result == -EEXIST ? -EINVAL : result;
 }
 
-/* The kernel's segment goes into window->segment, the address is the window's. */
-static long attach(const struct visit *visit, const struct segment *segment, const void *at,
-		   int flags, struct piece *window)
+/* A window, told before it is there. */
+static long attach_window(struct run_header *run, const struct segment *segment, const void *at,
+			  int flags, void *kernels)
 {
+	struct piece window = {
+		.offset = segments_offset(run, segment),
+		.segment = kernels,
+		.range = (uint32_t)segment->range,
+	};
+	/* shmdt must find it. */
+	struct entry *entry = windows_reserve(window.range);
+	long result;
+
+	if (!entry)
+		return -ENOMEM;
+	result = holdings_add(run, window.range);
+	if (!result)
+		result = attach_region(segment, window.offset, at, flags);
+	if (is_error(result)) {
+		windows_release(entry);
+		ranges_let_go(window.range);
+		return result;
+	}
+	window.start = (uintptr_t)result;
+	window.end = window.start + atomic_load(&segment->size);
+	if (flags & SHM_REMAP)
+		detach_forget(window.start, window.end);
+	windows_set(entry, &window);
+	return result;
+}
+
+static long attach(struct run_header *run, const struct segment *segment, const void *at, int flags)
+{
+	/* As long as it is attached the kernel's segment exists, and with it the entry. */
 	long kernels = call_shmat((int)segment->id, NULL, flags & ~(SHM_RND | SHM_REMAP));
 	long result;
 
 	if (is_error(kernels))
 		return kernels;
-	result = attach_window(visit, segment, at, flags);
-	if (is_error(result)) {
+	result = attach_window(run, segment, at, flags, (void *)kernels);
+	if (is_error(result))
 		syscall(SYS_shmdt, kernels);
-		return result;
-	}
-	window->start = (uintptr_t)result;
-	window->end = window->start + segment->size;
-	window->offset = segment->offset;
-	window->segment = (void *)kernels;
 	return result;
-}
-
-static long note_window(const struct piece *window, int flags)
-{
-	if (flags & SHM_REMAP)
-		windows_forget(window->start, window->end);
-	/* shmdt must find it. */
-	if (!windows_add(window)) {
-		call_munmap((void *)window->start, window->end - window->start);
-		syscall(SYS_shmdt, window->segment);
-		return -ENOMEM;
-	}
-	tell_collector(TELL_PLACED, window->offset);
-	return (long)window->start;
 }
 
 HOOK void *shmat(int id, const void *at, int flags)
 {
-	struct piece window = {0};
-	struct segment *segment;
-	struct visit visit;
-	long result;
+	struct run_header *run = run_of_segments();
+	struct segment *segment = find(run, id);
 
-	if (!shm_is_on())
+	if (!segment)
 		return (void *)answer(call_shmat(id, at, flags));
-	result = segments_enter(&visit);
-	/* Memory of its own beside that of the others would be worse than none. */
-	if (result && may_be_ours(id))
-		return (void *)answer(result);
-	if (result)
-		return (void *)answer(call_shmat(id, at, flags));
-	segment = segments_find(&visit, KIND_SYSTEM_V, (uint64_t)id);
-	result = segment ? attach(&visit, segment, at, flags, &window) : call_shmat(id, at, flags);
-	segments_leave(&visit);
-	if (window.segment)
-		result = note_window(&window, flags);
-	return (void *)answer(result);
+	return (void *)answer(attach(run, segment, at, flags));
 }
 
 HOOK int shmdt(const void *at)
@@ -200,17 +200,8 @@ HOOK int shmdt(const void *at)
 	struct piece window;
 
 	/* The segment itself is detached when the window has gone. */
-	if (shm_is_on() && windows_find((uintptr_t)at, &window) && window.segment &&
+	if (settings() && windows_find((uintptr_t)at, &window) && window.segment &&
 	    window.start == (uintptr_t)at)
-		return (int)answer(windows_unmap(window.start, window.end - window.start));
+		return (int)answer(detach_unmap(window.start, window.end - window.start));
 	return (int)syscall(SYS_shmdt, at);
-}
-
-HOOK int shmctl(int id, int command, struct shmid_ds *buffer)
-{
-	int result = (int)syscall(SYS_shmctl, id, command, buffer);
-
-	if (result >= 0 && command == IPC_RMID && shm_is_on())
-		tell_collector(TELL_HINT, 0);
-	return result;
 }

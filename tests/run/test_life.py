@@ -1,0 +1,184 @@
+"""mshare run: nothing is given back that anybody can still reach, and nothing else is kept.
+
+Who holds a segment may have it in a place where nobody can look: a message that is not read yet, a
+directory, a process of another user.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.mount import Mount
+from tests.helpers.users import ALICE
+from tests.helpers.waiting import eventually
+from tests.run.conftest import Start
+from tests.run.programs import MIB, run, sizes
+
+pytestmark = pytest.mark.mount
+
+MOUNT_OPTIONS = "size=512M"
+SIZE = 64 * MIB
+
+START = f"""
+import array, ctypes, mmap, os, socket, sys, time
+n = {SIZE}
+base = f"/dev/shm/msharefs-life-{{os.getpid()}}"
+def put(fd):
+    os.ftruncate(fd, n)
+    m = mmap.mmap(fd, n); m[4096:4104] = b"precious"; m.close()
+def get(fd):
+    m = mmap.mmap(fd, n); print(bytes(m[4096:4104]))
+    print("/region" in open("/proc/self/maps").read())
+def stir():
+    # What a program does meanwhile, and long enough for a look at everything.
+    for _ in range(3):
+        m = mmap.mmap(-1, n); m[0] = 1; m.close(); time.sleep(0.1)
+"""
+
+PLACES = {
+    "a file in a directory": """
+os.mkdir(base); fd = os.open(base + "/f", os.O_RDWR | os.O_CREAT); put(fd); os.close(fd); stir()
+get(os.open(base + "/f", os.O_RDWR)); os.unlink(base + "/f"); os.rmdir(base)
+""",
+    "a name": """
+fd = os.open(base, os.O_RDWR | os.O_CREAT); put(fd); os.close(fd); stir()
+get(os.open(base, os.O_RDWR)); os.unlink(base)
+""",
+    "another name": """
+fd = os.open(base, os.O_RDWR | os.O_CREAT); put(fd); os.close(fd)
+os.link(base, base + "-2"); os.unlink(base); stir()
+get(os.open(base + "-2", os.O_RDWR)); os.unlink(base + "-2")
+""",
+    "a descriptor": """
+fd = os.open(base, os.O_RDWR | os.O_CREAT); os.unlink(base); put(fd); stir(); get(fd)
+""",
+    "two names once, one descriptor of each": """
+fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR); put(fd)
+os.link(f"/proc/self/fd/{fd}", base, src_dir_fd=os.open("/", os.O_PATH))
+other = os.open(base, os.O_RDONLY); os.unlink(base); os.close(fd); stir()
+m = mmap.mmap(other, n, prot=mmap.PROT_READ); print(bytes(m[4096:4104])); print(True)
+""",
+    "a message": """
+fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR); put(fd)
+a, b = socket.socketpair(); socket.send_fds(a, [b"x"], [fd]); os.close(fd); stir()
+get(socket.recv_fds(b, 1, 1)[1][0])
+""",
+    "a message in a message": """
+fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR); put(fd)
+a, b = socket.socketpair(); c, d = socket.socketpair()
+socket.send_fds(a, [b"x"], [fd]); os.close(fd)
+socket.send_fds(c, [b"x"], [b.fileno()]); b.close(); stir()
+b = socket.socket(fileno=socket.recv_fds(d, 1, 1)[1][0]); get(socket.recv_fds(b, 1, 1)[1][0])
+""",
+    "a process that waits": """
+fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR); put(fd); r, w = os.pipe()
+if not os.fork():
+    os.read(r, 1); get(fd); sys.stdout.flush(); os._exit(0)
+os.close(fd); stir(); os.write(w, b"x"); os.wait()
+""",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_segment_lives_as_long_as_it_can_be_reached(mounted: Mount, place: str) -> None:
+    """Nobody has it attached for a moment, and the bytes are still there."""
+    script = START + PLACES[place]
+    done = run(mounted.path / "region", sys.executable, "-c", script, options=("--shm",))
+    assert (done.stdout, done.stderr) == ("b'precious'\nTrue\n", "")
+    mounted.wait_until_empty()
+
+
+def test_a_segment_goes_with_its_last_descriptor(start: Start, place: Path) -> None:
+    """A close tells nobody, and yet the memory comes back at once."""
+    work = start(place, "--shm")
+    work.ok("openat 0", f"truncate 0 {SIZE}", f"mapfile 0 0 {SIZE} 0", "unmap 0")
+    assert sizes(place) == [64]
+    work.ask("fork")
+    work.ok("close 0")
+    assert sizes(place) == [64]
+    work.ok(">close 0")
+    work.eventually_sizes([])
+
+
+def test_memory_of_another_users_process_stays(place: Path) -> None:
+    """A child becomes another user, whom nobody can look into, and is all that has a range."""
+    script = (
+        "import mmap, os, time\n"
+        f"m = mmap.mmap(-1, {SIZE}); m[5] = 1; r, w = os.pipe(); pid = os.fork()\n"
+        "if not pid:\n"
+        f"    os.setuid({ALICE}); os.read(r, 1); print(m[5], flush=True); os._exit(0)\n"
+        "m.close()\n"
+        f"for _ in range(3): x = mmap.mmap(-1, {SIZE}); x.close(); time.sleep(0.1)\n"
+        "os.write(w, b'x'); os.wait()"
+    )
+    done = run(place, sys.executable, "-c", script)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_memory_of_a_process_in_a_pid_namespace_of_its_own_stays(place: Path) -> None:
+    """Where process numbers are others, and the child has no /proc at all."""
+    script = (
+        "import ctypes, mmap, os, time\n"
+        f"m = mmap.mmap(-1, {SIZE}); m[5] = 1; r, w = os.pipe()\n"
+        "assert ctypes.CDLL(None).unshare(0x20000000 | 0x00020000) == 0; pid = os.fork()\n"
+        "if not pid:\n"
+        "    os.read(r, 1); print(m[5], flush=True)\n"
+        f"    x = mmap.mmap(-1, {SIZE}); x[0] = 2; print(x[0], flush=True); os._exit(0)\n"
+        "m.close(); time.sleep(0.2); os.write(w, b'x'); os.waitpid(pid, 0)"
+    )
+    done = run(place, sys.executable, "-c", script)
+    assert (done.stdout, done.stderr) == ("1\n2\n", "")
+
+
+def test_a_range_that_a_clone_has_stays(place: Path) -> None:
+    """A child that was made by a system call, without the C library's knowing."""
+    script = (
+        "import ctypes, mmap, os, time\n"
+        f"m = mmap.mmap(-1, {SIZE}); m[5] = 1; r, w = os.pipe()\n"
+        "pid = ctypes.CDLL(None).syscall(56, 17, 0, 0, 0, 0)\n"
+        "if not pid:\n"
+        "    os.read(r, 1); print(m[5], flush=True); os._exit(0)\n"
+        f"m.close(); x = mmap.mmap(-1, {SIZE}); x.close(); time.sleep(0.2)\n"
+        "os.write(w, b'x'); os.waitpid(pid, 0)"
+    )
+    done = run(place, sys.executable, "-c", script)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_memory_comes_back_while_many_processes_live(start: Start, place: Path) -> None:
+    """Two hundred children share older memory: what the parent maps and unmaps after that is
+    nobody else's, and is given back."""
+    work = start(place)
+    work.map(0, 64)
+    assert work.ask("children 200") == "200"
+    for _ in range(3):
+        work.map(1, 65)
+        work.ok("unmap 1")
+        assert sizes(place) == [64]
+    work.ok("unmap 0")
+    assert sizes(place) == [64]
+
+
+def test_the_kernel_may_refuse_the_witness(place: Path) -> None:
+    """No descriptor is left for a moment: the program gets the kernel's memory and keeps it."""
+    script = (
+        "import mmap, os, resource\n"
+        f"a = mmap.mmap(-1, {SIZE}); a[1] = 1\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        f"b = mmap.mmap(-1, {SIZE}); b[1] = 2; a.close()\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); print(b[1])"
+    )
+    done = run(place, sys.executable, "-c", script)
+    assert done.stdout == "2\n"
+    assert "no descriptor is left (EMFILE)" in done.stderr
+    eventually(lambda: not place.exists())
+
+
+def test_a_shell_keeps_nothing_that_its_children_had(place: Path, program: Path) -> None:
+    """Ten programs one after the other, each with 400 MiB of a mount of 512."""
+    one = f"printf 'map 0 {400 * MIB} 0\\nput 0 5 1\\nwhere 0\\n' | {program} | tail -1"
+    done = run(place, "sh", "-c", "; ".join([one] * 10))
+    assert (done.stdout, done.stderr) == (f"{place}\n" * 10, "")

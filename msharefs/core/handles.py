@@ -38,6 +38,7 @@ class HandleCounts:
         """These slots belong to regions; all others are free."""
         self._next = max(used, default=-1) + 1
         self._free = [slot for slot in range(self._next) if slot not in used]
+        self._grow()
 
     def new_slot(self) -> int:
         """A slot with count 0."""
@@ -46,8 +47,7 @@ class HandleCounts:
         else:
             slot = self._next
             self._next += 1
-            if _FIRST + self._next * _SLOT > len(self._buffer):
-                self._buffer = self._resize(2 * len(self._buffer))
+            self._grow()
         # The record may be of this slot and its earlier region; it must not bring that back.
         self.set(slot, 0, self._last_request)
         self.set_changes(slot, 0, 0)
@@ -87,6 +87,14 @@ class HandleCounts:
     @last_ino.setter
     def last_ino(self, ino: int) -> None:
         _LAST_INO.pack_into(self._buffer, _LAST_INO_PLACE, ino)
+
+    def _grow(self) -> None:
+        """Until there is room for every slot."""
+        size = len(self._buffer)
+        while _place(self._next) > size:
+            size *= 2
+        if size > len(self._buffer):
+            self._buffer = self._resize(size)
 
     def was_applied(self, unique: int) -> bool:
         """Whether the request was the last that changed a count."""

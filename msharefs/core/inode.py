@@ -10,6 +10,7 @@ import stat
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msharefs.abi import PAGE_SIZE
 
@@ -97,8 +98,7 @@ class InfoFile(Inode):
         return len(self.text)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A name in a directory. `cookie` is its place in a listing and never used again."""
 
     name: bytes

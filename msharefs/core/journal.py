@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import Caller, Directory, Inode
@@ -133,9 +134,10 @@ class Journal:
         ).fetchone()
         return None if row is None else Applied(*row)
 
-    def forget_requests(self) -> None:
-        """The connection whose requests were remembered is gone."""
+    def forget_connection(self) -> None:
+        """The one whose requests were remembered, and that knew segments, is gone."""
         self._write("DELETE FROM applied")
+        self._write("UPDATE inode SET registration = 0 WHERE registration")
 
     def save(self, inode: Inode) -> None:
         """Write an inode as it is now, in place of what was known of it."""
@@ -198,19 +200,22 @@ class Journal:
                 (ino, m.start, m.end, m.prot, m.reserve, m.huge),
             )
 
-    def inodes(self) -> Iterator[sqlite3.Row]:
-        """All inodes, by number."""
-        yield from self._execute("SELECT * FROM inode ORDER BY ino")
+    # Rows are plain tuples, because there may be millions.
 
-    def names(self) -> Iterator[sqlite3.Row]:
-        """All names, each directory's in the order of its listing."""
-        yield from self._execute("SELECT * FROM name ORDER BY parent, cookie")
+    def inodes(self) -> Iterator[tuple[Any, ...]]:
+        """All inodes by number, with the columns in the order of the schema."""
+        return self._execute("SELECT * FROM inode ORDER BY ino")
+
+    def names(self) -> Iterator[tuple[int, bytes, int, int]]:
+        """All names, each directory's in the order of its listing: the directory, the name,
+        the inode that it means and its cookie."""
+        return self._execute("SELECT * FROM name ORDER BY parent, cookie")
 
     def mappings(self) -> Iterator[tuple[int, Mapping]]:
-        """All mappings with their region's number."""
-        for row in self._execute("SELECT * FROM mapping ORDER BY ino, start"):
-            ino, start, end, prot, reserve, huge = row
-            yield ino, Mapping(start, end, prot, bool(reserve), bool(huge))
+        """All mappings in order, with their region's number."""
+        rows = self._execute("SELECT * FROM mapping ORDER BY ino, start")
+        for ino, start, end, prot, reserve, huge in rows:
+            yield ino, Mapping(start, end, prot, reserve != 0, huge != 0)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -290,7 +295,6 @@ def _open(path: str) -> sqlite3.Connection:
 
 
 def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
-    db.row_factory = sqlite3.Row
     # Before the first access, so that the write-ahead log needs no shared memory.
     # Rows are small, and each page that a transaction touches is copied whole.
     db.execute("PRAGMA page_size = 1024")
@@ -299,6 +303,8 @@ def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
         _check(db, path)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = OFF")
+    # Names are sorted when they are read, and there may be no room for a file to do it in.
+    db.execute("PRAGMA temp_store = MEMORY")
     earlier = db.execute("PRAGMA user_version").fetchone()[0]
     if earlier != SCHEMA_VERSION:
         script = _FROM_SCHEMA_1 if earlier else _SCHEMA

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 from msharefs.abi import PROT_EXEC, PROT_READ, PROT_WRITE
 
@@ -31,8 +32,7 @@ class Range:
         return self.end - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One mapped range of a region. `prot` is recorded and shown, not enforced.
 
     `reserve` is False for MAP_NORESERVE: its pages come at first touch.
@@ -162,7 +162,10 @@ class Layout:
     def append(self, mapping: Mapping) -> None:
         """Put `mapping` in, which lies behind all others."""
         self._mappings.append(mapping)
-        self._count(mapping, 1)
+        size = mapping.end - mapping.start
+        self.mapped += size
+        if mapping.reserve:
+            self.reserved += size
 
     def insert(self, mapping: Mapping) -> None:
         """Put `mapping` in; what it overlaps is cut or replaced."""

@@ -8,7 +8,7 @@ charged), it is acquired and cleared (plan.py), then committed or abandoned. The
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn
 
 from msharefs.abi import CreateMapping, Unmap
@@ -64,7 +64,7 @@ class Mapper:
         _check_writable(writable)
         mapping = wanted_mapping(region, wanted, has_descriptor)
         if self._limits.reserve_always:
-            mapping = replace(mapping, reserve=True)
+            mapping = mapping._replace(reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
         self._check_count(region, cut, added=1)
         segment = self.tables.open_segment(region)

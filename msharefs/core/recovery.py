@@ -7,7 +7,8 @@ has anything open, and only names count. Called once, before the first request.
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from msharefs.abi import INFO_NAME
 from msharefs.core.inode import INFO_INO, ROOT_INO, Caller, Directory, Inode
@@ -16,97 +17,119 @@ from msharefs.core.layout import Layout
 from msharefs.core.region import Region
 from msharefs.core.tables import NOTHING, UNKNOWN, Tables
 
+T = TypeVar("T")
+Progress = Callable[[str], None]
+"""Called again and again, with a few words: there may be millions of everything."""
+STEP = 10_000
+"""Of anything, between two such calls."""
 
-def after_crash(tables: Tables) -> list[int]:
+
+def after_crash(tables: Tables, progress: Progress) -> list[int]:
     """Go on where a server died that served the same connection.
 
     The kernel is asked about inodes without a name: a FORGET may have died with the process
     that read it. Returns the regions whose memory somebody else has taken away: they have no
     mappings now.
     """
-    for inode in _read_inodes(tables):
+    for inode in _read_inodes(tables, progress):
         inode.lookups = UNKNOWN
     for region in tables.regions.values():
         region.opens = tables.handles.get(region.slot)
         tables.open_handles += region.opens
-    lost = _find_segments(tables)
+    lost = _find_segments(tables, progress)
     _put_in_order(tables)
     with tables.journal.change(None):
-        for inode in tables.names.nameless():
+        for inode in _told(progress, "without a name", tables.names.nameless()):
             tables.ask_kernel(inode)
     return lost
 
 
-def on_new_mount(tables: Tables) -> list[int]:
+def on_new_mount(tables: Tables, progress: Progress) -> list[int]:
     """Begin with the names that an earlier mount left, or with nothing.
 
     Nobody has a handle; what has no name goes, and the kernel gets to know the segments when
     they are opened. Returns the regions whose memory somebody else has taken away: they
     have no mappings now.
     """
-    for inode in _read_inodes(tables):
+    for inode in _read_inodes(tables, progress):
         inode.lookups = int(inode.ino == ROOT_INO)
-    lost = _find_segments(tables)
+    lost = _find_segments(tables, progress)
     with tables.journal.change(None):
-        tables.journal.forget_requests()
+        tables.journal.forget_connection()
         tables.handles.forget_request()
         for region in tables.regions.values():
             tables.handles.set(region.slot, 0, 0)
-            if region.registration:
-                region.registration = 0
-                tables.journal.save(region)
-        for inode in tables.names.nameless():
+            region.registration = 0
+        for inode in _told(progress, "without a name", tables.names.nameless()):
             tables.drop_unreferenced(inode)
     _put_in_order(tables)
     return lost
 
 
-def _read_inodes(tables: Tables) -> list[Inode]:
+def _told(progress: Progress, what: str, things: Iterable[T]) -> Iterator[T]:
+    """The same, with a word now and then about how many it were."""
+    for number, thing in enumerate(things):
+        if number % STEP == 0:
+            progress(f"{number:,} {what}")
+        yield thing
+
+
+def _read_inodes(tables: Tables, progress: Progress) -> list[Inode]:
     """Fill the tables with what the journal has, without handles and look-ups. A new journal
     begins with the root directory and mshare_info."""
     journal, names = tables.journal, tables.names
     if not any(journal.inodes()):
         with journal.change(None):
             tables.record_entry(ROOT_INO, INFO_NAME, names.get(INFO_INO))
-    inodes = {row["ino"]: _inode_from(row, tables) for row in journal.inodes()}
-    for row in journal.names():
-        directory = inodes[row["parent"]]
+    # Few programs make many regions.
+    creators: dict[tuple[int, int, int], Caller] = {}
+    rows = _told(progress, "inodes", journal.inodes())
+    inodes = {row[0]: _inode_from(row, tables, creators) for row in rows}
+    for parent, name, ino, cookie in _told(progress, "names", journal.names()):
+        directory = inodes[parent]
         if isinstance(directory, Directory):
-            directory.put_again(row["name"], row["ino"], row["cookie"])
+            directory.put_again(name, ino, cookie)
     tables.regions.update((i, r) for i, r in inodes.items() if isinstance(r, Region))
-    for ino, mapping in journal.mappings():
+    for ino, mapping in _told(progress, "mappings", journal.mappings()):
         tables.regions[ino].layout.append(mapping)
     names.restore(inodes, last_ino=tables.handles.last_ino)
     tables.handles.open({region.slot for region in tables.regions.values()})
+    for region in tables.regions.values():
+        region.maps, region.unmaps = tables.handles.changes(region.slot)
     return list(inodes.values())
 
 
-def _inode_from(row: sqlite3.Row, tables: Tables) -> Inode:
-    ino, mode, uid, gid = (row[k] for k in ("ino", "mode", "uid", "gid"))
-    atime, mtime, ctime = (time_from(row[k]) for k in ("atime_ns", "mtime_ns", "ctime_ns"))
+def _inode_from(
+    row: tuple[Any, ...], tables: Tables, creators: dict[tuple[int, int, int], Caller]
+) -> Inode:
+    """The inode of a row, which has the columns of the journal's schema."""
+    ino, kind, mode, uid, gid, nlink, atime, mtime, ctime, parent, size, registration, slot, *_ = (
+        row
+    )
     inode: Inode
-    if row["kind"] == "D":
-        inode = directory = Directory(ino, row["parent"], mode, uid, gid, ctime)
-        directory.begin_after(row["size"])
-    elif row["kind"] == "I":
+    if kind == "D":
+        inode = directory = Directory(ino, parent, mode, uid, gid, 0)
+        directory.begin_after(size)
+    elif kind == "I":
         inode = tables.names.get(INFO_INO)
     else:
-        creator = Caller(row["creator_pid"], row["creator_uid"], row["creator_gid"])
-        inode = region = Region(ino, mode & 0o7777, uid, gid, ctime, creator)
-        region.registration, region.slot = row["registration"], row["slot"]
-        region.maps, region.unmaps = tables.handles.changes(region.slot)
-        if row["size"] >= 0:
-            region.become_sized(row["size"])
-    inode.nlink = row["nlink"]
-    inode.atime_ns, inode.mtime_ns, inode.ctime_ns = atime, mtime, ctime
+        who = row[-3:]
+        creator = creators.get(who) or creators.setdefault(who, Caller(*who))
+        inode = region = Region(ino, mode & 0o7777, uid, gid, 0, creator)
+        region.registration, region.slot = registration, slot
+        if size >= 0:
+            region.was_sized(size)
+    inode.nlink = nlink
+    inode.atime_ns, inode.mtime_ns = time_from(atime), time_from(mtime)
+    inode.ctime_ns = time_from(ctime)
     return inode
 
 
-def _find_segments(tables: Tables) -> list[int]:
+def _find_segments(tables: Tables, progress: Progress) -> list[int]:
     """Find the segments that there are, and remove those of no region. Returns the regions
     with mappings that have none."""
     stored = tables.memory.stored()
-    for ino in stored.keys() - tables.regions.keys():
+    for ino in _told(progress, "segments of no region", stored.keys() - tables.regions.keys()):
         stored[ino].destroy()
     lost = []
     with tables.journal.change(None):
@@ -116,11 +139,14 @@ def _find_segments(tables: Tables) -> list[int]:
                 lost.append(region.ino)
                 tables.journal.replace_mappings(region.ino, list(region.layout), [])
                 region.layout = Layout()
-            tables.ledger.account(NOTHING, region.layout)
+            if len(region.layout):
+                tables.ledger.account(NOTHING, region.layout)
     return sorted(lost)
 
 
 def _put_in_order(tables: Tables) -> None:
-    """The process before may have been killed between a change of memory and its record."""
+    """The process before may have been killed between a change of memory and its record. Where
+    no more is in use than is reserved, there is nothing that no mapping holds."""
     tables.settle()
-    tables.sweep()
+    if tables.memory.used() > tables.ledger.reserved:
+        tables.sweep()

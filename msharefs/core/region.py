@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from msharefs.core.errors import (
     FileTooLarge,
@@ -23,14 +23,14 @@ from msharefs.core.layout import Layout, Range
 from msharefs.core.ports import OpenSegment, Segment
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a region is in its life; names and handles are counted apart from it."""
 
     UNSIZED = auto()
     SIZED = auto()
 
 
-class Event(Enum):
+class Event(IntEnum):
     """What can happen to a region's size and memory."""
 
     SIZE_ZERO = auto()  # ftruncate to 0, and the O_TRUNC of an open
@@ -130,6 +130,11 @@ class Region(Inode):
     def become_sized(self, size: int) -> None:
         """Record the size, after the segment has it."""
         self.state = self.next_state(Event.SIZE)
+        self._size = size
+
+    def was_sized(self, size: int) -> None:
+        """The region comes back with the size that it had."""
+        self.state = State.SIZED
         self._size = size
 
     def touchable(self, start: int, end: int) -> OpenSegment:

@@ -7,6 +7,7 @@ supervision socket, on which it reports and whose end means that the supervisor 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -32,6 +33,7 @@ from msharefs.daemon.confinement import confine, filter_system_calls
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
+from msharefs.daemon.progress import Progress
 from msharefs.daemon.server_process import EXIT_RESTART, receive, send
 from msharefs.daemon.state import (
     DEVICES,
@@ -193,12 +195,20 @@ class Server:
         return gone
 
     def _recover(self) -> None:
+        # All that is made here stays, so that to look for garbage among it, now or later,
+        # takes time and finds nothing.
+        gc.disable()
+        self._take_up(Progress(lambda words: report(self._given.supervision, {"progress": words})))
+        gc.enable()
+        gc.freeze()
+
+    def _take_up(self, progress: Progress) -> None:
         if self._given.restarts:
-            lost = recovery.after_crash(self._manager.tables)
+            lost = recovery.after_crash(self._manager.tables, progress)
             # The server before may have died while it removed them: the kernel asks again then.
             level = logging.INFO
         else:
-            lost = recovery.on_new_mount(self._manager.tables)
+            lost = recovery.on_new_mount(self._manager.tables, progress)
             level = logging.ERROR
         if lost:
             log.log(level, "without their memory, and so without mappings: regions %s", lost)

@@ -6,6 +6,7 @@ when one is needed.
 
     server       {"loaded": true}                           all its code is in memory
     supervisor   {"serve": {"restarts": N, "gone_at": T, "cause": WHY}}    it may wait long for this
+    server       {"progress": "so much"}                    again and again, if there is much to do
     server       {"ready": true, "tuning": {...}}  or  {"error": "a sentence"}
     supervisor   {"stop": true}
 """
@@ -18,9 +19,10 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from msharefs.fuse.in_service import Cause
 
@@ -29,6 +31,9 @@ _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 EXIT_RESTART = 75
 """Of a server: it was asked to make room for another."""
 LARGEST_MESSAGE = 1 << 16
+SILENCE = 30.0
+"""Seconds after which a server that is waited for, and has said nothing, is given up. However
+much there is to do, it says how far it is."""
 
 
 class ServerError(Exception):
@@ -38,15 +43,30 @@ class ServerError(Exception):
 class ServerProcess:
     """A server, from its start to its end. Whoever makes one has to `end` it."""
 
-    def __init__(self, state: str, device: int) -> None:
-        """Start it. It loads its code and then waits for `serve`. Raises ServerError."""
-        try:
-            self._socket, self._process = _start(state, device)
-        except OSError as error:
-            raise ServerError(f"no process for a server: {error}") from error
+    def __init__(
+        self,
+        supervision: socket.socket,
+        process: subprocess.Popen[bytes],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Our end of the supervision socket, and the process at the other; both are owned."""
+        self._socket = supervision
+        self._process = process
+        self._clock = clock
+        self._heard_at = clock()
         self._loaded = False
+        self.progress = ""
+        """How far it is, in words, if it has said so."""
         self.tuning: Mapping[str, int] | None = None
         """Settings that it wishes for its mount, once it serves."""
+
+    @classmethod
+    def start(cls, state: str, device: int) -> Self:
+        """A new one. It loads its code and then waits for `serve`. Raises ServerError."""
+        try:
+            return cls(*_start(state, device))
+        except OSError as error:
+            raise ServerError(f"no process for a server: {error}") from error
 
     @property
     def pid(self) -> int:
@@ -66,6 +86,7 @@ class ServerProcess:
     def serve(self, restarts: int, gone_at: float, cause: Cause) -> None:
         """Let it serve. `restarts` counts the servers before it, of which the last ended at
         `gone_at` (time.monotonic) for that `cause`."""
+        self._heard_at = self._clock()
         self._tell({"serve": {"restarts": restarts, "gone_at": gone_at, "cause": cause.value}})
 
     def serves_within(self, seconds: float) -> bool:
@@ -92,13 +113,17 @@ class ServerProcess:
     def _listen(self, seconds: float) -> None:
         """Take note of its next message, if one comes in time."""
         if not select.select([self._socket], [], [], seconds)[0]:
+            if self._clock() - self._heard_at > SILENCE:
+                raise ServerError(f"the server has said nothing for {SILENCE:.0f} seconds")
             return
+        self._heard_at = self._clock()
         message = receive(self._socket)
         if message is None:
             raise ServerError("the server ended at once")
         if "error" in message:
             raise ServerError(message["error"])
         self._loaded = self._loaded or "loaded" in message
+        self.progress = message.get("progress", self.progress)
         self.tuning = message.get("tuning", self.tuning)
 
 

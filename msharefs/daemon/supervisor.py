@@ -23,7 +23,7 @@ from msharefs.daemon import caller, systemd
 from msharefs.daemon.events import Events
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.place import paths_of, users_of
-from msharefs.daemon.server_process import EXIT_RESTART, ServerError, ServerProcess
+from msharefs.daemon.server_process import EXIT_RESTART, SILENCE, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
 from msharefs.fuse import mounting
 from msharefs.fuse.in_service import Cause
@@ -45,8 +45,6 @@ STANDBY_DELAY = 0.5
 """Seconds that a server serves before a standby is made: a mount may be short-lived, and just
 after a start there is other work."""
 
-START_TIMEOUT = 30.0
-"""Seconds until a server has done what it is waited for."""
 LOOK = 0.1
 """Seconds between looks at what else happens while a server is waited for."""
 UMOUNT_TIME = 1.0
@@ -104,7 +102,7 @@ class Supervisor:
         self._failpoint("server started")
         self._oom_kills = proc.oom_kills()
         self._server.serve(self._restarts, self._gone_at, self._cause)
-        self._wait(self._server.serves_within)
+        self._wait(self._server, self._server.serves_within)
         self._failpoint("server serves")
         self._started = time.monotonic()
         self._standby_at = self._started + STANDBY_DELAY
@@ -189,7 +187,7 @@ class Supervisor:
         log.warning("%s was unmounted, but is still in use by %s", self._mountpoint, users)
 
     def _launch(self) -> ServerProcess:
-        return ServerProcess(self._state.path, self._device)
+        return ServerProcess.start(self._state.path, self._device)
 
     def _try_to_make_standby(self) -> None:
         """From the code now installed. Without one, or if it dies, the next server starts late."""
@@ -239,21 +237,25 @@ class Supervisor:
             return newer.loaded_within(seconds)
 
         try:
-            self._wait(loaded_within)
+            self._wait(newer, loaded_within)
         except ServerError:
             newer.end()
             raise
         return newer
 
-    def _wait(self, done_within: Callable[[float], bool]) -> None:
-        """Until a server has done it. Raises ServerError if it takes too long, or we shall
-        unmount: whoever said so is not kept waiting."""
-        deadline = time.monotonic() + START_TIMEOUT
+    def _wait(self, server: ServerProcess, done_within: Callable[[float], bool]) -> None:
+        """Until a server has done it, as long as it goes on. Raises ServerError if it does not,
+        or if we shall unmount: whoever said so is not kept waiting."""
+        told = ""
         while not done_within(LOOK):
-            if time.monotonic() > deadline:
-                raise ServerError("the server did not answer in time")
             if signal.sigpending() & _UNMOUNT:
                 raise ServerError("told to unmount meanwhile")
+            if server.progress != told:
+                told = server.progress
+                systemd.tell(
+                    f"STATUS=taking up {self._mountpoint}: {told}",
+                    f"EXTEND_TIMEOUT_USEC={int(SILENCE * 1e6)}",
+                )
 
     def _replace_server(self, code: int) -> bool:
         """Start servers until one serves, or nothing is left to be served. Requests wait in

@@ -142,7 +142,7 @@ def manager_with(journal: Journal, handles: str) -> RegionManager:
         open_handles(handles),
     )
     if not isinstance(journal, NoJournal):
-        recovery.on_new_mount(manager.tables)
+        recovery.on_new_mount(manager.tables, lambda _: None)
     return manager
 
 

@@ -187,6 +187,6 @@ def test_no_process_for_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ServerError, match="no process for a server"):
-        ServerProcess(str(tmp_path), 0)
+        ServerProcess.start(str(tmp_path), 0)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from msharefs import abi
+from msharefs.core import recovery
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
@@ -225,6 +226,28 @@ def test_a_region_whose_segment_was_taken_away(host: Host, same_connection: bool
     assert manager.tables.ledger.reserved == PAGE
     host.start(same_connection=same_connection)
     assert host.lost == []
+
+
+@pytest.mark.parametrize("same_connection", [True, False])
+def test_a_start_says_how_far_it_is(
+    host: Host, monkeypatch: pytest.MonkeyPatch, *, same_connection: bool
+) -> None:
+    """In everything of which there may be very much, so that slow is never taken for dead."""
+    monkeypatch.setattr(recovery, "STEP", 2)
+    world = host.start()
+    for number in range(5):
+        world.map(world.region(b"%d" % number, size=SIZE), 0, PAGE)
+        host.memory.create(1000 + number)
+    for number in range(3):
+        world.manager.unlink(None, ROOT_INO, b"%d" % number)
+    host.start(same_connection=same_connection)
+    assert host.progress == [
+        *(f"{count} inodes" for count in (0, 2, 4, 6)),
+        *(f"{count} names" for count in (0, 2)),
+        *(f"{count} mappings" for count in (0, 2, 4)),
+        *(f"{count} segments of no region" for count in (0, 2, 4)),
+        *(f"{count} without a name" for count in (0, 2)),
+    ]
 
 
 def test_pages_in_holes_are_swept_by_a_restart(host: Host) -> None:

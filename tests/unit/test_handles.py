@@ -142,6 +142,20 @@ def test_counters_of_changes_wrap() -> None:
     assert counts.changes(slot) == (5, 6)
 
 
+def test_slots_for_which_there_is_no_memory_yet() -> None:
+    """A journal may know more regions than the counts have room for: they get it, with nothing
+    counted, and what is there stays."""
+    memory = SharedBytes()
+    counts = memory.open()
+    counts.set(counts.new_slot(), 3, 9)
+    counts = memory.open()
+    far = 10 * SLOTS_AT_FIRST
+    counts.open({0, far})
+    assert (counts.get(0), counts.get(far), counts.changes(far)) == (3, 0, (0, 0))
+    counts.set(far, 2, 11)
+    assert memory.open().get(far) == 2
+
+
 @given(
     st.lists(
         st.tuples(

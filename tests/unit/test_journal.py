@@ -67,7 +67,7 @@ def a_region(ino: int = 5) -> Region:
 
 def test_a_new_journal_is_empty(journal: Journal) -> None:
     """No inodes, no names, no mappings, no requests."""
-    assert list(journal.inodes()) == list(journal.names()) == list(journal.mappings()) == []
+    assert not [*journal.inodes(), *journal.names(), *journal.mappings()]
     assert journal.applied(2) is None
 
 
@@ -79,19 +79,14 @@ def test_inodes_come_back(journal: Journal, path: str) -> None:
         journal.save(inode)
     journal.commit(None, 0)
     journal = again(journal, path)
-    rows = {row["ino"]: dict(row) for row in journal.inodes()}
+    info, folder, region, without_size = journal.inodes()
     journal.close()
-    assert list(rows) == [2, 4, 5, 6]
-    assert {ino: row["kind"] for ino, row in rows.items()} == {2: "I", 4: "D", 5: "R", 6: "R"}
-    region = rows[5]
-    assert (region["mode"], region["uid"], region["gid"]) == (stat.S_IFREG | 0o640, 11, 12)
-    assert (region["atime_ns"], region["mtime_ns"]) == (-1, (1 << 63) - 1)
-    assert (region["ctime_ns"], region["nlink"], region["size"]) == (17, 3, ALIGN)
-    assert (region["registration"], region["slot"]) == (99, 7)
-    creator = (region["creator_pid"], region["creator_uid"], region["creator_gid"])
-    assert creator == (ALICE.pid, ALICE.uid, ALICE.gid)
-    assert (rows[4]["parent"], rows[4]["nlink"]) == (1, 2)
-    assert rows[6]["size"] == -1
+    attributes = (stat.S_IFREG | 0o640, 11, 12, 3, -1, (1 << 63) - 1, 17)
+    creator = (ALICE.pid, ALICE.uid, ALICE.gid)
+    assert region == (5, "R", *attributes, 0, ALIGN, 99, 7, *creator)
+    assert info[:2] == (2, "I")
+    assert folder[:10] == (4, "D", stat.S_IFDIR | 0o750, 21, 22, 2, 23, 23, 23, 1)
+    assert (*without_size[:2], without_size[10]) == (6, "R", -1)
 
 
 def test_names_come_back_in_order(journal: Journal, path: str) -> None:
@@ -104,7 +99,7 @@ def test_names_come_back_in_order(journal: Journal, path: str) -> None:
     journal.drop_name(4, b"z")
     journal.commit(None, 0)
     journal = again(journal, path)
-    found = [tuple(row) for row in journal.names()]
+    found = list(journal.names())
     journal.close()
     assert found == [(4, b"\xff\x00\n", 11, 4), (4, b"a", 12, 5)]
 
@@ -131,7 +126,7 @@ def test_a_dropped_inode_takes_its_mappings(journal: Journal) -> None:
         journal.replace_mappings(ino, [], [Mapping(0, PAGE, 3)])
     journal.drop(5)
     journal.commit(None, 0)
-    assert [row["ino"] for row in journal.inodes()] == [6]
+    assert [row[0] for row in journal.inodes()] == [6]
     assert [ino for ino, _mapping in journal.mappings()] == [6]
 
 
@@ -142,7 +137,7 @@ def test_what_was_not_committed_is_gone(journal: Journal, path: str) -> None:
     journal.save(a_region(6))
     journal.drop(5)
     journal = again(journal, path)
-    inodes = [row["ino"] for row in journal.inodes()]
+    inodes = [row[0] for row in journal.inodes()]
     applied = journal.applied(10)
     journal.close()
     assert (inodes, applied) == ([5], Applied(35, 5))
@@ -160,7 +155,7 @@ def test_a_change_is_durable_at_its_end(journal: Journal, path: str) -> None:
     with journal.change(None):
         journal.save(a_region(6))
     journal = again(journal, path)
-    inodes = [row["ino"] for row in journal.inodes()]
+    inodes = [row[0] for row in journal.inodes()]
     applied = journal.applied(10)
     journal.close()
     assert (inodes, applied) == ([5, 6], Applied(35, 5))
@@ -250,12 +245,14 @@ def test_a_slow_request_is_remembered_as_long_as_others(journal: Journal, path: 
     assert known == [4, 6, 300]
 
 
-def test_requests_of_another_connection_are_forgotten(journal: Journal) -> None:
-    """Its numbers begin anew."""
+def test_another_connection_is_forgotten(journal: Journal) -> None:
+    """The numbers of requests begin anew, and it knows no segment."""
+    journal.save(a_region(5))
     journal.commit(Request(10, 9), 3)
     with journal.change(None):
-        journal.forget_requests()
+        journal.forget_connection()
     assert journal.applied(10) is None
+    assert [row[11] for row in journal.inodes()] == [0]
 
 
 # What cannot be read

@@ -39,6 +39,7 @@ class Host:
         self.limits = limits
         self.broken = 0
         self.lost: list[int] = []
+        self.progress: list[str] = []
         self.journal: Journal | None = None
         self._path = directory / "journal"
         self._uniques = itertools.count(2, 2)
@@ -59,7 +60,8 @@ class Host:
             self.counts.open(),
         )
         recover = recovery.after_crash if same_connection else recovery.on_new_mount
-        self.lost = recover(manager.tables)
+        self.progress.clear()
+        self.lost = recover(manager.tables, self.progress.append)
         self.steps.clear()
         return World(manager, self.memory, self.kernel, self.clock)
 

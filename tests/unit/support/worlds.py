@@ -188,7 +188,7 @@ def make_manager(
     """A manager of a new mount, its journal in memory."""
     journal = Journal(":memory:", lambda step: None, journal_is_broken)
     manager = RegionManager(memory, kernel, limits, root, clock, journal, SharedBytes().open())
-    recovery.on_new_mount(manager.tables)
+    recovery.on_new_mount(manager.tables, lambda _: None)
     return manager
 
 

@@ -1,0 +1,78 @@
+"""A mount with very many regions is served again, by the next server and by the next mount."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import mount, raw
+from tests.helpers.raw import HUGE, PAGE, opened
+from tests.survival.kept import Kept
+
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("requires_fuse")]
+
+COUNT = 40_000
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    """A mount of its own."""
+    place = Kept(f"size=64M,align=4096,nr_inodes={2 * COUNT}")
+    yield place
+    place.discard()
+
+
+def inflate(journal: Path, pattern: bytes, count: int) -> None:
+    """Many regions more, made in the journal of a mount that is not served: each like the one
+    region that is there, but without a size and with names of their own."""
+    db = sqlite3.connect(journal)
+    (row,) = db.execute("SELECT * FROM inode WHERE kind = 'R'")
+    first, slot = 1_000_000, 10
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for number in range(count):
+            attributes = row[2:10]
+            yield (first + number, "R", *attributes, -1, 0, slot + number, *row[13:])
+
+    places = ",".join("?" * len(row))
+    db.executemany(f"INSERT INTO inode VALUES ({places})", rows())
+    names = ((pattern % number, first + number, first + number) for number in range(count))
+    db.executemany("INSERT INTO name VALUES (1, ?, ?, ?)", names)
+    db.commit()
+    db.close()
+
+
+def check(kept: Kept) -> None:
+    """All are there, and one of the many is a region like any other."""
+    assert mount.read_status(kept.path)["regions"] == COUNT + 1
+    assert len(os.listdir(kept.path)) == COUNT + 2
+    assert raw.mapped_ranges(kept.path / "first") == [(0, PAGE)]
+    with opened(kept.path / f"many-{COUNT - 1}") as fd:
+        assert os.fstat(fd).st_nlink == 1
+
+
+def test_regions_by_the_ten_thousands(kept: Kept) -> None:
+    """M15, M16: after the death of the supervisor, and then of the server, every name and every
+    mapping is there; new regions and old ones can be used and removed."""
+    with opened(kept.path / "first", os.O_CREAT | os.O_RDWR) as fd:
+        os.ftruncate(fd, HUGE)
+        raw.create_mapping(fd, 0, PAGE)
+    kept.kill_supervisor()
+    inflate(kept.journal, b"many-%d", COUNT)
+    kept.mount_again(f"size=64M,align=4096,nr_inodes={2 * COUNT}")
+    check(kept)
+    os.kill(mount.read_status(kept.path)["pids"]["server"], signal.SIGKILL)
+    check(kept)
+    with opened(kept.path / "many-7") as fd:
+        os.ftruncate(fd, HUGE)
+        raw.create_mapping(fd, PAGE, PAGE)
+    assert raw.mapped_ranges(kept.path / "many-7") == [(PAGE, 2 * PAGE)]
+    os.unlink(kept.path / "many-7")
+    with opened(kept.path / "many-7", os.O_CREAT | os.O_EXCL | os.O_RDWR):
+        assert raw.used_inodes(kept.path) == COUNT + 3
+    kept.unmount_and_check()

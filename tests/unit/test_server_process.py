@@ -1,0 +1,102 @@
+"""What a supervisor takes for alive: a server that says how far it is, for as long as it does."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from msharefs.daemon.server_process import SILENCE, ServerError, ServerProcess, send
+from msharefs.fuse.in_service import Cause
+
+
+class Clock:
+    """Seconds that go by when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Both:
+    """A process as its supervisor has it, and the other end of the socket."""
+
+    def __init__(self) -> None:
+        ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        self.stdin = child.stdin
+        self.clock = Clock()
+        self.process = ServerProcess(ours, child, self.clock)
+
+    def close(self) -> None:
+        """End it."""
+        self.process.end()
+        self.theirs.close()
+        assert self.stdin is not None
+        self.stdin.close()
+
+
+@pytest.fixture
+def both() -> Iterator[Both]:
+    """A server that waits."""
+    made = Both()
+    yield made
+    made.close()
+
+
+def test_a_server_that_goes_on_is_waited_for(both: Both) -> None:
+    """However long it takes: each word is a sign of life."""
+    both.process.serve(0, 0.0, Cause.NONE)
+    for step in range(20):
+        both.clock.now += SILENCE
+        assert not both.process.serves_within(0)
+        send(both.theirs, {"progress": f"{step} inodes"})
+        assert not both.process.serves_within(0)
+        assert both.process.progress == f"{step} inodes"
+    both.clock.now += SILENCE
+    send(both.theirs, {"ready": True, "tuning": {"a": 1}})
+    assert both.process.serves_within(0)
+    assert both.process.tuning == {"a": 1}
+
+
+def test_a_server_that_says_nothing_is_given_up(both: Both) -> None:
+    """Not before its time."""
+    both.process.serve(0, 0.0, Cause.NONE)
+    both.clock.now += SILENCE
+    assert not both.process.serves_within(0)
+    both.clock.now += 0.1
+    with pytest.raises(ServerError, match="said nothing for 30 seconds"):
+        both.process.serves_within(0)
+
+
+def test_a_standby_may_be_silent(both: Both) -> None:
+    """Its time begins when it shall serve."""
+    send(both.theirs, {"loaded": True})
+    assert both.process.loaded_within(0)
+    both.clock.now += 1000 * SILENCE
+    both.process.serve(1, 0.0, Cause.NONE)
+    assert not both.process.serves_within(0)
+    both.clock.now += SILENCE + 0.1
+    with pytest.raises(ServerError):
+        both.process.serves_within(0)
+
+
+def test_a_server_that_cannot_serve_says_why(both: Both) -> None:
+    """Also after it has said how far it was."""
+    send(both.theirs, {"progress": "some"})
+    send(both.theirs, {"error": "no journal"})
+    assert not both.process.serves_within(0)
+    with pytest.raises(ServerError, match="no journal"):
+        both.process.serves_within(0)
+
+
+def test_a_server_that_is_gone(both: Both) -> None:
+    """Its end of the socket is closed."""
+    both.theirs.close()
+    with pytest.raises(ServerError, match="ended at once"):
+        both.process.serves_within(0)

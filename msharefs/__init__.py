@@ -1,7 +1,15 @@
-"""What a Python client imports. It must not import the daemon's side (core, fuse, memory, daemon).
+"""Shared memory with names, owners and rights, on a mounted msharefs.
 
-Names come from their modules when they are first used: the daemon is in this package, too,
-and each start of a server counts.
+    with msharefs.Region.create("/mnt/mshare/grid", 1 << 30, map=True) as region:
+        with region.attach() as attachment:
+            attachment.buf[:5] = b"hello"   # seen at once by every process
+
+`msharefs.shared_memory` has a class with the interface of multiprocessing's. docs/python.md tells
+the rest.
+
+For who changes this: names come from their modules in client/ when they are first used, because
+the daemon is in this package, too, and each start of a server counts. Nothing of the daemon's
+side (core, fuse, memory, daemon) is imported here.
 """
 
 from importlib import import_module
@@ -76,4 +84,6 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What a program may use, and what Python itself looks for."""
+    own = {name for name in globals() if name.startswith("__")}
+    return sorted({*own, *__all__})

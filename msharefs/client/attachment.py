@@ -227,12 +227,6 @@ class Attachment:
         flat = np.frombuffer(self.buf, element, count, offset)
         return flat.reshape(lengths, order=order)
 
-    def narrow(self, size: int) -> None:
-        """Show the first `size` bytes only; the rest stays mapped. Only before `buf` is used."""
-        self._buf.release()
-        self._size = size
-        self._buf = self._view()
-
     def close(self) -> None:
         """Take it out of this process; closing twice does nothing.
 

@@ -54,6 +54,18 @@ _PAUSES = (0.001, 0.01, 0.1)
 """Seconds between attempts while the mount has not heard yet that what was collected is closed."""
 
 
+class BlockAttachment(Attachment):
+    """All that is mapped of a block, the footer too; it shows the bytes of the block alone."""
+
+    __slots__ = ()
+
+    def show_only(self, size: int) -> None:
+        """Hide what follows the first `size` bytes; before anybody has seen `buf`."""
+        self._buf.release()
+        self._size = size
+        self._buf = self._view()
+
+
 Block = tuple[Region, Attachment]
 """What a SharedMemory owns: the open region, and its bytes in this process."""
 
@@ -175,10 +187,16 @@ def _fill(region: Region, size: int) -> Attachment:
         settle_size(fd, path, _round_up(mapped, _USUAL_ALIGNMENT))
     except (InvalidArgument, RegionTooLarge):
         settle_size(fd, path, _round_up(mapped, alignment(path)))
-    region.map(0, mapped)
+    # Before there is memory, which costs nothing: afterwards the mmap module's look at the length
+    # of the file would be one more request.
     attachment = _attach_whole(region, mapped)
+    try:
+        region.map(0, mapped)
+    except BaseException:
+        attachment.close()
+        raise
     _FOOTER.pack_into(attachment.map, mapped - _FOOTER.size, _MAGIC, size)
-    attachment.narrow(size)
+    attachment.show_only(size)
     return attachment
 
 
@@ -209,9 +227,9 @@ def _remove_unlocked(path: str) -> bool:
     return True
 
 
-def _attach_whole(region: Region, mapped: int) -> Attachment:
+def _attach_whole(region: Region, mapped: int) -> BlockAttachment:
     with translated("cannot attach the shared memory", region.path):
-        return Attachment(region.fileno(), 0, mapped, writable=region.writable)
+        return BlockAttachment(region.fileno(), 0, mapped, writable=region.writable)
 
 
 def _attach_by_footer(region: Region) -> Attachment | None:
@@ -230,7 +248,7 @@ def _attach_by_footer(region: Region) -> Attachment | None:
     if size is None:
         attachment.close()
         return None
-    attachment.narrow(size)
+    attachment.show_only(size)
     return attachment
 
 

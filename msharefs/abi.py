@@ -132,3 +132,10 @@ LAYOUT_ATTRIBUTE = b"user.msharefs.layout"
 
 STATUS_ATTRIBUTE = b"user.msharefs.status"
 """Extended attribute of the root directory: the state of the mount as JSON."""
+
+OPTIONS_ATTRIBUTE = b"user.msharefs.options"
+"""Extended attribute of the root directory: the options that can be changed while it is mounted,
+as mount -o has them. To set it changes those that are named, for who may."""
+
+TRUSTED_OPTIONS_ATTRIBUTE = b"trusted.msharefs.options"
+"""The same to be set by CAP_SYS_ADMIN, which the kernel asks for by this name, as for a remount."""

@@ -35,6 +35,7 @@ COMMANDS = {
     "dump": "archive:dump",
     "load": "archive:load",
     "status": "mount_status:status",
+    "set": "settings:set_",
     "restart": "restart:restart",
     "discard": "discard:discard",
     "doctor": "doctor:doctor",

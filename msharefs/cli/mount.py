@@ -19,7 +19,9 @@ from typing import NoReturn
 from msharefs import __version__
 from msharefs.daemon import caller
 from msharefs.daemon.option_values import UsageError
-from msharefs.daemon.options import TESTING, parse_options, total_memory
+from msharefs.daemon.options import TESTING, parse_given, parse_options, total_memory
+from msharefs.daemon.remount import WORD as REMOUNT
+from msharefs.daemon.remount import remount
 from msharefs.daemon.startup import MountRequest, check_host, supervise
 from msharefs.daemon.supervisor import (
     EXIT_INTERRUPTED,
@@ -51,6 +53,11 @@ class CommandLine:
     foreground: bool
     dry_run: bool
 
+    @property
+    def is_remount(self) -> bool:
+        """Whether it is about a mount that is there."""
+        return REMOUNT in self.options.split(",")
+
 
 def main() -> int:
     """The entry point. Returns the exit code."""
@@ -58,6 +65,8 @@ def main() -> int:
     logging.basicConfig(format=f"{PROGRAM}: %(message)s")
     try:
         line = parse_command_line(sys.argv[1:], program=sys.argv[0])
+        if line.is_remount:
+            return _remount(line)
         request = mount_request(line)
         check_host(request)
         if line.dry_run:
@@ -104,6 +113,15 @@ def parse_command_line(arguments: list[str], *, program: str = PROGRAM) -> Comma
         foreground=words.foreground and not is_helper,
         dry_run=words.foreground and is_helper,
     )
+
+
+def _remount(line: CommandLine) -> int:
+    """Change a mount that is there. Raises UsageError and MountError."""
+    words = [word for word in line.options.split(",") if word != REMOUNT]
+    given = parse_given(",".join(words), memory=total_memory(), sloppy=line.sloppy)
+    if not line.dry_run:
+        remount(line.mountpoint, given)
+    return 0
 
 
 def mount_request(line: CommandLine) -> MountRequest:

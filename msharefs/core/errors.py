@@ -93,6 +93,12 @@ class OutOfInodes(RefusedError):
     errno = errno.ENOSPC
 
 
+class Busy(RefusedError):
+    """More is in use than a new limit allows."""
+
+    errno = errno.EBUSY
+
+
 class OutOfMemory(RefusedError):
     """No memory, over the mount's size, or too many mappings."""
 

@@ -11,7 +11,7 @@ import errno
 import logging
 from collections.abc import Iterable
 
-from msharefs.core.errors import NoDescriptor, OutOfMemory, RefusedError, StorageFailed
+from msharefs.core.errors import Busy, NoDescriptor, OutOfMemory, RefusedError, StorageFailed
 from msharefs.core.layout import Layout
 from msharefs.core.ports import Memory
 from msharefs.core.region import Region
@@ -39,11 +39,15 @@ class Ledger:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._limit: int | None = None
-        self.capacity = memory.capacity
         self.mappings = 0
         self.reserved = 0
         self.pending = 0
         self.optional = 0
+
+    @property
+    def capacity(self) -> int:
+        """The most that all regions together may use, in bytes."""
+        return self._memory.capacity
 
     @property
     def limit(self) -> int:
@@ -65,6 +69,13 @@ class Ledger:
         except OSError as cause:
             self.pending -= need
             raise storage_error(cause) from cause
+
+    def check_capacity(self, capacity: int, regions: Iterable[Region]) -> None:
+        """Raises Busy where more than `capacity` bytes is charged or in use."""
+        if self._in_use() > capacity:
+            sweep(regions)
+        if self._in_use() > capacity:
+            raise Busy(f"size={capacity}: {self._in_use()} bytes are in use")
 
     def uncharge(self, need: int) -> None:
         """What was charged is accounted now, or was not needed."""
@@ -101,8 +112,11 @@ class Ledger:
         self._limit = None
 
     def _left(self) -> int:
+        return self.capacity - self._in_use()
+
+    def _in_use(self) -> int:
         # What a worker has got of a pending charge is in use, too, and counts once.
-        return self.capacity - max(self.reserved + self.pending, self._memory.used())
+        return max(self.reserved + self.pending, self._memory.used())
 
     def _try_limit(self, limit: int) -> bool:
         """Whether no more than `limit` is in use, which is the limit then."""

@@ -17,6 +17,7 @@ from msharefs.abi import INFO_NAME
 from msharefs.core.attributes import AttributeChange, change_attributes, drop_privileges
 from msharefs.core.errors import (
     AccessDenied,
+    Busy,
     InvalidArgument,
     IsADirectory,
     NotPermitted,
@@ -55,7 +56,6 @@ class RegionManager:
         handles: HandleCounts,
     ) -> None:
         """`clock` gives nanoseconds since 1970. `journal` and `handles` belong to the caller."""
-        self.limits = limits
         self.journal = journal
         self.names = Namespace(
             root,
@@ -67,6 +67,38 @@ class RegionManager:
         self.tables = Tables(self.names, memory, kernel, journal, handles)
         self.mappings = Mapper(self.tables, limits)
         self._clock = clock
+
+    # Limits
+
+    @property
+    def limits(self) -> Limits:
+        """Those that hold now."""
+        return self.mappings.limits
+
+    def change_limits(self, limits: Limits, capacity: int) -> None:
+        """Let other limits hold from now on; regions may use `capacity` bytes together. `align`
+        stays what it is. Raises Busy, with nothing changed, where more is there than one of
+        those allows that are lower than before.
+
+        They are no part of the journal: who calls this keeps them for later servers.
+        """
+        regions = self.tables.regions.values()
+        if len(self.names) > limits.nr_inodes < self.limits.nr_inodes:
+            raise Busy(f"nr_inodes={limits.nr_inodes}: {len(self.names)} are in use")
+        if limits.max_region < self.limits.max_region:
+            largest = max((region.size for region in regions), default=0)
+            if largest > limits.max_region:
+                raise Busy(f"max_region={limits.max_region}: one has {largest} bytes")
+        if limits.max_mappings < self.limits.max_mappings:
+            most = max((len(region.layout) for region in regions), default=0)
+            if most > limits.max_mappings:
+                raise Busy(f"max_mappings={limits.max_mappings}: a region has {most}")
+        if capacity < self.tables.memory.capacity:
+            self.tables.ledger.check_capacity(capacity, regions)
+        self.mappings.limits = limits
+        self.names.nr_inodes = limits.nr_inodes
+        self.tables.memory.set_capacity(capacity)
+        self.tables.settle()
 
     # Names
 

@@ -40,7 +40,7 @@ class Mapper:
 
     def __init__(self, tables: Tables, limits: Limits) -> None:
         self.tables = tables
-        self._limits = limits
+        self.limits = limits
 
     def ioctl_region(self, ino: int) -> Region:
         """The region that an ioctl addresses. Raises NotAnIoctl for anything else."""
@@ -63,7 +63,7 @@ class Mapper:
         abandoned. Raises the errors of checks.wanted_mapping, AccessDenied and OutOfMemory."""
         _check_writable(writable)
         mapping = wanted_mapping(region, wanted, has_descriptor)
-        if self._limits.reserve_always:
+        if self.limits.reserve_always:
             mapping = mapping._replace(reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
         self._check_count(region, cut, added=1)
@@ -127,8 +127,8 @@ class Mapper:
     def _check_count(self, region: Region, cut: Cut, *, added: int) -> None:
         """A limit that is met already forbids what adds, not what replaces or takes away."""
         growth = cut.growth(added=added)
-        if growth > 0 and len(region.layout) + growth > self._limits.max_mappings:
-            raise OutOfMemory(f"max_mappings={self._limits.max_mappings} reached")
+        if growth > 0 and len(region.layout) + growth > self.limits.max_mappings:
+            raise OutOfMemory(f"max_mappings={self.limits.max_mappings} reached")
 
 
 def _check_writable(writable: bool) -> None:

@@ -67,6 +67,9 @@ class Memory(Protocol):
     def capacity(self) -> int:
         """The most that all segments together may hold, in bytes."""
 
+    def set_capacity(self, capacity: int) -> None:
+        """Hold at most that many bytes from now on."""
+
     @property
     def huge(self) -> str:
         """The huge page policy, as the huge= option names it."""

@@ -48,8 +48,11 @@ def _percentage(text: str, digits: str) -> int:
 
 
 def pages(text: str, memory: int) -> int:
-    """Bytes, rounded down to whole pages, at least one."""
-    size = parse_size(text, memory) // PAGE_SIZE * PAGE_SIZE
+    """Bytes, rounded down to whole pages, at least one; the largest size that there is stays
+    what it is."""
+    size = parse_size(text, memory)
+    if size != MAX_FILE_SIZE:
+        size = size // PAGE_SIZE * PAGE_SIZE
     if not PAGE_SIZE <= size <= MAX_FILE_SIZE:
         raise UsageError(f"size {text} is not between {PAGE_SIZE} and {MAX_FILE_SIZE} bytes")
     return size

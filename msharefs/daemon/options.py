@@ -90,30 +90,50 @@ class MountOptions:
     passed_on: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a text names, without what it leaves to the defaults."""
+
+    values: dict[str, Any]
+    """msharefs' own options, by the names of MountOptions; of several the last."""
+    words: tuple[str, ...]
+    """The same as they are written."""
+    passed_on: tuple[str, ...]
+
+
 def parse_options(
     text: str, *, memory: int, sloppy: bool = False, testing: bool = False
 ) -> MountOptions:
+    """Options as `mount -o` has them, for a new mount. The rest is that of `parse_given`."""
+    given = parse_given(text, memory=memory, sloppy=sloppy, testing=testing)
+    return replace(_defaults(memory), passed_on=given.passed_on, **given.values)
+
+
+def parse_given(text: str, *, memory: int, sloppy: bool = False, testing: bool = False) -> Given:
     """Options as `mount -o` has them, separated by commas. `memory` is the machine's, in
     bytes. An option that is unknown or cannot be had is a UsageError unless `sloppy`; those
     for tests are known only while `testing`."""
     parsers = _PARSERS | _PRIVATE_PARSERS if testing else _PARSERS
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    words: list[str] = []
     passed_on: list[str] = []
     for word in _words(text):
         name, has_value, value = word.partition("=")
         if name in parsers:
             if not value:
                 raise UsageError(f"option '{name}' needs a value: {name}=...")
-            given[name.removeprefix(PRIVATE_PREFIX)] = _value(parsers[name], name, value, memory)
+            values[name.removeprefix(PRIVATE_PREFIX)] = _value(parsers[name], name, value, memory)
+            words.append(word)
         elif word in SWITCHES:
-            given[word] = True
+            values[word] = True
+            words.append(word)
         elif name in PASSED_ON and not has_value:
             passed_on.append(word)
         elif word in TAKEN_BACK:
             passed_on = [each for each in passed_on if each != TAKEN_BACK[word]]
         elif not (_is_silent(word) or sloppy):
             raise UsageError(_refusal(word))
-    return replace(_defaults(memory), passed_on=tuple(passed_on), **given)
+    return Given(values, tuple(words), tuple(passed_on))
 
 
 def _defaults(memory: int) -> MountOptions:

@@ -24,13 +24,13 @@ from msharefs import __version__
 from msharefs.core import recovery, reports
 from msharefs.core.journal import JournalError
 from msharefs.core.manager import RegionManager
-from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.ports import Segment
 from msharefs.daemon import logs
 from msharefs.daemon.backing import enter, open_arena
 from msharefs.daemon.confinement import confine, filter_system_calls
 from msharefs.daemon.failpoint import Failpoint
+from msharefs.daemon.live_options import LiveOptions, limits_of
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
 from msharefs.daemon.progress import Progress
@@ -136,18 +136,14 @@ class Server:
         self._manager = RegionManager(
             open_arena(config.arena, options),
             KernelPort(device, plane, lambda *gone: self._to_reclaim.send_nowait(gone)),
-            Limits(
-                align=options.align,
-                max_region=options.max_region,
-                max_mappings=options.max_mappings,
-                nr_inodes=options.nr_inodes,
-                reserve_always=not (plane.sees_touches or options.overcommit),
-            ),
+            limits_of(options, reserve_always=not (plane.sees_touches or options.overcommit)),
             RootAttributes(mode=options.mode, uid=options.uid, gid=options.gid),
             time.time_ns,
             open_journal(given.path(JOURNAL), failpoint, _give_up),
             open_handles(given.path(HANDLES)),
         )
+        self._live = LiveOptions(config, given.path(CONFIG), self._manager, self._move_endpoint)
+        self._endpoint = trio.CancelScope()
         self._metrics = Metrics()
         self._replay = Replay(self._manager, plane)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -158,7 +154,7 @@ class Server:
                 **NameHandlers(self._manager).handlers(),
                 **HandleHandlers(self._manager, plane).handlers(),
                 **DirectoryHandlers(self._manager).handlers(),
-                **AttributeHandlers(self._manager, self._status).handlers(),
+                **AttributeHandlers(self._manager, self._status, self._live).handlers(),
                 **Control(self._manager, plane).handlers(),
             },
             self._metrics,
@@ -184,8 +180,7 @@ class Server:
                 nursery.start_soon(self._reclaim)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._watch_supervisor, nursery.cancel_scope)
-                if self._config.options.metrics is not None:
-                    nursery.start_soon(publish, *self._config.options.metrics, self._status)
+                nursery.start_soon(self._publish)
                 gone = await self._exchange(init)
                 log.info("the mount is gone" if gone else "making room for another server")
                 pyfuse3.terminate()
@@ -238,6 +233,17 @@ class Server:
         while True:
             await trio.sleep(SETTLE_INTERVAL)
             self._manager.tables.settle()
+
+    async def _publish(self) -> None:
+        """Metrics, wherever they are to be served now."""
+        while True:
+            with trio.CancelScope() as self._endpoint:
+                if (endpoint := self._live.config.options.metrics) is not None:
+                    await publish(*endpoint, self._status)
+                await trio.sleep_forever()
+
+    def _move_endpoint(self) -> None:
+        self._endpoint.cancel()
 
     async def _watch_supervisor(self, scope: trio.CancelScope) -> None:
         supervision = self._given.supervision

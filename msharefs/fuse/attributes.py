@@ -10,9 +10,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
-from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
+from msharefs.abi import (
+    LAYOUT_ATTRIBUTE,
+    OPTIONS_ATTRIBUTE,
+    PAGE_SIZE,
+    STATUS_ATTRIBUTE,
+    TRUSTED_OPTIONS_ATTRIBUTE,
+)
 from msharefs.core import reports
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import NoAttribute, NotPermitted, NotSupported, RangeTooSmall
@@ -44,12 +50,26 @@ become longer, and it gives as many mappings as there is room for; the status ge
 of kinds of requests that it had not seen."""
 
 
+class Options(Protocol):
+    """The mount's options, as far as they can be changed while it is in use."""
+
+    def text(self) -> str:
+        """As they are now, the way mount -o has them."""
+
+    def change(self, text: bytes, uid: int, *, proven: bool) -> None:
+        """Change those that are named, all or none; `uid` asks for it. With `proven` the kernel
+        has seen that he has CAP_SYS_ADMIN. Raises RefusedError."""
+
+
 class AttributeHandlers:
     """Handlers for the switchboard. `status` composes the mount's status."""
 
-    def __init__(self, manager: RegionManager, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, manager: RegionManager, status: Callable[[], dict[str, Any]], options: Options
+    ) -> None:
         self._manager = manager
         self._status = status
+        self._options = options
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
         """Which request each of them answers."""
@@ -84,8 +104,13 @@ class AttributeHandlers:
         return value.ljust(room) if room < LARGEST_VALUE else value
 
     def setxattr(self, header: Header, body: memoryview) -> bytes:
-        """SETXATTR. Answered here because it may be long (see outstanding.py)."""
-        refuse_attribute_change(messages.decode_setxattr(body))
+        """SETXATTR: the mount's options. Answered here because it may be long (see
+        outstanding.py). One that is sent again sets the same again."""
+        name, value = messages.decode_setxattr(body)
+        if header.nodeid != ROOT_INO or name not in _OPTIONS:
+            refuse_attribute_change(name)
+        self._options.change(value, header.uid, proven=name == TRUSTED_OPTIONS_ATTRIBUTE)
+        return b""
 
     def _value(self, ino: int, name: bytes, room: int) -> bytes:
         found = self._manager.getattr(ino)
@@ -95,7 +120,12 @@ class AttributeHandlers:
                 return reports.layout_json(found, start, room)
         elif ino == ROOT_INO and name == STATUS_ATTRIBUTE:
             return json.dumps(self._status()).encode()
+        elif ino == ROOT_INO and name == OPTIONS_ATTRIBUTE:
+            return self._options.text().encode()
         raise NoAttribute(f"inode {ino} has no attribute {name!r}")
+
+
+_OPTIONS = frozenset({OPTIONS_ATTRIBUTE, TRUSTED_OPTIONS_ATTRIBUTE})
 
 
 def refuse_attribute_change(name: bytes) -> NoReturn:

@@ -277,10 +277,12 @@ def decode_getxattr(body: memoryview) -> tuple[int, bytes]:
     return room, decode_name(body[_GETXATTR.size :])
 
 
-def decode_setxattr(body: memoryview) -> bytes:
-    """The name in a SETXATTR: behind struct fuse_setxattr_in, which is short as long as
-    FUSE_SETXATTR_EXT is not negotiated, and before the value."""
-    return bytes(body[_GETXATTR.size :]).partition(b"\0")[0]
+def decode_setxattr(body: memoryview) -> tuple[bytes, bytes]:
+    """The name and the value in a SETXATTR: behind struct fuse_setxattr_in, which is short as
+    long as FUSE_SETXATTR_EXT is not negotiated."""
+    size, _flags = _GETXATTR.unpack_from(body)
+    name, _, value = bytes(body[_GETXATTR.size :]).partition(b"\0")
+    return name, value[:size]
 
 
 def encode_xattr_size(size: int) -> bytes:

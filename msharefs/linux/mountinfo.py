@@ -33,6 +33,8 @@ class Mount:
     source: str
     super_options: tuple[str, ...]
     """Options of the file system itself, not of this mount of it."""
+    options: tuple[str, ...]
+    """Options of this mount of it: "rw", "nosuid", "relatime"."""
     number: int
     """The id of this mount of it, as `syscalls.identity` tells it of a file."""
     parent: int
@@ -75,6 +77,7 @@ def parse(table: bytes) -> Iterator[Mount]:
             kind=_text(kind),
             source=_text(source),
             super_options=tuple(map(_text, options[0].split(b","))) if options else (),
+            options=tuple(map(_text, fields[5].split(b","))),
             number=number,
             parent=parent,
         )

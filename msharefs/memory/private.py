@@ -79,18 +79,23 @@ class Arena:
     """Segments in the tmpfs that is /dev/shm here."""
 
     def __init__(self, options: ArenaOptions) -> None:
-        self._options = options
+        self._capacity = options.size
+        self._huge = options.huge
         self._objects = SharedObjects()
 
     @property
     def capacity(self) -> int:
         """The most that all segments together may hold, in bytes."""
-        return self._options.size
+        return self._capacity
+
+    def set_capacity(self, capacity: int) -> None:
+        """Hold at most that many bytes; the limit is moved by `set_limit` as ever."""
+        self._capacity = capacity
 
     @property
     def huge(self) -> str:
         """The huge= policy."""
-        return self._options.huge
+        return self._huge
 
     def create(self, ino: int) -> PosixSegment:
         """A new segment of size 0 for this number. Raises OSError."""

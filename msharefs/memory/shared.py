@@ -48,6 +48,10 @@ class SharedArena:
         """The most that all segments together may hold, in bytes."""
         return self._capacity
 
+    def set_capacity(self, capacity: int) -> None:
+        """Hold at most that many bytes from now on."""
+        self._capacity = capacity
+
     @property
     def huge(self) -> str:
         """The policy is the system's, not ours."""

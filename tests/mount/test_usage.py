@@ -313,6 +313,36 @@ def test_mount_command_reports_mistakes(
 
 
 @pytest.mark.root_only("makes a mount namespace")
+@pytest.mark.parametrize("fstab", [False, True], ids=["by-hand", "fstab"])
+def test_mount_command_remounts(place: Background, fstab: bool) -> None:
+    """M14: mount -o remount, with what mount(8) adds from fstab or from what is mounted."""
+    how = f"--fstab {place.base}/fstab" if fstab else "-t msharefs -o size=16M,mode=755 none"
+    done = in_private_namespace(
+        place,
+        f"""
+        echo 'none {place.path} msharefs size=16M,mode=755,nofail 0 0' >{place.base}/fstab
+        {"" if fstab else f": >{place.base}/fstab"}
+        size() {{ df -k --output=size {place.path} | tail -1; }}
+        again="mount --fstab {place.base}/fstab -o"
+        mount {how} {place.path}; size
+        $again remount,size=32M {place.path}; size
+        $again remount,ro {place.path}; ! touch {place.path}/r; size
+        $again remount,rw,size=64M {place.path}; touch {place.path}/r; size
+        ! $again remount,mode=700 {place.path}
+        ! $again remount,size=banana {place.path}
+        umount {place.path}
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    # What fstab says counts where the command line says nothing.
+    expected = ["16384", "32768", "16384" if fstab else "32768", "65536"]
+    assert done.stdout.split() == expected
+    assert "unmount it to give another value to: mode" in done.stderr
+    assert "'banana' is not a size" in done.stderr
+    place.check_nothing_left()
+
+
+@pytest.mark.root_only("makes a mount namespace")
 @pytest.mark.parametrize("kind", ["msharefs", "fuse.msharefs"])
 def test_mount_command_that_pretends(background: Background, kind: str) -> None:
     """M14: mount --fake checks everything and mounts nothing; it does not wait in the foreground."""

@@ -15,6 +15,7 @@ from msharefs.fuse import kernel
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.metrics import Metrics
+from tests.unit.support.fakes import FakeOptions
 from tests.unit.support.planes import header
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 
@@ -32,7 +33,9 @@ def world() -> World:
 @pytest.fixture
 def handlers(world: World) -> AttributeHandlers:
     """The handlers under test."""
-    return AttributeHandlers(world.manager, lambda: {"regions": len(world.manager.tables.regions)})
+    return AttributeHandlers(
+        world.manager, lambda: {"regions": len(world.manager.tables.regions)}, FakeOptions()
+    )
 
 
 def decoded(payload: bytes) -> dict[str, Any]:
@@ -303,7 +306,7 @@ def test_a_layout_that_grows_keeps_the_size(
 def test_a_status_that_grows_keeps_the_size(world: World) -> None:
     """Every kind of request that there is may be seen for the first time, and often."""
     metrics = Metrics()
-    handlers = AttributeHandlers(world.manager, metrics.report)
+    handlers = AttributeHandlers(world.manager, metrics.report, FakeOptions())
     size = announced(handlers, ROOT_INO, b"user.msharefs.status")
     for opcode in range(1, 54):
         metrics.record(opcode, failed=True, seconds=123456.123456)
@@ -327,6 +330,44 @@ def test_attributes_cannot_be_set(handlers: AttributeHandlers, name: bytes, code
     body = struct.pack("=II", len(value), 0) + name + b"\0" + value
     with refused(code):
         handlers.setxattr(header(Opcode.SETXATTR, ROOT_INO), memoryview(body))
+
+
+def setxattr_body(name: bytes, value: bytes) -> memoryview:
+    """struct fuse_setxattr_in, name and value, and something behind them."""
+    return memoryview(struct.pack("=II", len(value), 0) + name + b"\0" + value)
+
+
+def test_options_are_read_and_set(world: World) -> None:
+    """On the root directory, by the name for everybody and by that which the kernel guards."""
+    options = FakeOptions()
+    handlers = AttributeHandlers(world.manager, dict, options)
+    assert ask(handlers, ROOT_INO, b"user.msharefs.options", 100).rstrip() == (
+        b"size=4096,metrics=off"
+    )
+    request = header(Opcode.SETXATTR, ROOT_INO)
+    for name in (b"user.msharefs.options", b"trusted.msharefs.options"):
+        assert handlers.setxattr(request, setxattr_body(name, b"size=2\0,x")) == b""
+    assert options.asked == [(b"size=2\0,x", 1001, False), (b"size=2\0,x", 1001, True)]
+    with refused(errno.EBUSY):
+        handlers.setxattr(request, setxattr_body(b"user.msharefs.options", b"size=1"))
+
+
+def test_options_are_the_mounts_alone(world: World, handlers: AttributeHandlers) -> None:
+    """A region has none, and the guarded name shows nothing."""
+    region = world.region(b"r")
+    for ino, name in (
+        (region.ino, b"user.msharefs.options"),
+        (INFO_INO, b"user.msharefs.options"),
+        (ROOT_INO, b"trusted.msharefs.options"),
+    ):
+        with refused(errno.ENODATA):
+            ask(handlers, ino, name, 100)
+    for name, code in (
+        (b"user.msharefs.options", errno.EPERM),
+        (b"trusted.msharefs.options", errno.EOPNOTSUPP),
+    ):
+        with refused(code):
+            handlers.setxattr(header(Opcode.SETXATTR, region.ino), setxattr_body(name, b"size=2"))
 
 
 def test_each_opcode_has_its_handler(handlers: AttributeHandlers) -> None:

@@ -73,6 +73,10 @@ class SystemMemory:
         self.objects.create(name)
         return PosixSegment(name, self.objects)
 
+    def set_capacity(self, capacity: int) -> None:
+        """Nobody asks for it."""
+        raise NotImplementedError
+
     def stored(self) -> dict[int, PosixSegment]:
         """The segments that there are."""
         return {

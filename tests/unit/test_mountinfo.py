@@ -25,7 +25,15 @@ def test_a_line_is_taken_apart() -> None:
     """However many optional fields it has."""
     (first, second) = mountinfo.parse(LINE + b"\n" + OURS + b"\n")
     assert first == Mount(
-        "/mnt", "/part", os.makedev(98, 1), "ext3", "/dev/root", ("rw", "errors=continue"), 36, 35
+        "/mnt",
+        "/part",
+        os.makedev(98, 1),
+        "ext3",
+        "/dev/root",
+        ("rw", "errors=continue"),
+        ("rw", "noatime"),
+        36,
+        35,
     )
     assert (second.path, second.kind, second.device) == ("/mnt/m", "fuse.msharefs", 41)
 

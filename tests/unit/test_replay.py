@@ -24,6 +24,7 @@ from msharefs.fuse.messages import Header
 from msharefs.fuse.names import NameHandlers
 from msharefs.fuse.replay import Replay
 from tests.unit.support.durables import Host
+from tests.unit.support.fakes import FakeOptions
 from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE, World
 
@@ -41,7 +42,7 @@ class Server:
         self._handlers: Mapping[int, Callable[[Header, memoryview], object]] = {
             **NameHandlers(manager).handlers(),
             **HandleHandlers(manager, plane).handlers(),
-            **AttributeHandlers(manager, dict).handlers(),
+            **AttributeHandlers(manager, dict, FakeOptions()).handlers(),
             **Control(manager, plane).handlers(),
         }
 

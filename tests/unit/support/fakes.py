@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from msharefs.abi import HUGE_PAGE_SIZE, PAGE_SIZE
+from msharefs.core.errors import Busy
 from msharefs.core.ports import OpenSegment, Segment
 
 FIRST_REGISTRATION = 5000
@@ -224,6 +225,10 @@ class FakeMemory:
         """The most that all segments together may hold."""
         return self._capacity
 
+    def set_capacity(self, capacity: int) -> None:
+        """Hold at most that many from now on."""
+        self._capacity = capacity
+
     @property
     def huge(self) -> str:
         """The huge page policy."""
@@ -332,3 +337,20 @@ class FakeClock:
     def __call__(self) -> int:
         self.now += 1
         return self.now
+
+
+class FakeOptions:
+    """Notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, int, bool]] = []
+
+    def text(self) -> str:
+        """As mount -o has them."""
+        return "size=4096,metrics=off"
+
+    def change(self, text: bytes, uid: int, *, proven: bool) -> None:
+        """EBUSY for one."""
+        if text == b"size=1":
+            raise Busy("more is in use")
+        self.asked.append((text, uid, proven))

@@ -203,7 +203,8 @@ class RegionManager:
         if isinstance(inode, InfoFile):
             raise NotPermitted("mshare_info belongs to the file system")
         with self.journal.change(request, ino):
-            if change.size is not None and self._set_size(inode, change.size):
+            if change.size is not None:
+                self._set_size(inode, change.size)
                 inode.mtime_ns = self._clock()
             change_attributes(inode, change)
             inode.ctime_ns = self._clock()
@@ -234,6 +235,8 @@ class RegionManager:
             if flags & os.O_TRUNC:
                 inode.next_state(Event.SIZE_ZERO)
             self._serve_from_segment(inode)
+            if flags & os.O_TRUNC:
+                self._stamp_truncation(inode)
             self.tables.count_handles(request, inode, 1)
             return inode
         if inode.is_directory:
@@ -306,17 +309,27 @@ class RegionManager:
             with self.journal.change(None):
                 self.journal.save(region)
 
-    def _set_size(self, inode: Inode, size: int) -> bool:
-        """Returns whether it is set now: 0 leaves a region without a size."""
+    def _stamp_truncation(self, region: Region) -> None:
+        """What O_TRUNC does to any file, also to one without a size. A request that comes again
+        may do it again."""
+        permissions = region.mode
+        with self.journal.change(None):
+            drop_privileges(region)
+            region.mtime_ns = region.ctime_ns = self._clock()
+            self.journal.save(region)
+        if region.mode != permissions:
+            # Of its own accord the kernel asks for the times alone.
+            self.tables.kernel.attributes_changed(region.ino)
+
+    def _set_size(self, inode: Inode, size: int) -> None:
+        """0 leaves a region without a size."""
         if not isinstance(inode, Region):
             raise IsADirectory(f"inode {inode.ino} has no size to set")
         event = inode.check_size(size, align=self.limits.align, largest=self.limits.max_region)
-        if event is Event.SIZE_ZERO:
-            return False
-        try:
-            self.tables.open_segment(inode).set_size(size)
-        except OSError as cause:
-            raise storage_error(cause) from cause
-        inode.become_sized(size)
+        if event is Event.SIZE:
+            try:
+                self.tables.open_segment(inode).set_size(size)
+            except OSError as cause:
+                raise storage_error(cause) from cause
+            inode.become_sized(size)
         drop_privileges(inode)
-        return True

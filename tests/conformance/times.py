@@ -86,6 +86,15 @@ def check_file_is_stamped_by_its_attributes(root: Path) -> None:
         os.unlink(root / "link")
 
 
+def check_truncating_stamps_an_empty_file(root: Path) -> None:
+    """N1, N2: O_TRUNC and ftruncate to 0 set mtime and ctime, though nothing goes away."""
+    file = make(root / "file")
+    with stamps(file, "mtime", "ctime"), opened(file, os.O_WRONLY | os.O_TRUNC):
+        pass
+    with opened(file, os.O_WRONLY) as fd, stamps(file, "mtime", "ctime"):
+        os.ftruncate(fd, 0)
+
+
 def check_looking_changes_no_stamp(root: Path) -> None:
     """N1, N2: stat, open and listing leave mtime and ctime alone."""
     file = make(root / "file")

@@ -297,7 +297,7 @@ class Machine(RuleBasedStateMachine):
         errors = self.model.open_errors(ino, how)
         self.expect(errors, lambda: self.manager.open(self.request, ino, how))
         if not errors:
-            self.model.opened(ino)
+            self.model.opened(ino, how)
 
     @rule(pick=picks)
     def release(self, pick: int) -> None:

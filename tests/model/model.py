@@ -378,12 +378,14 @@ class Model:
             return {errno.EINVAL} if flags & os.O_TRUNC and sized else set()
         return {errno.EACCES} if flags & (os.O_ACCMODE | os.O_TRUNC) else set()
 
-    def opened(self, ino: int) -> None:
+    def opened(self, ino: int, flags: int = 0) -> None:
         """One handle more."""
         node = self.nodes[ino]
         node.opens += 1
         if isinstance(node, Area):
             node.has_segment = True
+            if flags & os.O_TRUNC:
+                self.drop_privileges(node)
 
     def released(self, ino: int) -> None:
         """One handle less."""
@@ -429,12 +431,12 @@ class Model:
         return self.size_errors(ino, length)
 
     def set_size(self, ino: int, size: int) -> None:
-        """0 changes nothing."""
+        """0 leaves it without one."""
         area = self.area(ino)
         if size:
             area.size = size
             area.has_segment = True
-            self.drop_privileges(area)
+        self.drop_privileges(area)
 
     # Memory
 

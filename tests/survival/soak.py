@@ -1,7 +1,9 @@
-"""Kill the server again and again under sixteen clients, and compare every byte.
+"""Kill the server again and again under many clients, and compare every byte and name.
 
 Prints a table whose figures below the line must all be 0, and ends with 1 if one is not.
-Needs root, as a mount with an arena of its own does. `make soak KILLS=200` runs it.
+Needs root, as a mount with an arena of its own does. `make soak KILLS=200` runs it with
+sixteen clients that know what the mount must be; `make soak ARGS="--twins 3600"` for an hour
+with eight that do the same on tmpfs, which is what the mount must be.
 """
 
 from __future__ import annotations
@@ -9,15 +11,26 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 from tests.helpers.mount import STOP_SECONDS, Mount, missing_for_mounts, unmount
-from tests.survival import load
+from tests.survival import load, twins
+
+Run = tuple[Callable[[Mount], load.Figures], str, str]
+"""What is done with a mount, the options of the mount, and what it is in words."""
 
 
 def main() -> int:
     """The command. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="how often (200)")
+    parser.add_argument(
+        "--twins",
+        type=float,
+        metavar="SECONDS",
+        help="instead, compare operations on names with tmpfs for so long",
+    )
     parser.add_argument("--data", default="passthrough", help="data plane (passthrough)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     asked = parser.parse_args()
@@ -25,18 +38,31 @@ def main() -> int:
     if missing is not None:
         print(f"soak: {missing}", file=sys.stderr)
         return 2
-    print(f"{load.CLIENTS} clients, {asked.kills} kills, data={asked.data}, seed {asked.seed}")
-    mounted = Mount(f"{load.OPTIONS},data={asked.data}")
+    work, options, what = load_of(asked) if asked.twins is None else twins_of(asked)
+    print(f"{what}, data={asked.data}, seed {asked.seed}", flush=True)
+    mounted = Mount(f"{options},data={asked.data}")
     try:
         mounted.wait_until_it_answers()
         began = time.monotonic()
-        figures = load.run(mounted, asked.kills, asked.seed)
+        figures = work(mounted)
         seconds = time.monotonic() - began
         figures.zeros["wrong ends"] += not ends_well(mounted)
     finally:
         mounted.discard()
     show(figures, seconds)
     return int(bool(figures.client_errors or any(figures.zeros.values())))
+
+
+def load_of(asked: argparse.Namespace) -> Run:
+    """So many kills under clients with a model."""
+    what = f"{load.CLIENTS} clients, {asked.kills} kills"
+    return partial(load.run, kills=asked.kills, seed=asked.seed), load.OPTIONS, what
+
+
+def twins_of(asked: argparse.Namespace) -> Run:
+    """So many seconds of the same on the mount and on tmpfs."""
+    what = f"{twins.CLIENTS} clients, {asked.twins:.0f} s beside tmpfs"
+    return partial(twins.run, seconds=asked.twins, seed=asked.seed), twins.OPTIONS, what
 
 
 def ends_well(mounted: Mount) -> bool:

@@ -192,6 +192,20 @@ def test_truncating_open_of_an_unsized_region(world: World) -> None:
     assert region.size == ALIGN
 
 
+def test_truncating_open_stamps_as_any_truncation(world: World) -> None:
+    """mtime and ctime are now, set-user-ID goes, and the kernel is told of the mode."""
+    region = world.region(b"a", size=0)
+    world.manager.setattr(None, region.ino, AttributeChange(mode=0o4755))
+    old = (region.mtime_ns, region.ctime_ns)
+    world.kernel.changed.clear()
+    world.manager.open(None, region.ino, os.O_RDWR | os.O_TRUNC)
+    assert region.mode == stat.S_IFREG | 0o755
+    assert region.mtime_ns == region.ctime_ns > max(old)
+    assert world.kernel.changed == [region.ino]
+    world.manager.open(None, region.ino, os.O_RDWR | os.O_TRUNC)
+    assert world.kernel.changed == [region.ino]
+
+
 def test_truncating_open_of_a_sized_region(world: World) -> None:
     """EINVAL, and no handle."""
     region = world.region(b"a")

@@ -80,7 +80,7 @@ mostly = st.sampled_from([True] * 7 + [False])
 
 
 class Machine(RuleBasedStateMachine):
-    """`reclaim_later` leaves dead regions to a worker, as the real notices do with large ones."""
+    """`reclaim_later` leaves dead regions to a worker, as the real port to the kernel does with large ones."""
 
     reclaim_later = False
 
@@ -529,7 +529,7 @@ class Machine(RuleBasedStateMachine):
         assert (ledger.reserved, ledger.pending) == (model.reserved(), 0)
         assert ledger.optional == model.optional()
         assert self.memory.limit == min(LIMITS.capacity, model.reserved() + model.optional())
-        every = [*model.areas(), *model.dying]
+        every = [*model.areas(), *model.reclaiming]
         assert ledger.mappings == sum(len(list(area.runs())) for area in every)
         if not self.strays:
             assert self.memory.used() == model.used()

@@ -129,7 +129,7 @@ class Model:
             ROOT: Folder(ROOT, stat.S_IFDIR | mode, 0, 0, nlink=2, names={b"mshare_info": INFO}),
             INFO: Node(INFO, stat.S_IFREG | 0o444, 0, 0),
         }
-        self.dying: list[Area] = []
+        self.reclaiming: list[Area] = []
         self._serials = itertools.count()
 
     # Questions
@@ -156,18 +156,18 @@ class Model:
         return None if ino is None else self.nodes[ino]
 
     def reserved(self) -> int:
-        """Bytes promised for good, those of dying regions included."""
-        every = [*self.areas(), *self.dying]
+        """Bytes promised for good, those of regions that are being reclaimed included."""
+        every = [*self.areas(), *self.reclaiming]
         return sum(area.pages_with(reserve=True) for area in every) * PAGE
 
     def optional(self) -> int:
         """Bytes that may come at first touch."""
-        every = [*self.areas(), *self.dying]
+        every = [*self.areas(), *self.reclaiming]
         return sum(area.pages_with(reserve=False) for area in every) * PAGE
 
     def used(self) -> int:
         """Bytes that have memory."""
-        touched = sum(len(area.touched) for area in [*self.areas(), *self.dying])
+        touched = sum(len(area.touched) for area in [*self.areas(), *self.reclaiming])
         return self.reserved() + touched * PAGE
 
     # Names
@@ -362,11 +362,11 @@ class Model:
             return
         gone = self.nodes.pop(node.ino, None) is not None
         if gone and self.die_slowly and isinstance(node, Area):
-            self.dying.append(node)
+            self.reclaiming.append(node)
 
     def reclaimed(self) -> None:
-        """The memory of all dying regions is free."""
-        self.dying.clear()
+        """The memory of all regions that are being reclaimed is free."""
+        self.reclaiming.clear()
 
     def open_errors(self, ino: int, flags: int) -> Errors:
         """Of open."""

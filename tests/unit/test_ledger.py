@@ -64,7 +64,7 @@ def test_a_new_ledger_allows_nothing(ledger: Ledger, memory: FakeMemory) -> None
 
 
 def test_a_promise_raises_the_limit(ledger: Ledger, memory: FakeMemory) -> None:
-    """By exactly what is needed; withdrawn and settled it is as before."""
+    """By exactly what is needed; uncharged and settled it is as before."""
     ledger.charge(7 * PAGE, [])
     assert (sums(ledger), memory.limit) == ((0, 0, 7, 0), 7 * PAGE)
     ledger.uncharge(7 * PAGE)

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import pyfuse3
@@ -27,39 +26,43 @@ from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.ports import Segment
 from msharefs.daemon import logs
-from msharefs.daemon.backing import enter, open_arena
-from msharefs.daemon.confinement import confine, filter_system_calls
+from msharefs.daemon.backing import open_arena
+from msharefs.daemon.confinement import filter_system_calls
 from msharefs.daemon.failpoint import Failpoint
+from msharefs.daemon.inheritance import (
+    Inheritance,
+    UnmountedError,
+    inherit,
+    read_init,
+    report,
+)
 from msharefs.daemon.live_options import LiveOptions, limits_of
 from msharefs.daemon.metrics_endpoint import publish
 from msharefs.daemon.options import log_level
 from msharefs.daemon.progress import Progress
-from msharefs.daemon.server_process import EXIT_RESTART, receive, send
+from msharefs.daemon.server_process import EXIT_RESTART, receive
 from msharefs.daemon.state import (
     DEVICES,
     HANDLES,
     IN_SERVICE,
-    INIT,
     JOURNAL,
     LOG,
     REQUESTS,
     Config,
     read_devices,
-    write_whole,
 )
-from msharefs.daemon.storage import new_area, open_area, open_handles, open_journal
+from msharefs.daemon.storage import open_handles, open_journal
 from msharefs.fuse import in_service
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
-from msharefs.fuse.device import ConnectionGone, Device
+from msharefs.fuse.device import Device
 from msharefs.fuse.directories import DirectoryHandlers
 from msharefs.fuse.handles import HandleHandlers
 from msharefs.fuse.handshake import InitOffer
-from msharefs.fuse.in_service import Cause, InService
+from msharefs.fuse.in_service import InService
 from msharefs.fuse.kernel import FUSE_HAS_RESEND
 from msharefs.fuse.messages import IN_HEADER_SIZE
 from msharefs.fuse.metrics import Metrics
-from msharefs.fuse.mounting import REQUEST_ROOM
 from msharefs.fuse.names import NameHandlers
 from msharefs.fuse.notifications import KernelPort
 from msharefs.fuse.operations import Operations
@@ -82,28 +85,6 @@ log = logging.getLogger("msharefs.daemon.server")
 EXIT_FAILED = 1
 SETTLE_INTERVAL = 5.0
 """Seconds between looks at memory that could not be had back at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inheritance:
-    """What a server gets from its supervisor. The descriptors belong to the caller."""
-
-    state: str
-    device: int
-    supervision: socket.socket
-    restarts: int
-    gone_at: float
-    """When the server before ended (time.monotonic)."""
-    cause: Cause
-    """Why that one ended."""
-
-    def path(self, name: str) -> str:
-        """A file of the state directory."""
-        return os.path.join(self.state, name)
-
-
-class UnmountedError(Exception):
-    """The mount was taken away before its first server had answered INIT."""
 
 
 class Server:
@@ -302,70 +283,11 @@ def _outstanding(given: Inheritance, device: Device, negotiation: Negotiation) -
     """By what the kernel can do."""
     if negotiation.flags2 & FUSE_HAS_RESEND:
         return ResentByKernel(device)
-    return KeptInFile(_area(given, REQUESTS, AREA_SIZE))
+    return KeptInFile(given.area(REQUESTS, AREA_SIZE))
 
 
 def _in_service(given: Inheritance) -> InService:
-    return InService(_area(given, IN_SERVICE, in_service.AREA_SIZE), given.cause)
-
-
-def _area(given: Inheritance, name: str, size: int) -> memoryview:
-    """Memory that outlives servers. What an earlier mount left in it belonged to another
-    connection."""
-    make = open_area if given.restarts else new_area
-    return make(given.path(name), size)
-
-
-def read_init(given: Inheritance, device: Device) -> bytes:
-    """The INIT request: from the kernel, or as the first server kept it for the others.
-    Raises UnmountedError."""
-    if given.restarts:
-        with open(given.path(INIT), "rb") as file:
-            return file.read()
-    buffer = bytearray(REQUEST_ROOM)
-    try:
-        init = bytes(memoryview(buffer)[: device.read_into(buffer)])
-    except ConnectionGone as error:
-        raise UnmountedError("it was unmounted before it answered") from error
-    write_whole(given.path(INIT), init)
-    return init
-
-
-def report(supervision: socket.socket, message: dict[str, Any]) -> None:
-    """Tell the supervisor. If it is gone, the watch on its socket will see it."""
-    try:
-        send(supervision, message)
-    except OSError as error:
-        log.warning("cannot report to the supervisor: %s", error)
-
-
-def inherit() -> Inheritance | None:
-    """What the supervisor gives, once it wants us to serve; None if it never will, or if we
-    cannot get to the mount's memory."""
-    state, device, socket_fd = sys.argv[1:]
-    supervision = socket.socket(fileno=int(socket_fd))
-    try:
-        enter(Config.load(os.path.join(state, CONFIG)).arena, state)
-    except OSError as error:
-        report(supervision, {"error": f"the server cannot get to its memory: {error}"})
-        return None
-    confine()
-    call_ourselves("mshare-standby")
-    report(supervision, {"loaded": True})
-    order = receive(supervision)
-    if order is None:
-        return None
-    call_ourselves("msharefs-server")
-    told = order["serve"]
-    # A supervisor that an earlier version started does not say why.
-    cause = Cause(told.get("cause", Cause.KILLED.value))
-    return Inheritance(state, int(device), supervision, told["restarts"], told["gone_at"], cause)
-
-
-def call_ourselves(name: str) -> None:
-    """Of at most 15 bytes: what ps -o comm and pkill show and take (proc(5))."""
-    with open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(name)
+    return InService(given.area(IN_SERVICE, in_service.AREA_SIZE), given.cause)
 
 
 def main() -> int:

@@ -1,0 +1,106 @@
+"""What a server has of its supervisor: the mount's memory, its place, /dev/fuse, and the order to serve.
+
+Owns the beginning of a server's life, up to that order, and what it says on the supervision
+socket. What it does then is server.py's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from msharefs.daemon.backing import enter
+from msharefs.daemon.confinement import confine
+from msharefs.daemon.server_process import receive, send
+from msharefs.daemon.state import INIT, Config, write_whole
+from msharefs.daemon.storage import new_area, open_area
+from msharefs.fuse.device import ConnectionGone, Device
+from msharefs.fuse.in_service import Cause
+from msharefs.fuse.mounting import REQUEST_ROOM
+from msharefs.state_layout import CONFIG
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a server gets from its supervisor. The descriptors belong to the caller."""
+
+    state: str
+    device: int
+    supervision: socket.socket
+    restarts: int
+    gone_at: float
+    """When the server before ended (time.monotonic)."""
+    cause: Cause
+    """Why that one ended."""
+
+    def path(self, name: str) -> str:
+        """A file of the state directory."""
+        return os.path.join(self.state, name)
+
+    def area(self, name: str, size: int) -> memoryview:
+        """A file of the state directory as memory of `size` bytes that outlives servers. What an
+        earlier mount left in it belonged to another connection. Raises OSError."""
+        make = open_area if self.restarts else new_area
+        return make(self.path(name), size)
+
+
+class UnmountedError(Exception):
+    """The mount was taken away before its first server had answered INIT."""
+
+
+def report(supervision: socket.socket, message: dict[str, Any]) -> None:
+    """Tell the supervisor. If it is gone, the watch on its socket will see it."""
+    try:
+        send(supervision, message)
+    except OSError as error:
+        log.warning("cannot report to the supervisor: %s", error)
+
+
+def inherit() -> Inheritance | None:
+    """What the supervisor gives, once it wants us to serve; None if it never will, or if we
+    cannot get to the mount's memory."""
+    state, device, socket_fd = sys.argv[1:]
+    supervision = socket.socket(fileno=int(socket_fd))
+    try:
+        enter(Config.load(os.path.join(state, CONFIG)).arena, state)
+    except OSError as error:
+        report(supervision, {"error": f"the server cannot get to its memory: {error}"})
+        return None
+    confine()
+    call_ourselves("mshare-standby")
+    report(supervision, {"loaded": True})
+    order = receive(supervision)
+    if order is None:
+        return None
+    call_ourselves("msharefs-server")
+    told = order["serve"]
+    # A supervisor that an earlier version started does not say why.
+    cause = Cause(told.get("cause", Cause.KILLED.value))
+    return Inheritance(state, int(device), supervision, told["restarts"], told["gone_at"], cause)
+
+
+def call_ourselves(name: str) -> None:
+    """Of at most 15 bytes: what ps -o comm and pkill show and take (proc(5))."""
+    with open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(name)
+
+
+def read_init(given: Inheritance, device: Device) -> bytes:
+    """The INIT request: from the kernel, or as the first server kept it for the others.
+    Raises UnmountedError."""
+    if given.restarts:
+        with open(given.path(INIT), "rb") as file:
+            return file.read()
+    buffer = bytearray(REQUEST_ROOM)
+    try:
+        init = bytes(memoryview(buffer)[: device.read_into(buffer)])
+    except ConnectionGone as error:
+        raise UnmountedError("it was unmounted before it answered") from error
+    write_whole(given.path(INIT), init)
+    return init

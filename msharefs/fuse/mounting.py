@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 
 HELPER = "fusermount3"
 SUBTYPE = "msharefs"
@@ -19,6 +20,8 @@ REQUEST_ROOM = (1 << 20) + (64 << 10)
 not room for the largest request, even where it would give a small one or an error."""
 HELPER_TIMEOUT = 30.0
 """Seconds. fusermount3 does nothing that could take longer."""
+KILL_TIMEOUT = 1.0
+"""Seconds that it gets to be gone when it has been killed."""
 
 
 class ChannelError(Exception):
@@ -44,8 +47,18 @@ def mount(mountpoint: str, source: str, options: Sequence[str]) -> int:
         )
         theirs.close()
         ours.settimeout(HELPER_TIMEOUT)
-        _message, descriptors, _flags, _address = socket.recv_fds(ours, 1, 1)
-        _out, complaint = child.communicate(timeout=HELPER_TIMEOUT)
+        descriptors: list[int] = []
+        try:
+            _message, descriptors, _flags, _address = socket.recv_fds(ours, 1, 1)
+            _out, complaint = child.communicate(timeout=HELPER_TIMEOUT)
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            child.kill()
+            # It may wait for a file system that does not answer, and then not even that ends it.
+            with suppress(subprocess.TimeoutExpired):
+                child.communicate(timeout=KILL_TIMEOUT)
+            raise ChannelError(f"{HELPER} does not come back") from error
     if not descriptors:
         raise ChannelError(_reason(complaint) or f"{HELPER} ended with {child.returncode}")
     os.set_inheritable(descriptors[0], False)

@@ -39,7 +39,7 @@ class Cell:
     """How much of its range is mapped, 1 to 8; 0 is a hole."""
 
     def drawn(self, *, unicode: bool) -> str:
-        """The character."""
+        """The character that stands for it."""
         if self.eighths in {0, 8}:
             return self.kind.block if unicode else self.kind.plain
         return _LEVELS[self.eighths - 1] if unicode else _ASCII_PART

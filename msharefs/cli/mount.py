@@ -206,7 +206,7 @@ class _Word:
 
     def announce(self) -> None:
         """The mount answers. Raises MountError where the command does not wait for it any
-        more: whoever had it killed takes the mount for failed."""
+        more: who had it killed takes the mount for failed."""
         if not self._say(0, ""):
             raise MountError("the command ended before the mount answered", EXIT_MOUNT)
 

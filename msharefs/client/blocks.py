@@ -128,11 +128,11 @@ def collect(directory: str) -> int:
 
 
 class _Collected(Exception):
-    """Somebody has taken our hidden file for one whose maker was killed."""
+    """Another process has removed our hidden file, because it took us for killed."""
 
 
 def _create(path: str, size: int, mode: int) -> Block:
-    """One attempt, or several if others take us for dead."""
+    """Make it; again, where another process has removed it half made."""
     directory = os.path.dirname(path)
     while True:
         token = secrets.token_bytes(8)
@@ -171,7 +171,8 @@ def _forget(hidden: str) -> None:
 
 
 def _lock(fd: int) -> None:
-    """Say that somebody lives who makes this block."""
+    """Show that the maker of this block lives. Raises _Collected if another process is removing
+    it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -340,7 +340,7 @@ class Region:
             try:
                 self.map(start, end - start, replace=False)
             except MappingExists:
-                # Somebody does the same.
+                # Another process creates it, too.
                 return
 
     def _require_region(self) -> None:

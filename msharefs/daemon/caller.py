@@ -93,7 +93,7 @@ def _open_null() -> int:
 
 
 def _lift(limit: int) -> None:
-    """As far as we may: all of it, or up to what the caller's own limits allow."""
+    """Take a limit of resources away, or raise it to the hard limit where we may do no more."""
     infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     _soft, hard = resource.getrlimit(limit)
     for limits in (infinite, (hard, hard)):

@@ -126,12 +126,14 @@ class Supervisor:
                 continue
             if code == 0 or not self._replace_server(code):
                 break
-        # Whoever aborts a connection will unmount what is left, but did not mean the regions.
+        # Who aborts a connection (/sys/fs/fuse) wants to be rid of the mount, not of the regions.
         if self._was_aborted() or paths_of(self._connection):
             raise MountError("the kernel ended the connection; mount again", EXIT_SYSTEM)
 
     def take_down(self) -> None:
-        """End the servers and the mount, whatever state they are in."""
+        """End the servers and the mount, whatever state they are in. Afterwards the descriptor of
+        /dev/fuse is closed, and with the last one the kernel ends the connection. Raises OSError
+        where the table of mounts cannot be read."""
         self._failpoint("taking down")
         systemd.tell("STOPPING=1")
         self._end_standby()
@@ -268,8 +270,8 @@ class Supervisor:
             log.info("the server stopped to be replaced")
         else:
             log.warning("the server ended with %d; starting a new one", code)
-        # Whoever kills a server does not want it to be slow to come back; one that dies by
-        # itself soon after its start will do so again.
+        # A server that was killed is replaced at once; one that ends by itself soon after its
+        # start will do so again, so the pauses grow.
         sick = code not in (EXIT_RESTART, -signal.SIGKILL)
         if not sick or time.monotonic() - self._started > HEALTHY:
             self._pauses = restart_pauses()

@@ -2,7 +2,8 @@
 
 Owns the memory's layout, at how many servers' deaths a request was in service, and from when on it
 is not served any more. Knows nothing of what requests ask. A server that is killed from outside
-accuses nobody by that, unless it happens too often: who watches over memory kills, too.
+proves nothing against a request, unless it happens too often: what watches over memory (systemd-oomd,
+for example) kills from outside, too.
 
 The memory has two halves, of which one is in effect: a server that starts judges by the one,
 writes the other, and then says that this is in effect, so that its own death at any moment

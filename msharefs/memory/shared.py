@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import threading
 
@@ -18,6 +19,7 @@ from msharefs.memory.objects import SHM, Descriptor, SharedObjects
 from msharefs.memory.segment import OpenPosixSegment, PosixSegment
 
 PREFIX = "msharefs-"
+_WHOLE_PREFIX = re.compile(rf"{PREFIX}[0-9a-f]{{32}}-")
 
 
 def new_prefix() -> str:
@@ -26,7 +28,10 @@ def new_prefix() -> str:
 
 
 def remove_segments(prefix: str) -> None:
-    """Unlink what a mount left, whether its server could or not."""
+    """Unlink what a mount left, whether its server could or not. A prefix that is none of
+    `new_prefix`, as a torn configuration may have it, would fit files of others: nothing goes."""
+    if not _WHOLE_PREFIX.fullmatch(prefix):
+        return
     for name in os.listdir(SHM):
         if name.startswith(prefix):
             os.unlink(os.path.join(SHM, name))

@@ -310,3 +310,15 @@ def test_a_large_reservation_sees_what_others_take(system_memory: SystemMemory) 
         segment.open().reserve(0, 256 << 20)
     assert segment.allocated() == 128 << 20
     segment.destroy()
+
+
+@pytest.mark.parametrize("prefix", ["", "msharefs-", "msharefs-other-"])
+def test_no_segments_of_others_are_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prefix: str
+) -> None:
+    """A torn configuration may name anything."""
+    monkeypatch.setattr(shared, "SHM", str(tmp_path))
+    stranger = tmp_path / "msharefs-other-7"
+    stranger.touch()
+    shared.remove_segments(prefix)
+    assert stranger.exists()

@@ -9,6 +9,7 @@ in the namespace, and under the root directory, in which the command was started
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ from msharefs.linux import mountinfo, namespaces, syscalls
 from msharefs.linux.host import is_privileged
 from msharefs.linux.mountinfo import Mount
 from msharefs.memory import private, shared
+from msharefs.memory.objects import SHM
 from msharefs.state_layout import ARENA, PRIVATE
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,22 @@ def enter(address: str, state: str) -> None:
     with namespaces.whole_namespace():
         _take_out_all_but(needed)
     private.enter(os.path.join(state, ARENA))
+    syscalls.mount(state, state, None, syscalls.MS_BIND)
+    _make_read_only_but(state, SHM)
+
+
+def _make_read_only_but(*writable: str) -> None:
+    """Let a server change no file of the machine but those on these mounts: it is root still,
+    and whatever root may write would be open to it."""
+    try:
+        with namespaces.whole_namespace():
+            syscalls.change_mounts("/", attributes=syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        for directory in writable:
+            syscalls.change_mounts(directory, attributes=0, clear=syscalls.MOUNT_ATTR_RDONLY)
+    except OSError as error:
+        # Linux before 5.12 has no way to do it at once.
+        if error.errno != errno.ENOSYS:
+            raise
 
 
 def open_arena(address: str, options: MountOptions) -> Memory:

@@ -21,6 +21,7 @@ from msharefs.daemon.storage import new_area, open_area
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.in_service import Cause
 from msharefs.fuse.mounting import REQUEST_ROOM
+from msharefs.linux import syscalls
 from msharefs.state_layout import CONFIG
 
 log = logging.getLogger(__name__)
@@ -73,22 +74,16 @@ def inherit() -> Inheritance | None:
         report(supervision, {"error": f"the server cannot get to its memory: {error}"})
         return None
     confine()
-    call_ourselves("mshare-standby")
+    syscalls.call_ourselves("mshare-standby")
     report(supervision, {"loaded": True})
     order = receive(supervision)
     if order is None:
         return None
-    call_ourselves("msharefs-server")
+    syscalls.call_ourselves("msharefs-server")
     told = order["serve"]
     # A supervisor that an earlier version started does not say why.
     cause = Cause(told.get("cause", Cause.KILLED.value))
     return Inheritance(state, int(device), supervision, told["restarts"], told["gone_at"], cause)
-
-
-def call_ourselves(name: str) -> None:
-    """Of at most 15 bytes: what ps -o comm and pkill show and take (proc(5))."""
-    with open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(name)
 
 
 def read_init(given: Inheritance, device: Device) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.linux import rights
+from msharefs.linux import mountinfo, rights
 from msharefs.linux.proc import status_field
 from tests.helpers import mount, raw
 from tests.helpers.fixtures import MakeMount, MakePoke
@@ -88,6 +88,18 @@ def test_nothing_of_the_environment_is_loaded(
     servers(make_mount("size=16M"))
     (line,) = loaded.read_text().splitlines()
     assert "msharefs-mount" in line
+
+
+@pytest.mark.root_only("a user's servers stay where he is")
+def test_the_machine_is_read_only_for_a_server(mounted: mount.Mount) -> None:
+    """But for its state and the memory; /proc too, through which root writes into others."""
+    assert mounted.state is not None
+    for pid in servers(mounted):
+        wait_until_confined(pid)
+        mounts = mountinfo.read(f"/proc/{pid}/mountinfo")
+        writable = {each.path for each in mounts if "ro" not in each.options}
+        assert writable == {str(mounted.state), "/dev/shm"}
+        assert {"/", "/proc"} <= {each.path for each in mounts}
 
 
 @pytest.mark.root_only("becomes another user")

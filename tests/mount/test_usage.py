@@ -314,23 +314,23 @@ def test_mount_command_reports_mistakes(
 
 @pytest.mark.root_only("makes a mount namespace")
 @pytest.mark.parametrize("fstab", [False, True], ids=["by-hand", "fstab"])
-def test_mount_command_remounts(place: Background, fstab: bool) -> None:
+def test_mount_command_remounts(background: Background, fstab: bool) -> None:
     """M14: mount -o remount, with what mount(8) adds from fstab or from what is mounted."""
-    how = f"--fstab {place.base}/fstab" if fstab else "-t msharefs -o size=16M,mode=755 none"
+    how = f"--fstab {background.base}/fstab" if fstab else "-t msharefs -o size=16M,mode=755 none"
     done = in_private_namespace(
-        place,
+        background,
         f"""
-        echo 'none {place.path} msharefs size=16M,mode=755,nofail 0 0' >{place.base}/fstab
-        {"" if fstab else f": >{place.base}/fstab"}
-        size() {{ df -k --output=size {place.path} | tail -1; }}
-        again="mount --fstab {place.base}/fstab -o"
-        mount {how} {place.path}; size
-        $again remount,size=32M {place.path}; size
-        $again remount,ro {place.path}; ! touch {place.path}/r; size
-        $again remount,rw,size=64M {place.path}; touch {place.path}/r; size
-        ! $again remount,mode=700 {place.path}
-        ! $again remount,size=banana {place.path}
-        umount {place.path}
+        echo 'none {background.path} msharefs size=16M,mode=755,nofail 0 0' >{background.base}/fstab
+        {"" if fstab else f": >{background.base}/fstab"}
+        size() {{ df -k --output=size {background.path} | tail -1; }}
+        again="mount --fstab {background.base}/fstab -o"
+        mount {how} {background.path}; size
+        $again remount,size=32M {background.path}; size
+        $again remount,ro {background.path}; ! touch {background.path}/r; size
+        $again remount,rw,size=64M {background.path}; touch {background.path}/r; size
+        ! $again remount,mode=700 {background.path}
+        ! $again remount,size=banana {background.path}
+        umount {background.path}
         """,
     )
     assert done.returncode == 0, done.stderr
@@ -339,7 +339,7 @@ def test_mount_command_remounts(place: Background, fstab: bool) -> None:
     assert done.stdout.split() == expected
     assert "unmount it to give another value to: mode" in done.stderr
     assert "'banana' is not a size" in done.stderr
-    place.check_nothing_left()
+    background.check_nothing_left()
 
 
 @pytest.mark.root_only("makes a mount namespace")

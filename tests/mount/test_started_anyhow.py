@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -263,3 +264,51 @@ def test_in_a_user_namespace_of_ones_own(background: Background) -> None:
     )
     assert (done.returncode, done.stdout.split()) == (0, ["fuseblk", "mshare_info", "r"]), done
     background.check_nothing_left()
+
+
+def in_a_terminal(background: Background) -> tuple[subprocess.Popen[bytes], int]:
+    """The mount command in the foreground of a terminal of its own, and the other side of that."""
+    ours, theirs = pty.openpty()
+    words = [*mount.command(), "msharefs", str(background.path), "-o", "size=16M", "-f"]
+    command = subprocess.Popen(
+        ["setsid", "--ctty", *words],
+        env=mount.environment(background.marker),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    eventually(lambda: mount.mount_lines(background.path), what="a mount")
+    # It answers, so the supervisor has seen its terminal.
+    mount.read_status(background.path)
+    return command, ours
+
+
+def test_a_terminal_that_is_closed(background: Background) -> None:
+    """M14: unmounts what ran in its foreground, as Ctrl-C does."""
+    command, terminal = in_a_terminal(background)
+    os.close(terminal)
+    assert command.wait(mount.STOP_SECONDS) == 0
+    background.check_nothing_left()
+
+
+def test_a_terminal_that_is_closed_while_the_mount_is_in_use(background: Background) -> None:
+    """M14: it goes on, without anybody to log to, until it is unmounted."""
+    command, terminal = in_a_terminal(background)
+    with raw.region(background.path / "r", raw.HUGE, mapped=True) as fd:
+        os.close(terminal)
+        os.kill(mount.read_status(background.path)["pids"]["server"], signal.SIGKILL)
+        assert raw.layout(fd)["mapped"] == raw.HUGE
+    background.unmount_and_check()
+    assert command.wait(mount.STOP_SECONDS) == 0
+
+
+def test_hang_up_at_a_terminal_that_is_there(background: Background) -> None:
+    """M14: kill -HUP is for another server, there as well; Ctrl-C unmounts."""
+    command, terminal = in_a_terminal(background)
+    command.send_signal(signal.SIGHUP)
+    eventually(lambda: mount.read_status(background.path)["restarts"] == 1, what="another server")
+    os.write(terminal, b"\x03")
+    assert command.wait(mount.STOP_SECONDS) == 0
+    background.check_nothing_left()
+    os.close(terminal)

@@ -116,8 +116,12 @@ def processes_of(marker: str) -> list[int]:
 
 def mount_lines(path: Path | str) -> list[str]:
     """The lines of our mountinfo whose mount point is `path`."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if unescaped(line.split()[4]) == str(path)]
+    return [line for line in _table() if unescaped(line.split(" ")[4]) == str(path)]
+
+
+def _table(pid: int | str = "self") -> list[str]:
+    """The lines of a process's mountinfo. Somebody's mount may have any bytes in its path."""
+    return os.fsdecode(Path(f"/proc/{pid}/mountinfo").read_bytes()).rstrip("\n").split("\n")
 
 
 def unescaped(text: str) -> str:
@@ -146,10 +150,8 @@ def states_of(base: Path) -> list[Path]:
 
 def remove_by_force(base: Path, marker: str) -> None:
     """The fallback for a mount point below `base`: whatever is still there goes."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        point = Path(unescaped(line.split()[4]))
-        if point.is_relative_to(base):
-            unmount(point, lazy=True)
+    for point in _points_below(base):
+        unmount(point, lazy=True)
     for pid in processes_of(marker):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -159,7 +161,14 @@ def remove_by_force(base: Path, marker: str) -> None:
         while mount_lines(state / "shm"):
             unmount(state / "shm", lazy=True)
         shutil.rmtree(state, ignore_errors=True)
-    shutil.rmtree(base, ignore_errors=True)
+    # What is mounted there may be anything of the machine's.
+    if not _points_below(base):
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def _points_below(base: Path) -> list[Path]:
+    points = [Path(unescaped(line.split(" ")[4])) for line in _table()]
+    return [point for point in reversed(points) if point.is_relative_to(base)]
 
 
 def remove_segments(state: Path) -> None:
@@ -174,12 +183,12 @@ def state_directory_of(pid: int) -> Path | None:
     """The state directory whose tmpfs this daemon of root's has at /dev/shm, told by the device
     number."""
     devices: dict[str, str] = {}
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-        fields = line.split()
+    for line in _table(pid):
+        fields = line.split(" ")
         devices[fields[4]] = fields[2]
     arena = devices.get("/dev/shm")
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
+    for line in _table():
+        fields = line.split(" ")
         point = Path(unescaped(fields[4]))
         if fields[2] == arena and point.is_relative_to(state_base()):
             return state_base() / point.relative_to(state_base()).parts[0]

@@ -266,6 +266,22 @@ def test_in_a_user_namespace_of_ones_own(background: Background) -> None:
     background.check_nothing_left()
 
 
+@pytest.mark.parametrize("name", [b"m\xc3\xa4rz", b"m\xe4rz"], ids=["UTF-8", "Latin-1"])
+def test_a_path_that_the_locale_cannot_write(background: Background, name: bytes) -> None:
+    """M14: is a path like any other."""
+    background.path = background.base / os.fsdecode(name)
+    background.path.mkdir()
+    ascii_only = ["env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0"]
+    done = started(background, ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.listdir(background.path) == ["mshare_info"]
+    done = started(background, ascii_only)
+    assert done.returncode == 32
+    assert "is already mounted" in mount.only_sentence(done)
+    os.kill(background.supervisor_pid(), signal.SIGTERM)
+    background.check_nothing_left()
+
+
 def in_a_terminal(background: Background) -> tuple[subprocess.Popen[bytes], int]:
     """The mount command in the foreground of a terminal of its own, and the other side of that."""
     ours, theirs = pty.openpty()

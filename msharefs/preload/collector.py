@@ -6,9 +6,14 @@ of the run say it, and the kernel keeps them true (holdings.c, segments.py).
 
 from __future__ import annotations
 
+import time
+
 from msharefs.client.region import Region
 from msharefs.preload.run_file import Range, RangeState, RunFile, SegmentEntry
 from msharefs.preload.segments import Segments
+
+ABANDONED_SECONDS = 10.0
+"""A step that takes microseconds has not been made in this time: nobody will make it."""
 
 
 class Collector:
@@ -20,7 +25,8 @@ class Collector:
         """The region, by the way that it is mounted now."""
         self._run_file = run_file
         self._segments = segments
-        self._making: dict[int, int] = {}
+        self._making: dict[tuple[int, int], float] = {}
+        """Since when these ranges are told, by number and offset."""
         self._hint = 0
         self.peak = 0
         """The most bytes that lived in the region at one moment, as far as was seen."""
@@ -81,11 +87,16 @@ class Collector:
                 self._run_file.free_range(each.number)
 
     def _free_abandoned(self, making: dict[int, int]) -> None:
-        """Whoever began these has been killed, if they are not done at the next look."""
-        for number, offset in making.items():
-            if self._making.get(number) == offset:
-                self._run_file.free_range(number)
-        self._making = making
+        """Whoever began these has been killed, if they are still not done after a long time."""
+        now = time.monotonic()
+        seen = {key: self._making.get(key, now) for key in making.items()}
+        overdue = {key for key, since in seen.items() if now - since > ABANDONED_SECONDS}
+        if overdue:
+            # As it is now: the other one may just have gone on.
+            for each in self._run_file.ranges():
+                if each.state is RangeState.TOLD and (each.number, each.offset) in overdue:
+                    self._run_file.free_range(each.number)
+        self._making = seen
 
     def _free_segment(self, room: Range, entry: SegmentEntry | None) -> None:
         """Give back a segment that nobody can reach. Without an entry: whoever began to make it

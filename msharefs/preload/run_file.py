@@ -26,7 +26,7 @@ PREFIX = ".msharefs-run-"
 FILE = "tables"
 SOCKET = "collector"
 
-MAGIC = 0x3130676E75726D73
+MAGIC = 0x3230676E75726D73
 WORD = 8
 HUGE_PAGE = 2 << 20
 
@@ -35,9 +35,11 @@ DEVICE, INODE, ROOM, FLOOR, NEXT_SEGMENT, REGION_SIZE, IPC_NAMESPACE = range(1, 
 HOLDERS, RANGES, SEGMENTS, LEFT = range(8, 12)
 HOLDERS_AT, RANGES_AT, SEGMENTS_AT, LEFT_AT, RECORDS_AT, RECORD_SIZE, SIZE = range(12, 19)
 HOLDERS_USED, RANGES_USED, RANGES_THERE, SEGMENTS_USED, SEGMENTS_THERE = range(19, 24)
-SEGMENTS_LIVE, HINTS_PUT = range(24, 26)
-HINTS_BYTE = 26 * WORD
+SEGMENTS_LIVE, MOVES, HINTS_PUT = range(24, 27)
+HINTS_BYTE = 27 * WORD
 HINTS = 256
+LOOKS = 16
+"""How often it is looked again because something may have been missed."""
 LOCK_BYTE = HINTS_BYTE + 4 * HINTS
 
 # How many there may be of each.
@@ -239,12 +241,21 @@ class RunFile:
             unlock(self._fd, HOLDER_LOCKS + number)
 
     def held(self) -> int:
-        """The numbers of the ranges that some process may have, as bits."""
-        bits = 0
-        for number in self._holders():
-            start, size = self._record(number)
-            bits |= int.from_bytes(self._map[start : start + size], "little")
-        return bits
+        """The numbers of the ranges that some process may have, as bits.
+
+        RunFileBusyError if so much is going on that one could have been missed.
+        """
+        for _ in range(LOOKS):
+            moves = self._words[MOVES]
+            bits = 0
+            for number in self._holders():
+                start, size = self._record(number)
+                bits |= int.from_bytes(self._map[start : start + size], "little")
+            # Else a process may have gone from one that was still to be read to one that was
+            # read already.
+            if self._words[MOVES] == moves:
+                return bits
+        raise RunFileBusyError
 
     def ranges(self) -> list[Range]:
         """The ranges that the run has taken."""

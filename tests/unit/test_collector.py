@@ -100,16 +100,24 @@ def test_what_nobody_has_is_given_back(
 
 
 def test_what_is_being_made_is_left_alone(
-    collector: Collector, region: FakeRegion, run_file: RunFile
+    collector: Collector,
+    region: FakeRegion,
+    run_file: RunFile,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A place that is told belongs to somebody soon. If nothing comes of it, it is free again
-    at the next look, and what is mapped there is nobody's business."""
+    """A place that is told belongs to somebody soon. If nothing comes of it for a long time, it
+    is free again, and what is mapped there is nobody's business."""
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
     tell_range(run_file, 0, 0, MIB, RANGE_TOLD)
     region.mapped[0] = MIB
+    for _ in range(2):
+        collector.collect()
+        assert [r.number for r in run_file.ranges()] == [0]
+        now += 6
+    tell_range(run_file, 1, 4 * MIB, MIB, RANGE_TOLD)
     collector.collect()
-    assert [r.number for r in run_file.ranges()] == [0]
-    collector.collect()
-    assert run_file.ranges() == []
+    assert [r.number for r in run_file.ranges()] == [1]
     assert region.mapped == {0: MIB}
 
 

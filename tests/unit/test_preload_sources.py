@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.preload import library
+from msharefs.linux import locks
+from msharefs.preload import library, run_file
 
 Calls = dict[str, set[str]]
 
@@ -71,7 +72,76 @@ def test_a_circle_is_found(tmp_path: Path) -> None:
     assert sorted(set(found)) == ["a.c", "b.c", "c.c"]
 
 
-@pytest.mark.parametrize("name", ["segments.h", "preload.h"])
+OFFSETS = """
+#include "segments.h"
+#include <stdio.h>
+#define SHOW(name, type, field) printf(#name " %zu\\n", offsetof(type, field))
+#define TELL(name, value) printf(#name " %ju\\n", (uintmax_t)(value))
+int main(void)
+{{
+	{shows}
+	SHOW(HINTS_BYTE, struct run_header, hints);
+	SHOW(LOCK_BYTE, struct run_header, lock);
+	TELL(MAGIC, RUN_MAGIC);
+	TELL(HINTS, RUN_HINTS);
+	TELL(HOLDER_LOCKS, HOLDER_LOCKS);
+	TELL(RANGE_BYTES, sizeof(struct range));
+	TELL(SEGMENT_BYTES, sizeof(struct segment));
+	TELL(RANGE_BLANK, RANGE_BLANK);
+	TELL(RANGE_TOLD, RANGE_TOLD);
+	TELL(RANGE_FILLING, RANGE_FILLING);
+	TELL(RANGE_SEGMENT, RANGE_SEGMENT);
+	TELL(MUTEX_BYTES, sizeof(pthread_mutex_t));
+	return sizeof(struct run_header) > 4096;
+}}
+"""
+WORDS = [
+    "DEVICE",
+    "INODE",
+    "ROOM",
+    "FLOOR",
+    "NEXT_SEGMENT",
+    "REGION_SIZE",
+    "IPC_NAMESPACE",
+    "HOLDERS",
+    "RANGES",
+    "SEGMENTS",
+    "LEFT",
+    "HOLDERS_AT",
+    "RANGES_AT",
+    "SEGMENTS_AT",
+    "LEFT_AT",
+    "RECORDS_AT",
+    "RECORD_SIZE",
+    "SIZE",
+    "HOLDERS_USED",
+    "RANGES_USED",
+    "RANGES_THERE",
+    "SEGMENTS_USED",
+    "SEGMENTS_THERE",
+    "SEGMENTS_LIVE",
+    "MOVES",
+    "HINTS_PUT",
+]
+
+
+def test_both_sides_have_the_same_run_file(tmp_path: Path) -> None:
+    """Each field of the header, each bit and each size, in C and in Python."""
+    source, program = tmp_path / "offsets.c", tmp_path / "offsets"
+    shows = "".join(f"SHOW({word}, struct run_header, {word.lower()});" for word in WORDS)
+    source.write_text(OFFSETS.format(shows=shows))
+    include = [f"-I{library.HEADER.parent}", f"-I{library.SOURCES}"]
+    command = ["gcc", "-std=gnu11", *include, str(source), "-o", str(program)]
+    subprocess.run(command, check=True, timeout=60)
+    told = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    here = {**vars(run_file), "MUTEX_BYTES": locks.MUTEX_BYTES}
+    expected = {word: here[word] * run_file.WORD for word in WORDS}
+    for line in told.splitlines():
+        name, value = line.split()
+        assert (name, int(value)) == (name, expected.get(name, here[name]))
+
+
+@pytest.mark.parametrize("name", ["segments.h", "posix.h", "holdings.h", "preload.h"])
 def test_headers_stand_alone(name: str, tmp_path: Path) -> None:
     """Each header brings what it needs, whatever is included before it."""
     source = tmp_path / "alone.c"

@@ -18,6 +18,7 @@ from msharefs.preload.run_file import (
     HOLDER_LOCKS,
     HOLDERS_AT,
     HOLDERS_USED,
+    MOVES,
     RANGE_FILLING,
     RANGE_SEGMENT,
     RANGE_TOLD,
@@ -168,6 +169,43 @@ def test_holders_live_as_long_as_their_address_spaces(run_file: RunFile) -> None
     assert not run_file.has_holders()
     run_file.clear_dead_holders()
     assert run_file.held() == 0
+
+
+def test_who_moves_during_a_look_is_not_missed(
+    run_file: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process goes from a record that is still to be read to one that was read already."""
+    Holder(run_file, 0)
+    Holder(run_file, 1, 5)
+    read = RunFile._record
+    moved = False
+
+    def move(run: RunFile, number: int) -> tuple[int, int]:
+        nonlocal moved
+        if number == 1 and not moved:
+            moved = True
+            words(run_file, (read(run, 0)[0], 1 << 5), (read(run, 1)[0], 0))
+            words(run_file, (MOVES * WORD, 1))
+        return read(run, number)
+
+    monkeypatch.setattr(RunFile, "_record", move)
+    assert run_file.held() == 1 << 5
+
+
+def test_a_look_gives_up_where_too_much_moves(
+    run_file: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not sure, and says so."""
+    Holder(run_file, 0, 1)
+    read = RunFile._record
+
+    def move(run: RunFile, number: int) -> tuple[int, int]:
+        words(run_file, (MOVES * WORD, header(run_file, MOVES) + 1))
+        return read(run, number)
+
+    monkeypatch.setattr(RunFile, "_record", move)
+    with pytest.raises(RunFileBusyError):
+        run_file.held()
 
 
 def test_a_holder_in_the_making_is_not_cleared(run_file: RunFile) -> None:

@@ -38,6 +38,9 @@
 #define NAPS 2000
 #define NAP_NS 1000000
 
+/* How often it is looked again because a holder may have been missed. */
+#define LOOKS 16
+
 /* A page that a forked child finds full of zeros (MADV_WIPEONFORK): so the lock is free there,
  * and the child knows that the holder is its parent's. */
 struct own {
@@ -247,6 +250,8 @@ static int start_anew(struct run_header *run, int fd)
 	copied_run = run;
 	copied_to = number;
 	windows_each(copy_one);
+	/* Before the old holder can go: nobody shall miss both. */
+	atomic_fetch_add(&run->moves, 1);
 	failed = show(fd);
 	if (failed) {
 		retire(run, fd, number);
@@ -308,7 +313,7 @@ bool holdings_drop(struct run_header *run, uint32_t range)
 	return dropped;
 }
 
-bool holdings_any(struct run_header *run, uint32_t range)
+static bool is_listed(struct run_header *run, uint32_t range)
 {
 	uint64_t i, used = atomic_load(&run->holders_used);
 	uint64_t bit = (uint64_t)1 << range % BITS;
@@ -318,4 +323,19 @@ bool holdings_any(struct run_header *run, uint32_t range)
 		    atomic_load(&bits_of(run, (uint32_t)i)[range / BITS]) & bit)
 			return true;
 	return false;
+}
+
+bool holdings_any(struct run_header *run, uint32_t range)
+{
+	uint64_t before, tries;
+
+	for (tries = 0; tries < LOOKS; tries++) {
+		before = atomic_load(&run->moves);
+		if (is_listed(run, range))
+			return true;
+		if (atomic_load(&run->moves) == before)
+			return false;
+	}
+	/* Too much is going on to be sure. */
+	return true;
 }

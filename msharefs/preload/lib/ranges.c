@@ -131,18 +131,21 @@ static long place_at(struct run_header *run, int fd, const struct window *window
 		     uint32_t number)
 {
 	struct range *range = range_of(run, number);
-	uint64_t told = offset | RANGE_USED | RANGE_TOLD;
+	const uint64_t told = offset | RANGE_USED | RANGE_TOLD;
+	uint64_t expected = told;
 	struct entry *entry = windows_reserve(number);
 	struct piece piece = {.offset = offset, .range = number};
 	long at = entry ? holdings_add(run, number) : -ENOMEM;
 
 	/* The collector takes away what is told for a long time, because of processes that were
 	 * killed in the middle of it. */
-	if (!at && !atomic_compare_exchange_strong(&range->offset, &told,
+	if (!at && !atomic_compare_exchange_strong(&range->offset, &expected,
 						   offset | RANGE_USED | RANGE_FILLING))
 		at = -EEXIST;
 	if (at) {
-		atomic_compare_exchange_strong(&range->offset, &told, 0);
+		/* Only if it is still what was told: the entry may be another process's by now. */
+		expected = told;
+		atomic_compare_exchange_strong(&range->offset, &expected, 0);
 		if (entry) {
 			windows_release(entry);
 			holdings_drop(run, number);

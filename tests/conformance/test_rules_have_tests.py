@@ -16,10 +16,15 @@ UNTESTED = {
 }
 
 
-def rules_of_the_document() -> set[str]:
-    """The ids in the first column of the tables."""
+def ids_of_the_document() -> list[str]:
+    """The ids in the first column of the tables, in order."""
     text = (ROOT / "docs" / "semantics.md").read_text()
-    return set(re.findall(r"^\| ([A-Z]\d+) \|", text, flags=re.MULTILINE))
+    return re.findall(r"^\| ([A-Z]\d+) \|", text, flags=re.MULTILINE)
+
+
+def rules_of_the_document() -> set[str]:
+    """The same, each once."""
+    return set(ids_of_the_document())
 
 
 def rules_of(docstring: str) -> Iterator[str]:
@@ -42,6 +47,29 @@ def named_rules() -> dict[str, set[str]]:
                 for rule in rules_of(ast.get_docstring(node) or ""):
                     found.setdefault(rule, set()).add(f"{path.name}::{node.name}")
     return found
+
+
+def test_no_two_rules_have_the_same_id() -> None:
+    """A test that names it would keep the one and seem to keep the other."""
+    ids = ids_of_the_document()
+    assert sorted(ids) == sorted(set(ids))
+
+
+def differences() -> Iterator[tuple[str, str]]:
+    """Each row of the page of differences: its ids, and what it says."""
+    text = (ROOT / "docs" / "differences.md").read_text()
+    for ids, row in re.findall(r"^\| ([A-Z]\d+(?:, [A-Z]\d+)*) \|(.*)$", text, flags=re.MULTILINE):
+        for rule in ids.split(", "):
+            yield rule, row
+
+
+def test_differences_are_marked_on_both_pages() -> None:
+    """A rule that says *differs* has a row with the reason, and a row is of a rule that is there."""
+    text = (ROOT / "docs" / "semantics.md").read_text()
+    marked = set(re.findall(r"^\| ([A-Z]\d+) \|.*\*differs\*", text, flags=re.MULTILINE))
+    explained = {rule for rule, _ in differences()}
+    assert marked - explained == set()
+    assert explained - rules_of_the_document() == set()
 
 
 def test_every_rule_is_named_by_a_test() -> None:

@@ -63,7 +63,7 @@ def use_all(path: Path) -> None:
 
 
 def test_regions_do_not_take_open_files(background: Background) -> None:
-    """N16: many times more regions than the daemon may have open, each as good as the others,
+    """N18: many times more regions than the daemon may have open, each as good as the others,
     also for the next server."""
     mount_with_limits(background, FEW, FEW)
     for number in range(REGIONS):
@@ -81,7 +81,7 @@ def test_regions_do_not_take_open_files(background: Background) -> None:
 
 
 def test_the_soft_limit_is_the_callers(background: Background) -> None:
-    """N16: the daemon may have as many open files as the hard limit allows."""
+    """N18: the daemon may have as many open files as the hard limit allows."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     mount_with_limits(background, FEW, hard)
     for pid in mount.read_status(background.path)["pids"].values():
@@ -90,7 +90,7 @@ def test_the_soft_limit_is_the_callers(background: Background) -> None:
 
 
 def test_it_is_really_over(make_mount: Callable[..., mount.Mount]) -> None:
-    """N16: ENFILE for whoever needs the memory of a region that is not open, nothing changed,
+    """N18: ENFILE for whoever needs the memory of a region that is not open, nothing changed,
     one line in the log; and all is well when it is possible again."""
     mounted = make_mount("size=16M,align=4096")
     mounted.expect_log("no descriptor is left")

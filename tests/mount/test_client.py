@@ -459,6 +459,21 @@ def test_array_is_shared_between_processes(place: Path) -> None:
             del array
 
 
+def test_memmap_works_on_a_region_that_is_mapped(place: Path) -> None:
+    """As the page says: "r+" and "r" are the shared memory, "c" is a private copy of it, and "w+"
+    writes to the file, which no region takes."""
+    with Region.create(place, UNIT, map=True):
+        shared = np.memmap(place, np.float64, "r+")
+        shared[7] = 1.5
+        reader, copy = np.memmap(place, np.float64, "r"), np.memmap(place, np.float64, "c")
+        assert shared.nbytes == UNIT
+        copy[7] = 2.5
+        assert (shared[7], reader[7], copy[7]) == (1.5, 1.5, 2.5)
+        with pytest.raises(OSError, check=lambda error: error.errno == errno.EINVAL):
+            np.memmap(place, np.float64, "w+", shape=(1,))
+        del shared, reader, copy
+
+
 def test_attached_window_is_aligned_for_huge_pages(place: Path) -> None:
     """The kernel places a region of 2 MiB or more where one page-table entry can map 2 MiB."""
     with Region.create(place, 2 * UNIT) as region, region.attach() as window:

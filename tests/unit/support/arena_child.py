@@ -8,7 +8,9 @@ does not allow a private namespace.
 
 from __future__ import annotations
 
+import itertools
 import json
+import mmap
 import os
 import sys
 import traceback
@@ -16,6 +18,7 @@ from collections.abc import Callable
 
 import pytest
 
+from msharefs.core.ports import Segment
 from msharefs.linux import syscalls
 from msharefs.memory import objects, private
 from msharefs.memory.private import Arena, ArenaOptions
@@ -46,22 +49,25 @@ def check_what_was_mounted(bench: Bench) -> None:
 
 def check_an_aligned_range_becomes_huge_at_once(bench: Bench) -> None:
     """huge=always: 2 MiB that fit the limit exactly come as one huge page, 4 KiB do not."""
-    before = huge_bytes()
     bench.memory.set_limit(HUGE + PAGE)
     with bench.segment(2 * HUGE) as segment:
         segment.open().reserve(0, HUGE)
-        assert huge_bytes() - before == HUGE
+        assert mapped_as_huge(segment, 2 * HUGE) == HUGE
         segment.open().reserve(HUGE, PAGE)
         assert segment.allocated() == HUGE + PAGE
 
 
-def huge_bytes() -> int:
-    """The machine's shared memory in huge pages."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("ShmemHugePages:"):
-                return int(line.split()[1]) * 1024
-    raise AssertionError("no ShmemHugePages in /proc/meminfo")
+def mapped_as_huge(segment: Segment, size: int) -> int:
+    """How many of the segment's first `size` bytes a process maps by huge pages, in bytes."""
+    opened = segment.open()
+    with mmap.mmap(opened.fileno(), size, prot=mmap.PROT_READ) as memory:
+        # The touch makes the entry; the kernel has placed the map where it can be a huge one.
+        assert memory[0] == 0
+        with open("/proc/self/smaps", encoding="ascii") as lines:
+            inode = f" {os.fstat(opened.fileno()).st_ino} "
+            ours = itertools.dropwhile(lambda line: inode not in line, lines)
+            entry = next(line for line in ours if line.startswith("ShmemPmdMapped:"))
+    return int(entry.split()[1]) * 1024
 
 
 def run(

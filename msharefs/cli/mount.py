@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from msharefs import __version__
@@ -30,6 +30,7 @@ from msharefs.daemon.supervisor import (
     EXIT_USAGE,
     MountError,
 )
+from msharefs.linux import namespaces
 
 PROGRAM = "msharefs-mount"
 HELPER_PREFIX = "mount."
@@ -43,8 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What the words say. `options` is the text of all -o; `mountpoint` is absolute and
-    without links."""
+    """What the words say. `options` is the text of all -o."""
 
     source: str
     mountpoint: str
@@ -52,6 +52,7 @@ class CommandLine:
     sloppy: bool
     foreground: bool
     dry_run: bool
+    namespace: str | None
 
     @property
     def is_remount(self) -> bool:
@@ -65,14 +66,15 @@ def main() -> int:
     logging.basicConfig(format=f"{PROGRAM}: %(message)s")
     try:
         line = parse_command_line(sys.argv[1:], program=sys.argv[0])
+        origin = _join(line.namespace)
         if line.is_remount:
             return _remount(line)
-        request = mount_request(line)
+        request = replace(mount_request(line), servers_in=origin)
         check_host(request)
         if line.dry_run:
             return 0
         if request.foreground:
-            caller.let_go()
+            caller.let_go(keep=_descriptors(request))
             supervise(request, lambda: None)
         else:
             _serve_in_background(request)
@@ -98,21 +100,38 @@ def parse_command_line(arguments: list[str], *, program: str = PROGRAM) -> Comma
     # What mount(8) hands to its helpers: the first three it has done itself.
     parser.add_argument("-n", "-v", "--verbose", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-t", dest="_type", help=argparse.SUPPRESS)
-    parser.add_argument("-N", dest="namespace", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "-N", dest="namespace", help="mount in this mount namespace (/proc/PID/ns/mnt)"
+    )
     parser.add_argument("-V", "--version", action="version", version=f"msharefs {__version__}")
     words = parser.parse_args(arguments)
-    if words.namespace is not None:
-        raise UsageError("-N cannot be had: enter the namespace with nsenter(1), and mount there")
     # To a helper -f says --fake: do everything but the mount itself.
     is_helper = os.path.basename(program).startswith(HELPER_PREFIX)
     return CommandLine(
         source=words.source,
-        mountpoint=_resolved(words.mountpoint),
+        mountpoint=words.mountpoint,
         options=",".join(words.options),
         sloppy=words.sloppy,
         foreground=words.foreground and not is_helper,
         dry_run=words.foreground and is_helper,
+        namespace=words.namespace,
     )
+
+
+def _join(namespace: str | None) -> int | None:
+    """Go where the mount is to be made. Returns a descriptor of where we came from: servers
+    stay there. Raises MountError."""
+    if namespace is None:
+        return None
+    try:
+        return namespaces.join(namespace)
+    except OSError as error:
+        raise MountError(f"-N {namespace}: {error.strerror}", EXIT_SYSTEM) from error
+
+
+def _descriptors(request: MountRequest) -> list[int]:
+    """Those that the supervisor needs of the command."""
+    return [] if request.servers_in is None else [request.servers_in]
 
 
 def _remount(line: CommandLine) -> int:
@@ -120,7 +139,7 @@ def _remount(line: CommandLine) -> int:
     words = [word for word in line.options.split(",") if word != REMOUNT]
     given = parse_given(",".join(words), memory=total_memory(), sloppy=line.sloppy)
     if not line.dry_run:
-        remount(line.mountpoint, given)
+        remount(_resolved(line.mountpoint), given)
     return 0
 
 
@@ -133,7 +152,7 @@ def mount_request(line: CommandLine) -> MountRequest:
         testing=os.environ.get(TESTING) == "1",
     )
     source = options.fsname or line.source
-    return MountRequest(source, line.mountpoint, options, line.foreground)
+    return MountRequest(source, _resolved(line.mountpoint), options, line.foreground)
 
 
 def _resolved(mountpoint: str) -> str:
@@ -185,7 +204,7 @@ def _read_all(pipe: int) -> bytes:
 def _become_daemon(request: MountRequest, writer: int) -> int:
     """The child: a supervisor with nothing of the caller's, and one report on `writer`."""
     caller.detach()
-    caller.let_go(keep=[writer])
+    caller.let_go(keep=[writer, *_descriptors(request)])
     word = _Word(writer)
     try:
         supervise(request, word.announce)

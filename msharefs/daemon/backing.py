@@ -110,6 +110,8 @@ def enter(address: str, state: str) -> None:
     """
     if address != PRIVATE:
         return
+    if not mountinfo.layers(os.path.join(state, ARENA)):
+        raise OSError(errno.ENOENT, "its memory is not seen in the mount namespace of its servers")
     namespaces.unshare_mounts()
     needed = _mounts_of(_needed(state))
     with namespaces.whole_namespace():

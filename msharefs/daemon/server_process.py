@@ -25,6 +25,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from msharefs.fuse.in_service import Cause
+from msharefs.linux import syscalls
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 
@@ -61,11 +62,12 @@ class ServerProcess:
         """Settings that it wishes for its mount, once it serves."""
 
     @classmethod
-    def start(cls, state: str, device: int) -> Self:
-        """A new one. It loads its code and then waits for `serve`. Raises ServerError."""
+    def start(cls, state: str, device: int, namespace: int | None = None) -> Self:
+        """A new one, in the mount namespace of that descriptor if it is not to be in ours. It
+        loads its code and then waits for `serve`. Raises ServerError."""
         try:
-            return cls(*_start(state, device))
-        except OSError as error:
+            return cls(*_start(state, device, namespace))
+        except (OSError, subprocess.SubprocessError) as error:
             raise ServerError(f"no process for a server: {error}") from error
 
     @property
@@ -127,7 +129,9 @@ class ServerProcess:
         self.tuning = message.get("tuning", self.tuning)
 
 
-def _start(state: str, device: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start(
+    state: str, device: int, namespace: int | None
+) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Our end of the supervision socket, and the process at the other."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     arguments = [state, str(device), str(theirs.fileno())]
@@ -138,10 +142,19 @@ def _start(state: str, device: int) -> tuple[socket.socket, subprocess.Popen[byt
                 stdin=subprocess.DEVNULL,
                 pass_fds=[device, theirs.fileno()],
                 start_new_session=True,
+                preexec_fn=_entering(namespace),
             )
-        except OSError:
+        except BaseException:
             ours.close()
             raise
+
+
+def _entering(namespace: int | None) -> Callable[[], None] | None:
+    """What the child does before it becomes a server. The supervisor has one thread, so running
+    Python between fork and exec is safe."""
+    if namespace is None:
+        return None
+    return lambda: syscalls.setns(namespace, syscalls.CLONE_NEWNS)
 
 
 def send(supervision: socket.socket, message: Mapping[str, Any]) -> None:

@@ -47,6 +47,8 @@ class MountRequest:
     mountpoint: str
     options: MountOptions
     foreground: bool
+    servers_in: int | None = None
+    """A descriptor of the mount namespace for servers, where the mount is made in another."""
 
 
 def check_host(request: MountRequest) -> None:
@@ -156,7 +158,9 @@ def _build(
         os.close(device)
         raise MountError("it was unmounted before it answered", EXIT_MOUNT)
     state.note_device(mount.device)
-    supervisor = Supervisor(request.mountpoint, state, device, mount.device, failpoint)
+    supervisor = Supervisor(
+        request.mountpoint, state, device, mount.device, request.servers_in, failpoint
+    )
     stack.callback(supervisor.take_down)
     supervisor.start_server()
     return supervisor

@@ -70,15 +70,18 @@ class Supervisor:
         state: StateDirectory,
         device: int,
         connection: int,
+        servers_in: int | None,
         failpoint: Failpoint,
     ) -> None:
         """`device` is the /dev/fuse descriptor, owned from here on; `connection` is the st_dev
-        of its mount. `failpoint` is called at each step, for tests that end the process there.
+        of its mount, `servers_in` the descriptor of the mount namespace for servers, if it is
+        not ours. `failpoint` is called at each step, for tests that end the process there.
         Raises OSError."""
         self._mountpoint = mountpoint
         self._state = state
         self._device = device
         self._connection = connection
+        self._servers_in = servers_in
         self._failpoint = failpoint
         self._events = Events()
         self._has_terminal = caller.has_terminal()
@@ -189,7 +192,7 @@ class Supervisor:
         log.warning("%s was unmounted, but is still in use by %s", self._mountpoint, users)
 
     def _launch(self) -> ServerProcess:
-        return ServerProcess.start(self._state.path, self._device)
+        return ServerProcess.start(self._state.path, self._device, self._servers_in)
 
     def _try_to_make_standby(self) -> None:
         """From the code now installed. Without one, or if it dies, the next server starts late."""

@@ -54,6 +54,13 @@ def test_service_with_metrics(systemd: Machine) -> None:
     assert len(complaints(systemd, UNIT, drop_in.replace("IPAddressAllow", "IPAdressAllow"))) == 1
 
 
+def test_what_a_service_may_do(systemd: Machine) -> None:
+    """By systemd's own measure, of which 10 is everything; a better unit may lower it."""
+    command = f"systemd-analyze security --offline=true --threshold=25 {SYSTEM}/msharefs@.service"
+    code, output = systemd.run(command, root=True)
+    assert code == 0, output.splitlines()[-1]
+
+
 def test_postgresql_as_a_service(systemd: Machine) -> None:
     """Debian's unit with the drop-in of docs/run.md, behind the mount's."""
     drop_in = block("run.md", "ini", "mshare run").text

@@ -299,7 +299,6 @@ def test_mount_command(background: Background, form: str) -> None:
         ("-o auto_unmount", "'auto_unmount' cannot be had"),
         ("-s -o size=what", "'size'"),
         ("-f -o siez=1M", "'size'"),
-        ("-N /proc/self/ns/mnt", "nsenter"),
     ],
 )
 def test_mount_command_reports_mistakes(

@@ -67,10 +67,10 @@ def test_fake_as_mount_8_says_it(program: str) -> None:
     assert not parse_command_line(["none", "/", "-v"], program=program).dry_run
 
 
-def test_a_mount_namespace_is_not_entered() -> None:
-    """mount -N leaves the entering to its helper; to mount in the wrong place would be worse."""
-    with pytest.raises(UsageError, match="nsenter"):
-        requested(["none", "/", "-N", "/proc/1/fd/3"])
+def test_a_mount_namespace() -> None:
+    """mount -N leaves the entering to its helper."""
+    assert parse_command_line(["none", "/", "-N", "/proc/1/fd/3"]).namespace == "/proc/1/fd/3"
+    assert parse_command_line(["none", "/"]).namespace is None
 
 
 def test_fsname_is_the_source() -> None:

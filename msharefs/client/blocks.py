@@ -15,6 +15,7 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 import re
 import secrets
 import stat
@@ -48,8 +49,10 @@ _MAGIC = b"mshr.len"
 _HIDDEN = ".shm-"
 _HALF_MADE = re.compile(re.escape(_HIDDEN) + "[0-9a-f]{16}")
 _USUAL_ALIGNMENT = 2 << 20
-_COLLECT_ONE_IN = 64
+_COLLECT_ONE_IN = 256
 """How many blocks are made for one look for half-made ones, which lists the directory."""
+_COLLECT_AT_MOST = 64
+"""How many files one look opens."""
 _PAUSES = (0.001, 0.01, 0.1)
 """Seconds between attempts while the mount has not heard yet that what was collected is closed."""
 
@@ -118,13 +121,16 @@ def attach(region: Region) -> Attachment:
 def collect(directory: str) -> int:
     """Remove the half-made blocks in a directory whose makers were killed, as far as one may.
 
-    Returns how many. Those that are being made now are left alone.
+    Returns how many. Those that are being made now are left alone, and so are other users', of
+    which there may be any number; of very many some are left for later.
     """
     try:
-        names = [name for name in os.listdir(directory) if _HALF_MADE.fullmatch(name)]
+        with os.scandir(directory) as entries:
+            paths = [e.path for e in entries if _HALF_MADE.fullmatch(e.name) and _may_be_ours(e)]
     except OSError:
         return 0
-    return sum(_remove_unlocked(os.path.join(directory, name)) for name in names)
+    chosen = random.sample(paths, min(len(paths), _COLLECT_AT_MOST))
+    return sum(map(_remove_unlocked, chosen))
 
 
 class _Collected(Exception):
@@ -210,6 +216,16 @@ def _rename(hidden: str, path: str) -> None:
     except FileNotFoundError:
         # Of the directory, if it is that, the next attempt will say so.
         raise _Collected from None
+
+
+def _may_be_ours(entry: os.DirEntry[str]) -> bool:
+    """Whether we could remove it in a directory that is sticky, as a mount's root is."""
+    try:
+        # Told with the listing: no request.
+        owner = entry.stat(follow_symlinks=False).st_uid
+    except OSError:
+        return False
+    return os.geteuid() in {0, owner}
 
 
 def _remove_unlocked(path: str) -> bool:

@@ -182,12 +182,38 @@ def test_other_users_leftovers_are_theirs(directory: Path) -> None:
     with pytest.raises(ChildKilledError):
         as_user(ALICE, be_killed)
     assert as_user(BOB, lambda: blocks.collect(str(directory))) == 0
+    # Not even a lock is tried for: his files may be any number, and each would be a request.
+    assert as_user(BOB, lambda: opened_by(directory)) == []
     assert as_user(ALICE, lambda: blocks.collect(str(directory))) == 1
+
+
+def test_very_many_are_collected_bit_by_bit(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No single look takes long; by and by all of them go."""
+    monkeypatch.setattr(blocks, "_COLLECT_AT_MOST", 3)
+    for number in range(8):
+        (directory / f".shm-{number:016x}").touch()
+    assert [blocks.collect(str(directory)) for _ in range(4)] == [3, 3, 2, 0]
 
 
 def test_look_where_one_may_not_list(tmp_path: Path) -> None:
     """It finds nothing, and that is no error."""
     assert blocks.collect(str(tmp_path / "missing")) == 0
+
+
+def opened_by(directory: Path) -> list[object]:
+    """What a look opens."""
+    opened: list[object] = []
+    real = os.open
+
+    def watched(path: str, *arguments: int) -> int:
+        opened.append(path)
+        return real(path, *arguments)
+
+    os.open = watched  # type: ignore[assignment]
+    blocks.collect(str(directory))
+    return opened
 
 
 def make_and_unlink_for_ever(where: Path) -> None:

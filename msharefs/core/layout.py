@@ -68,7 +68,8 @@ class Cut:
     """A range of a layout, looked up once: what is there, and what a change leaves of it.
 
     `old` are the mappings that share a byte with the range, whole; `inside` is what of them
-    is in it, `left` what is outside. All are in order. Good until the layout changes.
+    is in it, `left` what is outside. All are in order. `mapped` and `reserved` are the bytes of
+    what is inside. Good until the layout changes.
     """
 
     start: int
@@ -77,6 +78,8 @@ class Cut:
     old: list[Mapping]
     inside: list[Mapping]
     left: list[Mapping]
+    mapped: int
+    reserved: int
 
     def gaps(self) -> Iterator[Range]:
         """The parts of the range with nothing mapped, in order."""
@@ -124,12 +127,23 @@ class Layout:
         return self._mappings[self._slice(start, end)]
 
     def gaps(self, start: int, end: int) -> Iterator[Range]:
-        """The parts of `start` to `end` with nothing mapped, in order."""
-        return self.cut(start, end).gaps()
+        """The parts of `start` to `end` with nothing mapped, in order. They are looked up one
+        by one, so that the first few of many take no longer than those of few."""
+        position = start
+        for mapping in self.from_offset(start):
+            if mapping.start >= end:
+                break
+            if position < mapping.start:
+                yield Range(position, mapping.start)
+            position = mapping.end
+        if position < end:
+            yield Range(position, end)
 
     def clipped(self, start: int, end: int) -> list[Mapping]:
         """What is mapped in `start` to `end`, cut to it, in order."""
-        return self.cut(start, end).inside
+        found = self._mappings[self._slice(start, end)]
+        _clip(found, start, end)
+        return found
 
     def cut(self, start: int, end: int) -> Cut:
         """Look `start` to `end` up, to change it later by `apply`."""
@@ -138,34 +152,29 @@ class Layout:
         inside = old.copy()
         left: list[Mapping] = []
         if old:
-            # Only the first and the last can stand out.
             first, last = old[0], old[-1]
-            inside[0] = first.between(start, end)
-            inside[-1] = last.between(start, end)
             if first.start < start:
                 left.append(first.between(first.start, start))
             if last.end > end:
                 left.append(last.between(end, last.end))
-        return Cut(start, end, where, old, inside, left)
+            _clip(inside, start, end)
+        return Cut(start, end, where, old, inside, left, *_sizes(inside))
 
     def apply(self, cut: Cut, new: Mapping | None) -> list[Mapping]:
         """Put `new`, or nothing, in the place of what `cut` found. Returns what there is now
         instead of `cut.old`."""
         fresh = cut.left if new is None else sorted([*cut.left, new], key=_start_of)
         self._mappings[cut.where] = fresh
-        for mapping in cut.old:
-            self._count(mapping, -1)
-        for mapping in fresh:
-            self._count(mapping, 1)
+        self.mapped -= cut.mapped
+        self.reserved -= cut.reserved
+        if new is not None:
+            self._count(new)
         return fresh
 
     def append(self, mapping: Mapping) -> None:
         """Put `mapping` in, which lies behind all others."""
         self._mappings.append(mapping)
-        size = mapping.end - mapping.start
-        self.mapped += size
-        if mapping.reserve:
-            self.reserved += size
+        self._count(mapping)
 
     def insert(self, mapping: Mapping) -> None:
         """Put `mapping` in; what it overlaps is cut or replaced."""
@@ -180,7 +189,26 @@ class Layout:
         last = bisect_left(self._mappings, end, lo=first, key=_start_of)
         return slice(first, last)
 
-    def _count(self, mapping: Mapping, sign: int) -> None:
-        self.mapped += sign * mapping.size
+    def _count(self, mapping: Mapping) -> None:
+        size = mapping.end - mapping.start
+        self.mapped += size
         if mapping.reserve:
-            self.reserved += sign * mapping.size
+            self.reserved += size
+
+
+def _clip(mappings: list[Mapping], start: int, end: int) -> None:
+    """Cut what stands out of the range, which can only be the first and the last."""
+    if mappings:
+        mappings[0] = mappings[0].between(start, end)
+        mappings[-1] = mappings[-1].between(start, end)
+
+
+def _sizes(mappings: list[Mapping]) -> tuple[int, int]:
+    """The bytes of all, and of those that are reserved. There may be tens of thousands."""
+    mapped = _sum(mappings)
+    return mapped, mapped - _sum([mapping for mapping in mappings if not mapping.reserve])
+
+
+def _sum(mappings: list[Mapping]) -> int:
+    total: int = sum(map(_end_of, mappings)) - sum(map(_start_of, mappings))
+    return total

@@ -70,7 +70,7 @@ class Mapper:
         segment = self.tables.open_segment(region)
         need = 0
         if mapping.reserve:
-            need = mapping.size - sum(old.size for old in cut.inside if old.reserve)
+            need = mapping.size - cut.reserved
         stray = segment.allocated() > region.layout.reserved
         self.tables.charge(need)
         region.reserving = Range(mapping.start, mapping.end)

@@ -22,6 +22,9 @@ EXTRAS = tuple((1 << 20) << attempt for attempt in range(1, 8))
 limit of the memory includes them. So each further try lets twice as many bytes more be
 taken; what was taken is swept afterwards."""
 
+A_CALL = 32 << 10
+"""Bytes. A system call for a range of its own takes about as long as to clear so many."""
+
 MakeRoom = Callable[[int], bool]
 """Sweeps holes and lets so many bytes more than is charged be taken; False where it cannot."""
 
@@ -44,13 +47,15 @@ class MapPlan:
 
     @property
     def cost(self) -> int:
-        """How many bytes are to be cleared, at most."""
-        return self.mapping.size if self.mapping.reserve else 0
+        """The work: bytes that are to be cleared or freed, and what calls cost, in bytes."""
+        size = self.mapping.size if self.mapping.reserve else self.cut.mapped
+        # One for each mapping that is replaced, and one for the gap behind it.
+        return size + 2 * len(self.cut.inside) * A_CALL
 
     @property
-    def stale(self) -> tuple[Range, ...]:
-        """The bytes that are not what they were once this is done."""
-        return _ranges(self.cut.inside)
+    def stale(self) -> Range | None:
+        """Where bytes are not what they were once this is done; None where nothing was."""
+        return _stale(self.cut)
 
     @property
     def readable(self) -> bool:
@@ -72,11 +77,12 @@ class MapPlan:
 
     def clear(self) -> None:
         """Make what was mapped before read as zeros. Does not fail."""
-        for old in self.cut.inside:
-            if self.mapping.reserve:
+        if self.mapping.reserve:
+            for old in self.cut.inside:
                 self.segment.zero(old.start, old.size)
-            else:
-                self.segment.punch(old.start, old.size)
+        elif self.cut.inside:
+            # In one go, however many there were: nothing is in the gaps.
+            self.segment.punch(self.mapping.start, self.mapping.size)
 
     def _acquire(self) -> None:
         if self.stray:
@@ -112,13 +118,13 @@ class UnmapPlan:
 
     @property
     def cost(self) -> int:
-        """How many bytes are to be freed, at most."""
-        return self.cut.end - self.cut.start
+        """The work: bytes that are to be freed, and what each mapping costs, in bytes."""
+        return self.cut.mapped + len(self.cut.inside) * A_CALL
 
     @property
-    def stale(self) -> tuple[Range, ...]:
-        """The bytes that are not what they were once this is done."""
-        return _ranges(self.cut.inside)
+    def stale(self) -> Range | None:
+        """Where bytes are not what they were once this is done; None where nothing was."""
+        return _stale(self.cut)
 
     @property
     def readable(self) -> bool:
@@ -136,5 +142,5 @@ class UnmapPlan:
 Plan = MapPlan | UnmapPlan
 
 
-def _ranges(mappings: list[Mapping]) -> tuple[Range, ...]:
-    return tuple(Range(mapping.start, mapping.end) for mapping in mappings)
+def _stale(cut: Cut) -> Range | None:
+    return Range(cut.inside[0].start, cut.inside[-1].end) if cut.inside else None

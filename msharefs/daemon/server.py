@@ -83,6 +83,9 @@ from msharefs.state_layout import CONFIG
 log = logging.getLogger("msharefs.daemon.server")
 
 EXIT_FAILED = 1
+SWITCH_INTERVAL = 0.5e-3
+"""Seconds that the loop waits for the interpreter at most, each time that it comes back from a
+system call while a worker thread computes. Python's 5 ms would be 30 ms a request."""
 SETTLE_INTERVAL = 5.0
 """Seconds between looks at memory that could not be had back at once."""
 
@@ -305,6 +308,7 @@ def main() -> int:
     )
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
     os.umask(0o077)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     gone, failure = False, None
     try:
         filter_system_calls(config.options.seccomp)

@@ -23,6 +23,7 @@ from msharefs import abi
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.journal import Request
+from msharefs.core.plan import A_CALL
 from msharefs.core.region import Region
 from msharefs.fuse.control import SLOW_WORK, Control
 from msharefs.fuse.kernel import Opcode
@@ -347,6 +348,49 @@ async def test_unmapping_much_is_slow_too(desk: Desk) -> None:
         tasks.start("unmap", desk.unmap(region, 0, SLOW_WORK))
         await tasks.until(1)
     assert (pages(region), desk.world.memory.used()) == ([], 0)
+
+
+@pytest.mark.parametrize("what", ["map", "map noreserve", "unmap"])
+async def test_a_change_of_many_mappings_is_slow_too(desk: Desk, what: str) -> None:
+    """However few bytes they have: each costs a call."""
+    many = SLOW_WORK // A_CALL
+    region = desk.world.region(size=SIZE)
+    for number in range(many):
+        desk.world.map(region, 2 * number * PAGE, PAGE)
+    gate = Gates(desk.world).hold(region)
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        if what == "unmap":
+            tasks.start(what, desk.unmap(region, 0, 2 * many * PAGE))
+        else:
+            flags = ANONYMOUS | (abi.MAP_NORESERVE if what == "map noreserve" else 0)
+            create = abi.CreateMapping(0, 2 * many * PAGE, 0, READ_WRITE, flags)
+            tasks.start(what, desk.ioctl(region.ino, abi.CREATE_MAPPING, create.pack()))
+        await gate.reached.wait()
+        assert len(region.layout) == many
+        gate.open.set()
+        assert await tasks.until(1) == [what]
+    assert pages(region) == ([] if what == "unmap" else [(0, 2 * many)])
+
+
+async def test_much_that_is_replaced_without_a_reservation_is_slow_too(desk: Desk) -> None:
+    """It asks for no memory, but gives back what was there."""
+    region = desk.world.region(size=SIZE)
+    desk.world.map(region, 0, SLOW_WORK)
+    create = abi.CreateMapping(0, SIZE, 0, READ_WRITE, ANONYMOUS | abi.MAP_NORESERVE).pack()
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        tasks.start("map", desk.ioctl(region.ino, abi.CREATE_MAPPING, create))
+        await tasks.until(1)
+    assert (pages(region), desk.world.memory.used()) == ([(0, SIZE // PAGE)], 0)
+
+
+def test_much_that_has_no_memory_is_quick(desk: Desk) -> None:
+    """Neither to map without a reservation, nor to unmap where nothing is."""
+    region = desk.world.region(size=SIZE)
+    create = abi.CreateMapping(0, SIZE, 0, READ_WRITE, ANONYMOUS | abi.MAP_NORESERVE).pack()
+    assert desk.unmap(region, 0, SIZE) == SUCCESS
+    assert desk.ioctl(region.ino, abi.CREATE_MAPPING, create) == SUCCESS
 
 
 async def test_changes_of_one_region_come_in_order(desk: Desk) -> None:

@@ -81,7 +81,8 @@ class PagedPlane:
             raise InvalidArgument(f"region {region.ino} is for mmap, not for read")
         start, end = request.offset, request.offset + request.size
         for plan in self._changes.get(region.ino, ()):
-            if not plan.readable and any(s.start < end and start < s.end for s in plan.stale):
+            stale = plan.stale
+            if stale and not plan.readable and stale.start < end and start < stale.end:
                 raise NothingMapped(f"{start:#x} of region {region.ino} is being unmapped")
         segment = region.touchable(start, end)
         if request.size >= WINDOW_FROM and not self._changes.get(region.ino):
@@ -103,7 +104,7 @@ class PagedPlane:
 
     def has_stale_pages(self, plan: Plan) -> bool:
         """Whether anything that was mapped changes."""
-        return bool(plan.stale)
+        return plan.stale is not None
 
     @contextmanager
     def changing(self, plan: Plan) -> Iterator[None]:
@@ -119,17 +120,19 @@ class PagedPlane:
 
     def drop_stale_pages(self, plan: Plan) -> None:
         """Take them from every process; dirty ones come back as WRITE before, and go."""
-        for part in plan.stale:
+        stale = plan.stale
+        if stale is not None:
             with suppress(ConnectionGone):
                 self._device.notify(
-                    messages.encode_pages_changed(plan.region.ino, part.start, part.size)
+                    messages.encode_pages_changed(plan.region.ino, stale.start, stale.size)
                 )
 
     def _current_parts(self, region: Region, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of a range that are mapped and not changing."""
         parts = [(m.start, m.end) for m in region.layout.clipped(start, end)]
         for plan in self._changes.get(region.ino, ()):
-            for stale in plan.stale:
+            stale = plan.stale
+            if stale is not None:
                 parts = [
                     piece
                     for low, high in parts

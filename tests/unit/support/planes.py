@@ -59,7 +59,7 @@ class FakePlane:
 
     def has_stale_pages(self, plan: Plan) -> bool:
         """As the test wishes, for a change that replaces something."""
-        return self.stale and bool(plan.stale)
+        return self.stale and plan.stale is not None
 
     @contextmanager
     def changing(self, plan: Plan) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import stat
 import tempfile
@@ -25,7 +26,7 @@ from msharefs.cli.errors import sentence
 from msharefs.cli.params import MODE, REGION, SIZE
 from msharefs.preload import leftovers, regions
 from msharefs.preload.collecting import Task
-from msharefs.preload.library import LibraryError, find_library
+from msharefs.preload.library import LibraryError, find_library, why_out_of_reach
 from msharefs.preload.run_file import RunFile, Story
 from msharefs.preload.run_file import create as create_run_file
 from msharefs.preload.runner import Outcome, Runner
@@ -141,6 +142,7 @@ def _run(options: RunOptions, command: tuple[str, ...]) -> int:
             **_settings(options, run_file),
             "LD_PRELOAD": ":".join(filter(None, [library, os.environ.get("LD_PRELOAD")])),
         }
+        _check_reach(options, library, command[0])
         undo.pop_all()
         runner = Runner(Task(region, run_file, asked, keep=options.keep))
         outcome = _run_command(runner, command, environment)
@@ -159,6 +161,18 @@ def _run_command(runner: Runner, command: tuple[str, ...], environment: dict[str
         raise RunError(str(error)) from None
     except OSError as error:
         raise RunError(f"{shown}: {error.strerror}", EXIT_NOT_RUNNABLE) from None
+
+
+def _check_reach(options: RunOptions, library: str, name: str) -> None:
+    """Say that the library cannot be loaded into the command itself; RunError with --strict."""
+    found = shutil.which(name)
+    reason = why_out_of_reach(library, found) if found else None
+    if reason is None or not (options.verbose or options.strict):
+        return
+    text = f"{formatting.name(name)} cannot have its memory in the region: {reason}"
+    if options.strict:
+        raise RunError(text)
+    _say(text)
 
 
 def _say_what_was(options: RunOptions, outcome: Outcome) -> None:

@@ -7,6 +7,7 @@ package build loads this file by itself, before there is a package: standard lib
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -48,6 +49,15 @@ def find_library() -> Path:
     if not _is_trustworthy(cached):
         build(cached)
     return cached
+
+
+def why_out_of_reach(library: str, program: str) -> str | None:
+    """Why the library cannot be loaded into a program (reach.c); None if it can, as far as can be
+    seen."""
+    ask = ctypes.CDLL(library).msharefs_out_of_reach
+    ask.argtypes, ask.restype = (ctypes.c_char_p,), ctypes.c_char_p
+    reason: bytes | None = ask(os.fsencode(program))
+    return None if reason is None else reason.decode()
 
 
 def file_name() -> str:

@@ -30,6 +30,9 @@
 
 #define HOOK __attribute__((visibility("default")))
 
+/* As timeout(1) and env(1) end when they fail themselves. */
+#define EXIT_RUN_FAILED 125
+
 /* What one entry of the second level of page tables maps.  Every range of the region begins
  * at a multiple of it. */
 #define HUGE_PAGE ((uint64_t)2 << 20)
@@ -181,6 +184,7 @@ int ask_to_hold(int file);
 
 /* say.c: one line on standard error. */
 void say_left(const char *what, uint64_t size, int error);
+void say_out_of_reach(const char *path, const char *reason);
 void say_no_room(const char *what, uint64_t wanted, uint64_t room);
 void say_placed(const char *what, uint64_t size, uint64_t offset);
 

@@ -16,9 +16,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* As timeout(1) and env(1) end when they fail themselves. */
-#define EXIT_RUN_FAILED 125
-
 #define LINE_SIZE 512
 
 struct line {
@@ -174,6 +171,19 @@ void say_no_room(const char *what, uint64_t wanted, uint64_t room)
 	put(&line, what);
 	put(&line, " cannot be mapped: it has room for ");
 	put_size(&line, room);
+	end(&line);
+}
+
+void say_out_of_reach(const char *path, const char *reason)
+{
+	struct line line;
+
+	begin(&line);
+	put(&line, path);
+	put(&line, " cannot have its memory in ");
+	put(&line, settings()->region);
+	put(&line, ": ");
+	put(&line, reason);
 	end(&line);
 }
 

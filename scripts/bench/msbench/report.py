@@ -1,4 +1,4 @@
-"""The table and the JSON. Knows goals and figures, not how they were measured."""
+"""The table, as text, in a page and as JSON. Knows goals and figures, not how they were measured."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .figures import Figure, Goal, Kind, Unit, met, ratio
 
 HEAD = ("name", "measure", "ours", "against", "theirs", "ratio", "wanted", "met?")
 LEFT_ALIGNED = (0, 1, 3, 7)
+BEGIN, END = "<!-- bench-table: made by scripts/bench/run --readme -->", "<!-- bench-table: end -->"
+"""The marks between which a page has the table."""
 
 # A goal without a figure carries the reason instead.
 Result = Figure | str
@@ -30,6 +32,30 @@ def table(results: Mapping[Goal, Result]) -> str:
         elif result.note:
             lines.append(f"{goal.name}: {result.note}")
     return "\n".join(lines)
+
+
+def fill_in(page: Path, results: Mapping[Goal, Result], where: Mapping[str, object]) -> None:
+    """Put the table of a run into a Markdown page, with the machine that it was made on. A row
+    that misses its goal says so as loudly as one that meets it. ValueError without the marks."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _old, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page} has no place for the table: {BEGIN} ... {END}")
+    # The names of the rows are for the command line.
+    rows = [_cells(goal, result)[1:] for goal, result in results.items()]
+    lines = [
+        "",
+        "",
+        _markdown(HEAD[1:]),
+        _markdown(("---",) * len(HEAD[1:])),
+        *map(_markdown, rows),
+    ]
+    lines += ["", ", ".join(f"{name} {value}" for name, value in where.items()) + ".", "", ""]
+    page.write_text(before + begin + "\n".join(lines) + end + after, encoding="utf-8")
+
+
+def _markdown(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def machine() -> dict[str, object]:

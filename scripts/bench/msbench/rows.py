@@ -11,7 +11,7 @@ from pathlib import Path
 from . import measures
 from .figures import GOALS, Goal
 from .processes import NotMeasured, Placement
-from .report import Result, machine, table, write_json
+from .report import Result, fill_in, machine, table, write_json
 from .site import Site
 
 
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     print(table(results))
     if options.json:
         write_json(options.json, results, machine() | {"placement": options.placement})
+    if options.readme:
+        fill_in(options.readme, results, machine())
     return 1 if any(isinstance(result, str) for result in results.values()) else 0
 
 
@@ -41,6 +43,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="put the table between the marks in this page"
+    )
     parser.add_argument(
         "--placement",
         choices=("apart", "together", "free"),

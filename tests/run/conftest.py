@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,16 +45,16 @@ def answers() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def built_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The library of this source tree, where every user can read it."""
-    directory = tmp_path_factory.mktemp("library")
-    for parent in (directory, *directory.parents[:2]):
-        parent.chmod(0o755)
-    path = directory / library.file_name()
-    library.build(path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(library.VARIABLE, str(path))
-        yield path
+def built_library() -> Iterator[Path]:
+    """The library of this source tree, where every user can read it: not below the directory of
+    pytest, which each session closes to others."""
+    with tempfile.TemporaryDirectory(prefix="msharefs-library-") as directory:
+        os.chmod(directory, 0o755)
+        path = Path(directory) / library.file_name()
+        library.build(path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(library.VARIABLE, str(path))
+            yield path
 
 
 @pytest.fixture

@@ -65,8 +65,13 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 
 def test_nothing_hides_the_mount(service: configparser.SectionProxy) -> None:
-    """No setting gives the service a mount namespace, in which its mount would stay."""
-    assert [name for name in OWN_NAMESPACE if name in service] == []
+    """Settings that give the service a mount namespace would keep its mount there, so that it
+    is made in the machine's. None of them hides what somebody may have mounted below."""
+    own = [name for name in OWN_NAMESPACE if name in service]
+    assert own
+    assert "-N /proc/1/ns/mnt" in service["ExecStart"]
+    assert "PrivateTmp" not in service
+    assert service["ProtectHome"] == "read-only"
 
 
 def test_restart_and_stop_reach_the_supervisor(service: configparser.SectionProxy) -> None:

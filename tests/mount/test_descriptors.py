@@ -89,6 +89,7 @@ def test_the_soft_limit_is_the_callers(background: Background) -> None:
     background.unmount_and_check()
 
 
+@pytest.mark.root_only("in the paged plane a page fault needs the segment open, too")
 def test_it_is_really_over(make_mount: Callable[..., mount.Mount]) -> None:
     """N18: ENFILE for whoever needs the memory of a region that is not open, nothing changed,
     one line in the log; and all is well when it is possible again."""

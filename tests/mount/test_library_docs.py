@@ -80,7 +80,8 @@ def test_program_of_the_c_reference(mounted: Mount, tmp_path: Path) -> None:
     includes = "".join(f"#include <{name}>\n" for name in names)
     shown = body.replace(SHOWN, str(mounted.path))
     # What is mapped at the start can be written before it is unmapped.
-    body = shown.replace("struct mshare_unmap", 'strcpy(memory, "hello");\nstruct mshare_unmap', 1)
+    body = shown.replace("memory[0] = 1;", 'memory[0] = 1;\nstrcpy(memory, "hello");', 1)
+    assert body != shown
     source, program = tmp_path / "shown.c", tmp_path / "shown"
     source.write_text(f"{includes}int main(void) {{\n{body}\nreturn 0; }}\n")
     words = ["cc", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result"]

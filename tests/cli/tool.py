@@ -12,6 +12,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -204,4 +205,6 @@ def drawn(*arguments: str | Path, columns: int = 80, **more: str) -> str:
 
 def _take_terminal() -> None:
     """Ctrl-C goes to the processes of the terminal that they control."""
+    # Whoever runs the tests in the background of a shell ignores it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -167,8 +167,8 @@ def receive(supervision: socket.socket) -> Mapping[str, Any] | None:
     try:
         message = supervision.recv(LARGEST_MESSAGE)
     except ConnectionResetError:
-        # It went without reading what we said.
-        return None
+        # It went without reading what we said. This is told once, and before what it has said.
+        message = supervision.recv(LARGEST_MESSAGE)
     if not message:
         return None
     parsed: Mapping[str, Any] = json.loads(message)

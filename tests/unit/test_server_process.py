@@ -100,3 +100,14 @@ def test_a_server_that_is_gone(both: Both) -> None:
     both.theirs.close()
     with pytest.raises(ServerError, match="ended at once"):
         both.process.serves_within(0)
+
+
+def test_its_last_words_are_heard_though_it_read_nothing(both: Both) -> None:
+    """The kernel tells of the unread order before it gives the words, and once."""
+    both.process.serve(0, 0.0, Cause.NONE)
+    send(both.theirs, {"error": "no memory is seen"})
+    both.theirs.close()
+    with pytest.raises(ServerError, match="no memory is seen"):
+        both.process.serves_within(1)
+    with pytest.raises(ServerError, match="ended at once"):
+        both.process.serves_within(1)

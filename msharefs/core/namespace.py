@@ -189,10 +189,10 @@ class Namespace:
         _check_not_info(inode)
         if target is inode:
             return None
-        self._check_not_below(inode, new_parent)
+        self._check_not_below(inode, parent, new_parent)
         if target is not None:
             if flags & RENAME_EXCHANGE:
-                self._check_not_below(target, parent)
+                self._check_not_below(target, new_parent, parent)
             else:
                 _check_replaceable(inode, target)
         source, goal = self.directory(parent), self.directory(new_parent)
@@ -243,12 +243,19 @@ class Namespace:
             raise OutOfInodes(f"nr_inodes={self.nr_inodes} is used up")
         return directory
 
-    def _check_not_below(self, inode: Inode, directory: int) -> None:
-        """A directory cannot move into itself or below."""
-        while directory != ROOT_INO:
-            if directory == inode.ino:
-                raise InvalidArgument(f"directory {inode.ino} cannot move below itself")
-            directory = self.directory(directory).parent
+    def _check_not_below(self, inode: Inode, parent: int, directory: int) -> None:
+        """A directory cannot move from its parent into itself or below.
+
+        Only that of a directory with directories in it takes a walk up, which may be long.
+        """
+        if not isinstance(inode, Directory) or directory == parent:
+            return
+        above = directory
+        while above != inode.ino:
+            if above == ROOT_INO or inode.nlink <= 2:
+                return
+            above = self.directory(above).parent
+        raise InvalidArgument(f"directory {inode.ino} cannot move below itself")
 
     def _attach(self, directory: Directory, name: bytes, inode: Inode) -> None:
         directory.put(name, inode.ino)

@@ -6,7 +6,10 @@ answered here and not by pyfuse3, which does not tell for which request of the k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import islice
+
+import trio
 
 from msharefs.core.errors import NotPermitted
 from msharefs.core.inode import Caller
@@ -17,6 +20,9 @@ from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.payload import request_of
 
+SLICE = 64
+"""Inodes that are forgotten in one go: if they are regions, and all die of it, 3 ms."""
+
 
 class NameHandlers:
     """Handlers for the switchboard. Each gives the payload of its reply, or raises RefusedError
@@ -26,7 +32,7 @@ class NameHandlers:
     def __init__(self, manager: RegionManager) -> None:
         self._manager = manager
 
-    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
+    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes | Awaitable[bytes]]]:
         """Which request each of them answers."""
         return {
             Opcode.LOOKUP: self.lookup,
@@ -93,9 +99,21 @@ class NameHandlers:
         self._manager.forget([(header.nodeid, messages.decode_forget(body))])
         return b""
 
-    def batch_forget(self, header: Header, body: memoryview) -> bytes:
-        """BATCH_FORGET: of as many inodes as one request can hold (some 65,000)."""
-        self._manager.forget(messages.decode_batch_forget(body))
+    def batch_forget(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
+        """BATCH_FORGET: of as many inodes as one request can hold (some 65,000). Others are
+        served between slices of many: counts are taken off one by one, and what is left when
+        the process dies the next one asks the kernel about."""
+        counts = messages.decode_batch_forget(body)
+        first = list(islice(counts, SLICE))
+        if len(first) == SLICE:
+            return self._forget_in_slices(messages.decode_batch_forget(memoryview(bytes(body))))
+        self._manager.forget(first)
+        return b""
+
+    async def _forget_in_slices(self, counts: Iterator[tuple[int, int]]) -> bytes:
+        while some := list(islice(counts, SLICE)):
+            self._manager.forget(some)
+            await trio.lowlevel.checkpoint()
         return b""
 
     def _rename(self, header: Header, rename: messages.RenameIn) -> bytes:

@@ -212,7 +212,8 @@ class Switchboard(trio.abc.Instrument):
         if isinstance(answer, bytes | memoryview):
             self._finish(header, answer, started)
         else:
-            self._outstanding.keep(message)
+            if header.opcode not in NO_REPLY:
+                self._outstanding.keep(message)
             if self._in_service.careful:
                 self._to_serve.send_nowait((header, answer, started))
             else:

@@ -7,9 +7,11 @@ import stat
 import struct
 
 import pytest
+import trio
 
 from msharefs.core.inode import ROOT_INO
 from msharefs.core.namespace import RENAME_NOREPLACE
+from msharefs.fuse import names as names_module
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.names import NameHandlers
 from tests.unit.support.planes import entry, header, name
@@ -136,14 +138,46 @@ def test_forget_reaches_the_manager(world: World, names: NameHandlers) -> None:
     assert [region.lookups for region in regions] == [0, 0, 0]
 
 
-def test_as_much_is_forgotten_as_one_request_holds(world: World, names: NameHandlers) -> None:
+async def test_as_much_is_forgotten_as_one_request_holds(world: World, names: NameHandlers) -> None:
     """Some 65,000 inodes, known or not."""
     region = world.region(b"a")
     count = 65_000
     batch = struct.pack("<II", count, 0) + struct.pack("<QQ", region.ino, 1)
     batch += b"".join(struct.pack("<QQ", ino, 1) for ino in range(100, 99 + count))
-    names.batch_forget(header(Opcode.BATCH_FORGET, 0), memoryview(batch))
+    later = names.batch_forget(header(Opcode.BATCH_FORGET, 0), memoryview(batch))
+    assert not isinstance(later, bytes)
+    assert await later == b""
     assert region.lookups == 0
+
+
+async def test_others_are_served_while_many_are_forgotten(
+    world: World, names: NameHandlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while all of them go. The buffer of the request is used for others by then."""
+    slices = 40
+    monkeypatch.setattr(names_module, "SLICE", 4)
+    regions = [world.region(b"%d" % number) for number in range(4 * slices)]
+    for number, region in enumerate(regions):
+        world.manager.release(None, region.ino)
+        world.manager.unlink(None, ROOT_INO, b"%d" % number)
+    batch = bytearray(struct.pack("<II", len(regions), 0))
+    batch += b"".join(struct.pack("<QQ", region.ino, 1) for region in regions)
+    later = names.batch_forget(header(Opcode.BATCH_FORGET, 0), memoryview(batch))
+    assert not isinstance(later, bytes)
+    batch[:] = bytes(len(batch))
+    left = [len(world.tables.regions)]
+
+    async def look() -> None:
+        while left[-1]:
+            await trio.lowlevel.checkpoint()
+            left.append(len(world.tables.regions))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        assert await later == b""
+    # Both run once in each round of the loop, in any order.
+    assert len(set(left)) > slices // 4
+    assert world.memory.segments == {}
 
 
 def test_each_opcode_has_its_handler(names: NameHandlers) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -385,7 +386,7 @@ def test_exchange_within_a_directory(names: Namespace) -> None:
 def test_renames_that_are_refused(names: Namespace) -> None:
     """Each with its errno, and nothing has changed."""
     full = add_directory(names, b"full")
-    add_directory(names, b"empty")
+    empty = add_directory(names, b"empty")
     below = add_directory(names, b"below", full.ino)
     add_region(names, b"a")
     before = state(names)
@@ -399,6 +400,7 @@ def test_renames_that_are_refused(names: Namespace) -> None:
         (b"empty", ROOT_INO, b"a", 0, errno.ENOTDIR),
         (b"empty", ROOT_INO, b"full", 0, errno.ENOTEMPTY),
         (b"full", full.ino, b"x", 0, errno.EINVAL),
+        (b"empty", empty.ino, b"x", 0, errno.EINVAL),
         (b"full", below.ino, b"x", 0, errno.EINVAL),
         (b"full", full.ino, b"below", RENAME_EXCHANGE, errno.EINVAL),
         (INFO, ROOT_INO, b"x", 0, errno.EPERM),
@@ -414,6 +416,39 @@ def test_renames_that_are_refused(names: Namespace) -> None:
     with refused(errno.EINVAL):
         names.rename(full.ino, b"below", ROOT_INO, b"full", RENAME_EXCHANGE)
     assert state(names) == before
+
+
+class Looks(dict[int, Inode]):
+    """A table of inodes that counts how often somebody looks into it."""
+
+    count = 0
+
+    def get(self, ino: int, default: Any = None) -> Any:
+        """As of any dict."""
+        self.count += 1
+        return super().get(ino, default)
+
+
+def test_renames_far_down_do_not_walk_up() -> None:
+    """Of a region, within a directory, or of a directory that has none in it: such a one is above
+    nothing, however deep the place is."""
+    depth = 1000
+    names = make_names(nr_inodes=2 * depth)
+    parent = ROOT_INO
+    for _ in range(depth):
+        parent = add_directory(names, b"d", parent).ino
+    far = add_directory(names, b"far", parent).ino
+    add_region(names, b"region", parent)
+    add_directory(names, b"plain", parent)
+    add_directory(names, b"below", add_directory(names, b"full", parent).ino)
+    names._inodes = looks = Looks(names._inodes)
+    names.rename(parent, b"region", far, b"region", 0)
+    names.rename(parent, b"plain", far, b"plain", 0)
+    names.rename(parent, b"full", parent, b"moved", 0)
+    names.rename(parent, b"moved", parent, b"far", RENAME_EXCHANGE)
+    assert looks.count < 50
+    with refused(errno.EINVAL):
+        names.rename(ROOT_INO, b"d", parent, b"x", 0)
 
 
 # Looking up and listing

@@ -54,11 +54,17 @@ class Ledger:
         """How many bytes may be in use."""
         return min(self.capacity, self.reserved + self.pending + self.optional)
 
+    @property
+    def has_more_than_reserved(self) -> bool:
+        """Whether more is in use than is reserved. If not, no page is in a hole, and no region
+        need be looked at to know that."""
+        return self._memory.used() > self.reserved
+
     def charge(self, need: int, regions: Iterable[Region]) -> None:
         """Set `need` bytes aside and raise the limit. Raises OutOfMemory."""
         if not need:
             return
-        if self._left() < need:
+        if self._left() < need and self.has_more_than_reserved:
             sweep(regions)
         if self._left() < need:
             left = max(0, self._left())

@@ -148,5 +148,5 @@ def _put_in_order(tables: Tables) -> None:
     """The process before may have been killed between a change of memory and its record. Where
     no more is in use than is reserved, there is nothing that no mapping holds."""
     tables.settle()
-    if tables.memory.used() > tables.ledger.reserved:
+    if tables.ledger.has_more_than_reserved:
         tables.sweep()

@@ -123,6 +123,33 @@ def test_pages_in_holes_do_not_count_against_promises(ledger: Ledger, memory: Fa
     assert segment.pages == set(range(20))
 
 
+def test_a_full_mount_refuses_without_a_look_at_its_regions(
+    ledger: Ledger, memory: FakeMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be very many, and anybody may ask again and again. Only where more is in use
+    than is reserved can there be pages to take back."""
+    looked: list[int] = []
+    allocated = FakeSegment.allocated
+
+    def look(segment: FakeSegment) -> int:
+        looked.append(segment.ino)
+        return allocated(segment)
+
+    region, segment = make_region(memory)
+    insert(ledger, region.layout, Mapping(0, 100 * PAGE, 3))
+    assert ledger.settle([region])
+    segment.reserve(0, 100 * PAGE)
+    monkeypatch.setattr(memory, "used", lambda: 100 * PAGE)
+    monkeypatch.setattr(FakeSegment, "allocated", look)
+    with refused(errno.ENOMEM):
+        ledger.charge(PAGE, [region])
+    assert looked == []
+    monkeypatch.setattr(memory, "used", lambda: 101 * PAGE)
+    with refused(errno.ENOMEM):
+        ledger.charge(PAGE, [region])
+    assert looked == [3]
+
+
 def test_a_promise_that_the_system_refuses_is_none(ledger: Ledger, memory: FakeMemory) -> None:
     """ENOMEM, and the sums are as before."""
     memory.faults.arm(0, errno.ENOMEM)

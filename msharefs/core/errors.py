@@ -99,6 +99,12 @@ class Busy(RefusedError):
     errno = errno.EBUSY
 
 
+class NoRoom(RefusedError):
+    """The file system that the journal is in is full."""
+
+    errno = errno.ENOSPC
+
+
 class OutOfMemory(RefusedError):
     """No memory, over the mount's size, or too many mappings."""
 

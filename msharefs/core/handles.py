@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from msharefs.core.errors import NoRoom
+
 _RECORD = struct.Struct("=QII")
 _COUNT = struct.Struct("=I")
 _CHANGES = struct.Struct("=II")
@@ -22,7 +24,7 @@ SLOTS_AT_FIRST = 1024
 
 
 class HandleCounts:
-    """Counts by slot, over a buffer that `resize` (bytes -> buffer) gives and keeps."""
+    """Counts by slot, over a buffer that `resize` (bytes -> buffer, or OSError) gives and keeps."""
 
     def __init__(self, resize: Callable[[int], memoryview], size: int) -> None:
         """`size` is how many bytes there are already, 0 for none."""
@@ -38,16 +40,21 @@ class HandleCounts:
         """These slots belong to regions; all others are free."""
         self._next = max(used, default=-1) + 1
         self._free = [slot for slot in range(self._next) if slot not in used]
-        self._grow()
+        self._grow(self._next)
+
+    def have_room(self) -> None:
+        """Let there be a slot more, if there is none that is free. Raises NoRoom."""
+        if not self._free:
+            self._grow(self._next + 1)
 
     def new_slot(self) -> int:
-        """A slot with count 0."""
+        """A slot with count 0. Raises NoRoom, but not after `have_room`."""
+        self.have_room()
         if self._free:
             slot = self._free.pop()
         else:
             slot = self._next
             self._next += 1
-            self._grow()
         # The record may be of this slot and its earlier region; it must not bring that back.
         self.set(slot, 0, self._last_request)
         self.set_changes(slot, 0, 0)
@@ -88,13 +95,16 @@ class HandleCounts:
     def last_ino(self, ino: int) -> None:
         _LAST_INO.pack_into(self._buffer, _LAST_INO_PLACE, ino)
 
-    def _grow(self) -> None:
-        """Until there is room for every slot."""
+    def _grow(self, slots: int) -> None:
+        """Until there is room for so many slots. Raises NoRoom."""
         size = len(self._buffer)
-        while _place(self._next) > size:
+        while _place(slots) > size:
             size *= 2
         if size > len(self._buffer):
-            self._buffer = self._resize(size)
+            try:
+                self._buffer = self._resize(size)
+            except OSError as cause:
+                raise NoRoom(f"no room for the counts of handles: {cause}") from cause
 
     def was_applied(self, unique: int) -> bool:
         """Whether the request was the last that changed a count."""

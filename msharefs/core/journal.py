@@ -15,14 +15,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from msharefs.core.errors import RefusedError
+from msharefs.core.errors import NoRoom, RefusedError
 from msharefs.core.inode import Caller, Directory, Inode
 from msharefs.core.layout import Mapping
 from msharefs.core.region import Region, State
+from msharefs.core.room import PAGE, Allocate, Room
 
 SCHEMA_VERSION = 2
 REMEMBERED_REQUESTS = 64
 """More than can be applied and not yet answered at any moment."""
+STATEMENTS, DROP = 10, 2
+"""Of a change at most, and of what goes with it at most: a rename over another name has eleven."""
+MAPPINGS_A_STATEMENT = 256
+"""Mappings are taken away by the range, and so many of them count as a statement of their own."""
 
 _SCHEMA = """
 -- kind: D a directory, R a region, I mshare_info. parent: of a directory.
@@ -51,6 +56,9 @@ ALTER TABLE inode DROP COLUMN maps;
 ALTER TABLE inode DROP COLUMN unmaps;
 """
 """What version 0.1.0 wrote is changed in place when it is opened."""
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+"""Result codes (https://sqlite.org/rescode.html) that say so of a file; an SQL error is a table that
+is not there."""
 
 
 class JournalError(Exception):
@@ -59,6 +67,10 @@ class JournalError(Exception):
 
 class NewerJournalError(JournalError):
     """A later version wrote it, and it is left alone."""
+
+
+class DamagedJournalError(JournalError):
+    """It is torn or foreign. One that cannot be read for want of disk, memory or descriptors is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,35 +93,67 @@ class Journal:
     """An open journal. What writes is part of a transaction: see `change`."""
 
     def __init__(
-        self, path: str, failpoint: Callable[[str], None], broken: Callable[[], None]
+        self,
+        path: str,
+        failpoint: Callable[[str], None],
+        broken: Callable[[], None],
+        allocate: Allocate,
     ) -> None:
         """Open or make it. `failpoint` is called at each step, for tests that end the
         process there; `broken` that the tables and the journal may differ, after which the
-        process has to start again from the journal. Raises NewerJournalError, or JournalError
-        where it is torn or foreign."""
+        process has to start again from the journal; `allocate` has room on disk for its files.
+        Raises DamagedJournalError where it is torn or foreign, NewerJournalError, or JournalError
+        where it cannot be read or made now."""
         self.failpoint = failpoint
         self.broken = broken
         try:
             self._db = _open(path)
-        except (sqlite3.Error, JournalError) as error:
-            raise (
-                error
-                if isinstance(error, JournalError)
-                else JournalError(f"{path} cannot be read: {error}")
-            ) from error
-        self._execute = self._db.execute
-        self._sequence = self._last_sequence()
+            self._execute = self._db.execute
+            self._sequence = self._last_sequence()
+        except sqlite3.Error as error:
+            raise _why_not(path, error) from error
+        self._room = Room(self._execute, allocate)
         # Whether anything was written since the last commit.
         self.pending = False
 
-    def change(self, request: Request | None, result: int = 0) -> Transaction:
+    def change(
+        self, request: Request | None, result: int = 0, *, statements: int = STATEMENTS
+    ) -> Transaction:
         """A context in which the tables change and the change is recorded, for `request`, or
         for none that the kernel would send again. `result` is the inode number in its answer.
+        Raises NoRoom where there may not be room for so many `statements`.
 
         At its end all is durable. A RefusedError before the first record means that nothing
         was changed, any other exception that the tables and the journal may differ (`broken`).
         """
+        self._room.claim(statements, statements)
         return Transaction(self, request, result)
+
+    def rewrite(
+        self, request: Request | None, result: int = 0, *, statements: int = STATEMENTS
+    ) -> Transaction:
+        """The same for a change that takes away or overwrites, which a full disk allows."""
+        self._room.claim(statements, 0)
+        return Transaction(self, request, result)
+
+    def promise(self, statements: int, *, growing: int) -> None:
+        """Room for a change that comes later, of which so many statements may add something. Raises
+        NoRoom. `withdraw` it, or make the change (`promised`)."""
+        self._room.promise(statements, growing)
+
+    def withdraw(self, statements: int) -> None:
+        """The change does not come."""
+        self._room.withdraw(statements)
+
+    def promised(self, request: Request | None, result: int, statements: int) -> Transaction:
+        """The change for which room was promised. What it records has been done, so that there
+        is no way back."""
+        self._room.withdraw(statements)
+        try:
+            return self.rewrite(request, result, statements=statements)
+        except NoRoom:
+            self.broken()
+            raise
 
     def commit(self, request: Request | None, result: int) -> None:
         """Make all that was written durable, together with the fact that it answers
@@ -226,6 +270,7 @@ class Journal:
         if not self.pending:
             self._execute("BEGIN")
             self.pending = True
+        self._room.used()
         self._execute(statement, values)
 
     def _last_sequence(self) -> int:
@@ -297,7 +342,7 @@ def _open(path: str) -> sqlite3.Connection:
 def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
     # Before the first access, so that the write-ahead log needs no shared memory.
     # Rows are small, and each page that a transaction touches is copied whole.
-    db.execute("PRAGMA page_size = 1024")
+    db.execute(f"PRAGMA page_size = {PAGE}")
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     if not fresh:
         _check(db, path)
@@ -305,6 +350,8 @@ def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
     db.execute("PRAGMA synchronous = OFF")
     # Names are sorted when they are read, and there may be no room for a file to do it in.
     db.execute("PRAGMA temp_store = MEMORY")
+    # The log is emptied when its room is used up, and not when a commit finds it long.
+    db.execute("PRAGMA wal_autocheckpoint = 0")
     earlier = db.execute("PRAGMA user_version").fetchone()[0]
     if earlier != SCHEMA_VERSION:
         script = _FROM_SCHEMA_1 if earlier else _SCHEMA
@@ -320,6 +367,12 @@ def _check(db: sqlite3.Connection, path: str) -> None:
             f"{SCHEMA_VERSION}): install that version again, or discard it with -o fresh"
         )
     if version < 1:
-        raise JournalError(f"{path} is no journal of msharefs")
+        raise DamagedJournalError(f"{path} is no journal of msharefs")
     if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-        raise JournalError(f"{path} is damaged")
+        raise DamagedJournalError(f"{path} is damaged")
+
+
+def _why_not(path: str, error: sqlite3.Error) -> JournalError:
+    """Why it cannot be opened."""
+    kind = DamagedJournalError if error.sqlite_errorcode & 0xFF in _DAMAGED else JournalError
+    return kind(f"{path} cannot be read: {error}")

@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from msharefs.abi import INFO_NAME
 from msharefs.core.attributes import AttributeChange, change_attributes, drop_privileges
@@ -25,13 +26,13 @@ from msharefs.core.errors import (
 )
 from msharefs.core.handles import HandleCounts
 from msharefs.core.inode import Caller, Directory, Entry, InfoFile, Inode
-from msharefs.core.journal import Applied, Journal, Request
+from msharefs.core.journal import STATEMENTS, Applied, Journal, Request
 from msharefs.core.ledger import storage_error
 from msharefs.core.mapper import Limits, Mapper
 from msharefs.core.namespace import RENAME_EXCHANGE, Namespace, RootAttributes
 from msharefs.core.ports import Kernel, Memory
 from msharefs.core.region import Event, Region
-from msharefs.core.tables import UNKNOWN, Tables
+from msharefs.core.tables import DROPPED_AT_ONCE, UNKNOWN, Tables, statements_to_drop
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +121,9 @@ class RegionManager:
         """Make a region and open it: one look-up and one handle more. Raises also OutOfMemory
         or StorageFailed where there can be no segment."""
         region = self.names.new_region(parent, name, mode, caller)
-        self.tables.serve_from_segment(region)
         with self.journal.change(request, region.ino):
+            self.tables.handles.have_room()
+            self.tables.serve_from_segment(region)
             self.tables.add_region(parent, name, region)
             self.tables.count_handles(request, region, 1)
         return region
@@ -134,6 +136,7 @@ class RegionManager:
             raise NotPermitted("only regular files and directories can be made here")
         region = self.names.new_region(parent, name, mode, caller)
         with self.journal.change(request, region.ino):
+            self.tables.handles.have_room()
             self.tables.add_region(parent, name, region)
         return region
 
@@ -158,12 +161,13 @@ class RegionManager:
 
     def unlink(self, request: Request | None, parent: int, name: bytes) -> None:
         """Take a region's name away; the last one leaves it to handles and mappings."""
-        with self.journal.change(request):
+        may_go = statements_to_drop(self.names.find(parent, name))
+        with self.journal.rewrite(request, statements=STATEMENTS + may_go):
             self.tables.lost_a_name(parent, name, self.names.unlink(parent, name))
 
     def rmdir(self, request: Request | None, parent: int, name: bytes) -> None:
         """Take an empty directory away."""
-        with self.journal.change(request):
+        with self.journal.rewrite(request):
             self.tables.lost_a_name(parent, name, self.names.rmdir(parent, name))
 
     def rename(
@@ -176,9 +180,10 @@ class RegionManager:
         flags: int,
     ) -> None:
         """Move a name; with RENAME_EXCHANGE swap two, with RENAME_NOREPLACE replace none."""
-        with self.journal.change(request):
+        target = self.names.find(new_parent, new_name)
+        may_go = statements_to_drop(target)
+        with self.journal.change(request, statements=STATEMENTS + may_go):
             inode = self.names.existing(parent, name)
-            target = self.names.find(new_parent, new_name)
             replaced = self.names.rename(parent, name, new_parent, new_name, flags)
             if target is inode:
                 return
@@ -202,7 +207,7 @@ class RegionManager:
         inode = self.names.get(ino)
         if isinstance(inode, InfoFile):
             raise NotPermitted("mshare_info belongs to the file system")
-        with self.journal.change(request, ino):
+        with self.journal.rewrite(request, ino):
             if change.size is not None:
                 self._set_size(inode, change.size)
                 inode.mtime_ns = self._clock()
@@ -214,16 +219,12 @@ class RegionManager:
     def forget(self, counts: Iterable[tuple[int, int]]) -> None:
         """The kernel knows each (inode number, look-ups) that many times less. Where an
         earlier process counted, it is asked whether it knows the inode at all."""
-        with self.journal.change(None):
-            for ino, lookups in counts:
-                inode = self.names.peek(ino)
-                if inode is None:
-                    log.debug("inode %d is gone already", ino)
-                elif inode.lookups >= UNKNOWN // 2:
-                    self.tables.ask_kernel(inode)
-                else:
-                    inode.lookups -= lookups
-                    self.tables.drop_unreferenced(inode)
+        left = iter(counts)
+        while some := list(islice(left, DROPPED_AT_ONCE)):
+            inodes = [self.names.peek(ino) for ino, _lookups in some]
+            with self.journal.rewrite(None, statements=sum(map(statements_to_drop, inodes))):
+                for inode, (ino, lookups) in zip(inodes, some, strict=True):
+                    self._forget(inode, ino, lookups)
 
     # Handles
 
@@ -260,7 +261,7 @@ class RegionManager:
             inode.opens -= 1
             self.tables.open_handles -= 1
         if not inode.referenced:
-            with self.journal.change(None):
+            with self.journal.rewrite(None, statements=statements_to_drop(inode)):
                 self.tables.drop_unreferenced(inode)
 
     def info_text(self, inode: Inode) -> bytes:
@@ -283,7 +284,7 @@ class RegionManager:
         if offset:
             raise InvalidArgument(f"fallocate at offset {offset}")
         inode = self.names.get(ino)
-        with self.journal.change(request, ino):
+        with self.journal.rewrite(request, ino):
             permissions = inode.mode
             self._set_size(inode, length)
             if inode.mode != permissions:
@@ -302,18 +303,28 @@ class RegionManager:
 
     # Parts of the above
 
+    def _forget(self, inode: Inode | None, ino: int, lookups: int) -> None:
+        if inode is None:
+            log.debug("inode %d is gone already", ino)
+        elif inode.lookups >= UNKNOWN // 2:
+            self.tables.ask_kernel(inode)
+        else:
+            inode.lookups -= lookups
+        if inode is not None:
+            self.tables.drop_unreferenced(inode)
+
     def _serve_from_segment(self, region: Region) -> None:
         registration = region.registration
         self.tables.serve_from_segment(region)
         if region.registration != registration:
-            with self.journal.change(None):
+            with self.journal.rewrite(None):
                 self.journal.save(region)
 
     def _stamp_truncation(self, region: Region) -> None:
         """What O_TRUNC does to any file, also to one without a size. A request that comes again
         may do it again."""
         permissions = region.mode
-        with self.journal.change(None):
+        with self.journal.rewrite(None):
             drop_privileges(region)
             region.mtime_ns = region.ctime_ns = self._clock()
             self.journal.save(region)

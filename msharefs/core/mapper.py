@@ -13,11 +13,11 @@ from typing import NoReturn
 
 from msharefs.abi import CreateMapping, Unmap
 from msharefs.core.checks import unmapped_range, wanted_mapping
-from msharefs.core.errors import AccessDenied, NotAnIoctl, OutOfMemory
+from msharefs.core.errors import AccessDenied, NotAnIoctl, OutOfMemory, RefusedError
 from msharefs.core.journal import Request
 from msharefs.core.layout import Cut, Range
 from msharefs.core.ledger import Totals, storage_error
-from msharefs.core.plan import MapPlan, Plan, UnmapPlan
+from msharefs.core.plan import STATEMENTS, MapPlan, Plan, UnmapPlan
 from msharefs.core.region import Region
 from msharefs.core.tables import Tables
 
@@ -60,7 +60,8 @@ class Mapper:
     ) -> MapPlan:
         """Check a CREATE_MAPPING and charge its memory; `writable` tells how the caller's
         descriptor was opened, `has_descriptor` which others he has. The plan must be committed or
-        abandoned. Raises the errors of checks.wanted_mapping, AccessDenied and OutOfMemory."""
+        abandoned. Raises the errors of checks.wanted_mapping, AccessDenied, OutOfMemory and
+        NoRoom."""
         _check_writable(writable)
         mapping = wanted_mapping(region, wanted, has_descriptor)
         if self.limits.reserve_always:
@@ -72,26 +73,35 @@ class Mapper:
         if mapping.reserve:
             need = mapping.size - cut.reserved
         stray = segment.allocated() > region.layout.reserved
-        self.tables.charge(need)
+        plan = MapPlan(request, region, segment, mapping, cut, need, stray)
+        self._promise(plan, growing=STATEMENTS)
+        try:
+            self.tables.charge(need)
+        except RefusedError:
+            self.tables.journal.withdraw(plan.statements)
+            raise
         region.reserving = Range(mapping.start, mapping.end)
-        return MapPlan(request, region, segment, mapping, cut, need, stray)
+        return plan
 
     def plan_unmap(
         self, request: Request | None, region: Region, unwanted: Unmap, *, writable: bool
     ) -> UnmapPlan:
-        """Check an UNMAP. Raises the errors of checks.unmapped_range, AccessDenied and
-        OutOfMemory (a split that would make too many mappings)."""
+        """Check an UNMAP. The plan must be committed or abandoned. Raises the errors of
+        checks.unmapped_range, AccessDenied and OutOfMemory (a split that would make too many
+        mappings)."""
         _check_writable(writable)
         gone = unmapped_range(region, unwanted)
         cut = region.layout.cut(gone.start, gone.end)
         self._check_count(region, cut, added=0)
-        return UnmapPlan(request, region, self.tables.open_segment(region), cut)
+        plan = UnmapPlan(request, region, self.tables.open_segment(region), cut)
+        self._promise(plan, growing=0)
+        return plan
 
     def commit(self, plan: Plan) -> None:
         """Record what a plan did, and let the limit follow."""
         self.tables.journal.failpoint("cleared")
         region, layout = plan.region, plan.region.layout
-        with self.tables.journal.change(plan.request, region.ino):
+        with self.tables.journal.promised(plan.request, region.ino, plan.statements):
             before = Totals(layout)
             if isinstance(plan, MapPlan):
                 region.reserving = None
@@ -109,6 +119,7 @@ class Mapper:
 
     def abandon(self, plan: Plan, cause: OSError) -> NoReturn:
         """A plan's `acquire` failed and undid itself: take the charge back and raise why."""
+        self.tables.journal.withdraw(plan.statements)
         if isinstance(plan, MapPlan):
             plan.region.reserving = None
             self.tables.ledger.uncharge(plan.need)
@@ -123,6 +134,10 @@ class Mapper:
             self.abandon(plan, cause)
         plan.clear()
         self.commit(plan)
+
+    def _promise(self, plan: Plan, *, growing: int) -> None:
+        """The record of a plan must not find the disk full when the memory has changed."""
+        self.tables.journal.promise(plan.statements, growing=growing)
 
     def _check_count(self, region: Region, cut: Cut, *, added: int) -> None:
         """A limit that is met already forbids what adds, not what replaces or takes away."""

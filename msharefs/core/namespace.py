@@ -73,10 +73,13 @@ class Namespace:
         top.put(info_name, INFO_INO)
         info.nlink = 1
         self._inodes: dict[int, Inode] = {ROOT_INO: top, INFO_INO: info}
+        # Names of regions beyond the first of each.
+        self._further_names = 0
         self._next_ino = FIRST_FREE_INO
 
     def __len__(self) -> int:
-        return len(self._inodes)
+        """How many inodes and further names there are, which is what `nr_inodes` limits."""
+        return len(self._inodes) + self._further_names
 
     def get(self, ino: int) -> Inode:
         """The inode with this number. Raises NotFound."""
@@ -97,6 +100,8 @@ class Namespace:
         """Take the place of what is here: the tree of an earlier process, which gave
         numbers up to `last_ino`."""
         self._inodes = dict(inodes)
+        regions = (inode for inode in inodes.values() if not inode.is_directory)
+        self._further_names = sum(max(0, region.nlink - 1) for region in regions)
         self._next_ino = max(FIRST_FREE_INO, last_ino + 1, max(inodes) + 1)
 
     def directory(self, ino: int) -> Directory:
@@ -150,7 +155,7 @@ class Namespace:
         inode = self.get(ino)
         if inode.is_directory or ino == INFO_INO:
             raise NotPermitted(f"inode {ino} takes no further names")
-        directory = self._check_free(parent, name)
+        directory = self._check_new(parent, name)
         if inode.nlink == 0:
             raise NotFound(f"inode {ino} has no name left to link")
         if inode.nlink >= LINK_MAX:
@@ -239,7 +244,7 @@ class Namespace:
 
     def _check_new(self, parent: int, name: bytes) -> Directory:
         directory = self._check_free(parent, name)
-        if len(self._inodes) >= self.nr_inodes:
+        if len(self) >= self.nr_inodes:
             raise OutOfInodes(f"nr_inodes={self.nr_inodes} is used up")
         return directory
 
@@ -264,6 +269,7 @@ class Namespace:
             inode.parent = directory.ino
             directory.nlink += 1  # its ".."
         else:
+            self._further_names += inode.nlink > 0
             inode.nlink += 1
 
     def _detach(self, directory: Directory, name: bytes, inode: Inode) -> None:
@@ -273,6 +279,7 @@ class Namespace:
             directory.nlink -= 1
         else:
             inode.nlink -= 1
+            self._further_names -= inode.nlink > 0
 
 
 def _check_name(name: bytes) -> None:

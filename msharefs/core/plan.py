@@ -12,11 +12,14 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from msharefs.core.journal import Request
+from msharefs.core.journal import MAPPINGS_A_STATEMENT, Request
 from msharefs.core.layout import Cut, Mapping, Range
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 
+STATEMENTS = 6
+"""Of the record of a plan, at most: what was there goes by the range, three mappings come, and the
+request is remembered."""
 EXTRAS = tuple((1 << 20) << attempt for attempt in range(1, 8))
 """Bytes. Processes that touch holes can take pages that were charged for a plan, while the
 limit of the memory includes them. So each further try lets twice as many bytes more be
@@ -61,6 +64,11 @@ class MapPlan:
     def readable(self) -> bool:
         """Whether what is stale can be read again: as zeros."""
         return True
+
+    @property
+    def statements(self) -> int:
+        """Of its record in the journal, at most."""
+        return STATEMENTS + len(self.cut.old) // MAPPINGS_A_STATEMENT
 
     def acquire(self, make_room: MakeRoom) -> None:
         """Get the memory. It was charged, so where there is none others have touched holes,
@@ -130,6 +138,11 @@ class UnmapPlan:
     def readable(self) -> bool:
         """Whether what is stale can be read again."""
         return False
+
+    @property
+    def statements(self) -> int:
+        """Of its record in the journal, at most."""
+        return STATEMENTS + len(self.cut.old) // MAPPINGS_A_STATEMENT
 
     def acquire(self, make_room: MakeRoom) -> None:
         """Nothing is needed: memory is only given back."""

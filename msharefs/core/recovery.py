@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from msharefs.abi import INFO_NAME
 from msharefs.core.inode import INFO_INO, ROOT_INO, Caller, Directory, Inode
-from msharefs.core.journal import time_from
+from msharefs.core.journal import STATEMENTS, time_from
 from msharefs.core.layout import Layout
 from msharefs.core.region import Region
-from msharefs.core.tables import NOTHING, UNKNOWN, Tables
+from msharefs.core.tables import NOTHING, UNKNOWN, Tables, statements_to_drop
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -38,9 +38,10 @@ def after_crash(tables: Tables, progress: Progress) -> list[int]:
         tables.open_handles += region.opens
     lost = _find_segments(tables, progress)
     _put_in_order(tables)
-    with tables.journal.change(None):
-        for inode in _told(progress, "without a name", tables.names.nameless()):
-            tables.ask_kernel(inode)
+    nameless = tables.names.nameless()
+    for inode in _told(progress, "without a name", nameless):
+        tables.ask_kernel(inode)
+    tables.drop_all(nameless)
     return lost
 
 
@@ -54,14 +55,14 @@ def on_new_mount(tables: Tables, progress: Progress) -> list[int]:
     for inode in _read_inodes(tables, progress):
         inode.lookups = int(inode.ino == ROOT_INO)
     lost = _find_segments(tables, progress)
-    with tables.journal.change(None):
+    # The statement that goes over all inodes rewrites some ten of them with each page.
+    with tables.journal.rewrite(None, statements=STATEMENTS + len(tables.regions) // 64):
         tables.journal.forget_connection()
         tables.handles.forget_request()
         for region in tables.regions.values():
             tables.handles.set(region.slot, 0, 0)
             region.registration = 0
-        for inode in _told(progress, "without a name", tables.names.nameless()):
-            tables.drop_unreferenced(inode)
+    tables.drop_all(_told(progress, "without a name", tables.names.nameless()))
     _put_in_order(tables)
     return lost
 
@@ -132,15 +133,15 @@ def _find_segments(tables: Tables, progress: Progress) -> list[int]:
     for ino in _told(progress, "segments of no region", stored.keys() - tables.regions.keys()):
         stored[ino].destroy()
     lost = []
-    with tables.journal.change(None):
-        for region in tables.regions.values():
-            region.segment = stored.get(region.ino)
-            if region.segment is None and len(region.layout):
-                lost.append(region.ino)
+    for region in tables.regions.values():
+        region.segment = stored.get(region.ino)
+        if region.segment is None and len(region.layout):
+            lost.append(region.ino)
+            with tables.journal.rewrite(None, statements=statements_to_drop(region)):
                 tables.journal.replace_mappings(region.ino, list(region.layout), [])
                 region.layout = Layout()
-            if len(region.layout):
-                tables.ledger.account(NOTHING, region.layout)
+        if len(region.layout):
+            tables.ledger.account(NOTHING, region.layout)
     return sorted(lost)
 
 

@@ -9,11 +9,13 @@ that calls these.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from itertools import islice
 
 from msharefs.core.errors import OutOfMemory
 from msharefs.core.handles import HandleCounts
 from msharefs.core.inode import Inode
-from msharefs.core.journal import Journal, Request
+from msharefs.core.journal import DROP, MAPPINGS_A_STATEMENT, Journal, Request
 from msharefs.core.layout import Layout
 from msharefs.core.ledger import Ledger, Totals, storage_error, sweep
 from msharefs.core.namespace import Namespace
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 UNKNOWN = 1 << 62
 """Look-ups of an inode that an earlier process counted. The kernel is asked instead."""
 NOTHING = Totals(Layout())
+DROPPED_AT_ONCE = 16
+"""Inodes that are forgotten in one change of the journal."""
 
 
 class Tables:
@@ -145,7 +149,6 @@ class Tables:
         if not self.kernel.is_known(inode.ino):
             self.open_handles -= inode.opens
             inode.lookups = inode.opens = 0
-            self.drop_unreferenced(inode)
 
     def drop_unreferenced(self, inode: Inode) -> bool:
         """Forget an inode that nothing needs any more, and have a region's memory given back.
@@ -157,6 +160,15 @@ class Tables:
             self.handles.free_slot(inode.slot)
         self.journal.drop(inode.ino)
         return True
+
+    def drop_all(self, inodes: Iterable[Inode]) -> None:
+        """Forget those of them that nothing needs, in changes of their own, so that no burst needs
+        more room in the journal than it has."""
+        left = iter(inodes)
+        while some := list(islice(left, DROPPED_AT_ONCE)):
+            with self.journal.rewrite(None, statements=sum(map(statements_to_drop, some))):
+                for inode in some:
+                    self.drop_unreferenced(inode)
 
     # Memory of regions that are gone
 
@@ -181,10 +193,9 @@ class Tables:
     def _reclaim_given_up(self) -> bool:
         nameless = (r for r in self.regions.values() if r.nlink == 0 and r.opens == 0)
         given_up = [region for region in nameless if not self.kernel.is_known(region.ino)]
-        with self.journal.change(None):
-            for region in given_up:
-                region.lookups = 0
-                self.drop_unreferenced(region)
+        for region in given_up:
+            region.lookups = 0
+        self.drop_all(given_up)
         return bool(given_up)
 
     def _new_segment(self, region: Region) -> Segment:
@@ -195,3 +206,10 @@ class Tables:
             segment.destroy()
             raise
         return segment
+
+
+def statements_to_drop(inode: Inode | None) -> int:
+    """Of a change in which this inode may go with all its mappings, at most."""
+    if isinstance(inode, Region):
+        return DROP + len(inode.layout) // MAPPINGS_A_STATEMENT
+    return DROP

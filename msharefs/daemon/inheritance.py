@@ -16,8 +16,8 @@ from typing import Any
 from msharefs.daemon.backing import enter
 from msharefs.daemon.confinement import confine
 from msharefs.daemon.server_process import receive, send
-from msharefs.daemon.state import INIT, Config, write_whole
-from msharefs.daemon.storage import new_area, open_area
+from msharefs.daemon.state import INIT, Config
+from msharefs.daemon.storage import new_area, open_area, write_file
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.in_service import Cause
 from msharefs.fuse.mounting import REQUEST_ROOM
@@ -46,7 +46,7 @@ class Inheritance:
 
     def area(self, name: str, size: int) -> memoryview:
         """A file of the state directory as memory of `size` bytes that outlives servers. What an
-        earlier mount left in it belonged to another connection. Raises OSError."""
+        earlier mount left in it belonged to another connection. Raises StateError."""
         make = open_area if self.restarts else new_area
         return make(self.path(name), size)
 
@@ -88,7 +88,7 @@ def inherit() -> Inheritance | None:
 
 def read_init(given: Inheritance, device: Device) -> bytes:
     """The INIT request: from the kernel, or as the first server kept it for the others.
-    Raises UnmountedError."""
+    Raises UnmountedError and StateError."""
     if given.restarts:
         with open(given.path(INIT), "rb") as file:
             return file.read()
@@ -97,5 +97,5 @@ def read_init(given: Inheritance, device: Device) -> bytes:
         init = bytes(memoryview(buffer)[: device.read_into(buffer)])
     except ConnectionGone as error:
         raise UnmountedError("it was unmounted before it answered") from error
-    write_whole(given.path(INIT), init)
+    write_file(given.path(INIT), init)
     return init

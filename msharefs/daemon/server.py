@@ -21,6 +21,7 @@ import trio
 
 from msharefs import __version__
 from msharefs.core import recovery, reports
+from msharefs.core.errors import NoRoom
 from msharefs.core.journal import JournalError
 from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import RootAttributes
@@ -51,7 +52,7 @@ from msharefs.daemon.state import (
     Config,
     read_devices,
 )
-from msharefs.daemon.storage import open_handles, open_journal
+from msharefs.daemon.storage import StateError, open_handles, open_journal
 from msharefs.fuse import in_service
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
@@ -313,7 +314,7 @@ def main() -> int:
     try:
         filter_system_calls(config.options.seccomp)
         gone = trio.run(serve, config, given)
-    except* (FilterError, PlaneError, JournalError, UnmountedError) as group:
+    except* (FilterError, PlaneError, JournalError, NoRoom, StateError, UnmountedError) as group:
         failure = str(group.exceptions[0])
     except* Exception as group:
         log.exception("the server ends")

@@ -28,6 +28,7 @@ from msharefs.core.namespace import RootAttributes
 from msharefs.core.region import Region
 from tests.model import model as plain
 from tests.model.model import HUGE, INFO, PAGE, ROOT, Area, Errors, Folder, MapRequest, Model, Node
+from tests.unit.support.disks import FakeDisk
 from tests.unit.support.fakes import FakeClock, FakeKernel, FakeMemory, FakeSegment, Faults
 from tests.unit.support.worlds import attempt, make_manager
 
@@ -105,6 +106,7 @@ class Machine(RuleBasedStateMachine):
             Limits(LIMITS.align, LIMITS.max_region, LIMITS.max_mappings, LIMITS.nr_inodes),
             RootAttributes(),
             self.clock,
+            FakeDisk(),
         )
 
     # Who is asked about
@@ -182,7 +184,7 @@ class Machine(RuleBasedStateMachine):
         """CREATE."""
         self.before_request()
         parent = self.folder(pick)
-        errors = self.model.new_inode_errors(parent, name)
+        errors = self.model.one_more_errors(parent, name)
         caller = Caller(7, *OWNER)
         made = self.expect(
             errors, lambda: self.manager.create(self.request, parent, name, mode, caller)
@@ -196,7 +198,7 @@ class Machine(RuleBasedStateMachine):
         """MKNOD."""
         self.before_request()
         parent = self.folder(pick)
-        errors = self.model.new_inode_errors(parent, name)
+        errors = self.model.one_more_errors(parent, name)
         caller, bits = Caller(7, *OWNER), stat.S_IFREG | mode
         made = self.expect(
             errors, lambda: self.manager.mknod(self.request, parent, name, bits, caller)
@@ -209,7 +211,7 @@ class Machine(RuleBasedStateMachine):
         """MKDIR."""
         self.before_request()
         parent = self.folder(pick)
-        errors = self.model.new_inode_errors(parent, name)
+        errors = self.model.one_more_errors(parent, name)
         caller = Caller(7, *OWNER)
         made = self.expect(
             errors, lambda: self.manager.mkdir(self.request, parent, name, mode, caller)
@@ -485,7 +487,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def same_names(self) -> None:
         """Every directory, every attribute, every count."""
-        assert len(self.manager.names) == len(self.model.nodes)
+        assert len(self.manager.names) == self.model.inodes_used()
         for node in self.model.nodes.values():
             inode = self.manager.getattr(node.ino)
             found = (inode.mode, inode.uid, inode.gid, inode.nlink, inode.opens)

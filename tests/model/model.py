@@ -172,8 +172,13 @@ class Model:
 
     # Names
 
+    def inodes_used(self) -> int:
+        """What nr_inodes limits: every inode, and every name of an area after its first."""
+        areas = [node for node in self.nodes.values() if isinstance(node, Area)]
+        return len(self.nodes) + sum(max(0, area.nlink - 1) for area in areas)
+
     def new_name_errors(self, parent: int, name: bytes) -> Errors:
-        """Of every request that makes a name."""
+        """Of every request that makes a name in the place of none."""
         errors = set()
         if len(name) > NAME_MAX:
             errors.add(errno.ENAMETOOLONG)
@@ -183,10 +188,10 @@ class Model:
             errors.add(errno.ENOENT)
         return errors
 
-    def new_inode_errors(self, parent: int, name: bytes) -> Errors:
-        """Of create, mknod and mkdir."""
+    def one_more_errors(self, parent: int, name: bytes) -> Errors:
+        """Of create, mknod, mkdir and link: every inode and every further name counts."""
         errors = self.new_name_errors(parent, name)
-        if len(self.nodes) >= self.limits.nr_inodes:
+        if self.inodes_used() >= self.limits.nr_inodes:
             errors.add(errno.ENOSPC)
         return errors
 
@@ -225,7 +230,7 @@ class Model:
 
     def link_errors(self, ino: int, parent: int, name: bytes) -> Errors:
         """Of link."""
-        errors = self.new_name_errors(parent, name)
+        errors = self.one_more_errors(parent, name)
         node = self.nodes[ino]
         if not isinstance(node, Area):
             errors.add(errno.EPERM)

@@ -184,12 +184,13 @@ def test_unlinked_region_keeps_its_memory_while_open(place: Path, full: int) -> 
 
 
 def test_no_inodes_left(make_mount: MakeMount) -> None:
-    """N13: with nr_inodes used up create, mkdir and mknod are ENOSPC; links and renames go on."""
-    mounted = make_mount("size=16M,nr_inodes=5")
+    """N13: with nr_inodes used up create, mkdir, mknod and link are ENOSPC; renames go on."""
+    mounted = make_mount("size=16M,nr_inodes=6")
     root = mounted.path
     (root / "directory").mkdir()
     for name in ("a", "b"):
         os.close(os.open(root / name, os.O_CREAT | os.O_RDWR))
+    os.link(root / "a", root / "link")
     assert os.statvfs(root).f_ffree == 0
     before = sorted(os.listdir(root)), root.stat().st_nlink
     with refused(errno.ENOSPC), opened(root / "c", os.O_CREAT | os.O_RDWR):
@@ -198,9 +199,13 @@ def test_no_inodes_left(make_mount: MakeMount) -> None:
         os.mkdir(root / "c")
     with refused(errno.ENOSPC):
         os.mknod(root / "c")
+    with refused(errno.ENOSPC):
+        os.link(root / "a", root / "c")
     assert (sorted(os.listdir(root)), root.stat().st_nlink) == before
-    os.link(root / "a", root / "link")
     os.rename(root / "b", root / "directory" / "b")
+    os.unlink(root / "link")
+    assert os.statvfs(root).f_ffree == 1
+    os.link(root / "a", root / "link")
     os.unlink(root / "directory" / "b")
     eventually(lambda: os.statvfs(root).f_ffree == 1, what="the inode of a removed region")
     (root / "c").mkdir()

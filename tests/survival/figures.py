@@ -149,7 +149,7 @@ def manager_with(journal: Journal, handles: str) -> RegionManager:
 def side_by_side(directory: str) -> dict[str, tuple[float, float]]:
     """Each operation's median time in microseconds: without and with the journal."""
     durable = open_journal(os.path.join(directory, "journal"), lambda _: None, lambda: None)
-    nothing = NoJournal(":memory:", lambda _: None, lambda: None)
+    nothing = NoJournal(":memory:", lambda _: None, lambda: None, lambda *_: None)
     without = Bench(manager_with(nothing, os.path.join(directory, "other"))).operations()
     journalled = Bench(manager_with(durable, os.path.join(directory, "handles"))).operations()
     times = {}

@@ -229,8 +229,11 @@ def _empty(mounted: Mount, zeros: Counter[str]) -> None:
     zeros["segments leaked"] += len(_segments(mounted))
     held = _descriptors(mounted.server_pid)
     os.kill(mounted.server_pid, signal.SIGKILL)
-    # libfuse makes its pipe with the first request that it sees: it does not see listings.
+    # libfuse makes its pipe with the first request that it sees: it does not see listings. The
+    # journal's files are opened again with the first change.
     os.statvfs(mounted.path)
+    (mounted.path / "new").mkdir()
+    (mounted.path / "new").rmdir()
     zeros["descriptors leaked"] += max(0, held - _descriptors(mounted.server_pid))
 
 

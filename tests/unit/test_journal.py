@@ -23,6 +23,7 @@ from msharefs.core.journal import (
 )
 from msharefs.core.layout import Mapping
 from msharefs.core.region import Region
+from msharefs.daemon.storage import Files
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE
 
 
@@ -42,7 +43,7 @@ def journal(path: str) -> Iterator[Journal]:
 
 def opened(path: str) -> Journal:
     """As a process that starts does it. No change may break off."""
-    return Journal(path, lambda step: None, not_expected)
+    return Journal(path, lambda step: None, not_expected, Files(path).allocate)
 
 
 def not_expected() -> NoReturn:
@@ -276,7 +277,7 @@ def refusal(path: str) -> str:
 def test_a_foreign_file_is_refused(path: str) -> None:
     """Text, or bytes of no meaning."""
     write(path, b"this is no database\n" * 100)
-    assert refusal(path) == "JournalError"
+    assert refusal(path) == "DamagedJournalError"
 
 
 def test_a_foreign_database_is_refused(path: str) -> None:
@@ -285,13 +286,13 @@ def test_a_foreign_database_is_refused(path: str) -> None:
     db.execute("CREATE TABLE inode (x)")
     db.commit()
     db.close()
-    assert refusal(path) == "JournalError"
+    assert refusal(path) == "DamagedJournalError"
 
 
 def test_an_empty_file_is_refused(path: str) -> None:
     """It was there, so something was lost."""
     write(path, b"")
-    assert refusal(path) == "JournalError"
+    assert refusal(path) == "DamagedJournalError"
 
 
 def test_a_newer_journal_is_refused(journal: Journal, path: str) -> None:
@@ -322,7 +323,7 @@ def test_a_torn_journal_is_refused(path: str) -> None:
     middle = len(content) // 2 // 1024 * 1024
     content[middle : middle + 1024] = b"\xa5" * 1024
     write(path, bytes(content))
-    assert refusal(path) == "JournalError"
+    assert refusal(path) == "DamagedJournalError"
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
@@ -331,7 +332,7 @@ def test_a_short_journal_is_refused(path: str, part: float) -> None:
     filled(path)
     content = Path(path).read_bytes()
     write(path, content[: int(len(content) * part) // 1024 * 1024])
-    assert refusal(path) == "JournalError"
+    assert refusal(path) == "DamagedJournalError"
 
 
 def test_a_journal_in_no_directory(path: str) -> None:

@@ -188,17 +188,51 @@ def test_a_removed_directory_takes_no_names(names: Namespace) -> None:
 
 
 def test_nr_inodes_is_the_limit(names: Namespace) -> None:
-    """ENOSPC for the next one, and room again once one is gone; links cost nothing."""
-    names = make_names(nr_inodes=4)
+    """ENOSPC for the next one, and room again once one is gone; a further name counts, as on
+    tmpfs, and a moved or replaced one does not."""
+    names = make_names(nr_inodes=5)
     region = add_region(names, b"a")
     add_directory(names, b"d")
-    with refused(errno.ENOSPC):
-        names.new_region(ROOT_INO, b"b", 0o600, ALICE)
-    with refused(errno.ENOSPC):
-        names.new_directory(ROOT_INO, b"b", 0o700, ALICE)
     names.link(region.ino, ROOT_INO, b"b")
-    names.drop_unreferenced(names.rmdir(ROOT_INO, b"d"))
-    add_region(names, b"c")
+
+    def nothing_can_be_added() -> bool:
+        with refused(errno.ENOSPC):
+            names.new_region(ROOT_INO, b"c", 0o600, ALICE)
+        with refused(errno.ENOSPC):
+            names.new_directory(ROOT_INO, b"c", 0o700, ALICE)
+        with refused(errno.ENOSPC):
+            names.link(region.ino, ROOT_INO, b"c")
+        return len(names) == 5
+
+    assert nothing_can_be_added()
+    names.rename(ROOT_INO, b"b", ROOT_INO, b"e", 0)
+    names.rename(ROOT_INO, b"a", ROOT_INO, b"d", RENAME_EXCHANGE)
+    assert nothing_can_be_added()
+    names.unlink(ROOT_INO, b"e")
+    assert len(names) == 4
+    names.link(region.ino, ROOT_INO, b"b")
+    assert nothing_can_be_added()
+    # The last name of an inode that is open: the inode counts until it is closed.
+    region.opens = 1
+    for name in (b"b", b"d"):
+        names.unlink(ROOT_INO, name)
+    assert len(names) == 4
+    region.opens = region.lookups = 0
+    names.drop_unreferenced(region)
+    assert len(names) == 3
+
+
+def test_further_names_are_counted_again() -> None:
+    """By the next process, from the inodes that there are."""
+    names = make_names(nr_inodes=5)
+    region = add_region(names, b"a")
+    names.link(region.ino, ROOT_INO, b"b")
+    inodes = {ino: names.get(ino) for ino in (ROOT_INO, INFO_INO, region.ino)}
+    names = make_names(nr_inodes=5)
+    names.restore(inodes, last_ino=region.ino)
+    assert len(names) == 4
+    names.unlink(ROOT_INO, b"b")
+    assert len(names) == 3
 
 
 def test_inode_numbers_are_not_used_again(names: Namespace) -> None:

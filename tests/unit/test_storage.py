@@ -10,8 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.core.journal import SCHEMA_VERSION, Journal, NewerJournalError, Request
-from msharefs.daemon.storage import new_area, open_area, open_handles, open_journal
+from msharefs.core.journal import (
+    SCHEMA_VERSION,
+    Journal,
+    JournalError,
+    NewerJournalError,
+    Request,
+)
+from msharefs.daemon.storage import (
+    Files,
+    StateError,
+    new_area,
+    open_area,
+    open_handles,
+    open_journal,
+    write_file,
+)
 
 
 def opened(path: str) -> Journal:
@@ -43,6 +57,58 @@ def test_a_journal_that_cannot_be_read_is_set_aside(
     assert aside.read_bytes() == b"torn " * 1000
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "its regions are lost" in caplog.text
+
+
+def test_a_journal_that_cannot_be_opened_now_is_left_alone(tmp_path: Path) -> None:
+    """Nothing is known to be wrong with it: where descriptors or the disk are used up, a later
+    server will read it."""
+    path = tmp_path / "journal"
+    path.mkdir()
+    with pytest.raises(JournalError, match="unable to open"):
+        opened(str(path))
+    assert os.listdir(tmp_path) == ["journal"]
+
+
+def test_a_journal_of_other_tables_is_set_aside(tmp_path: Path) -> None:
+    """Its version is one of ours, but what is in it is not."""
+    path = tmp_path / "journal"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("CREATE TABLE other (x)")
+    opened(str(path)).close()
+    assert list(tmp_path.glob("journal.bad-*"))
+
+
+def test_a_file_that_cannot_be_had_is_a_sentence(tmp_path: Path) -> None:
+    """With its path and the system's reason."""
+    path = str(tmp_path / "missing" / "file")
+    sentence = f"{path} cannot be written: No such file or directory"
+    for attempt in (
+        lambda: open_area(path, 4096),
+        lambda: open_handles(path),
+        lambda: write_file(path, b""),
+    ):
+        with pytest.raises(StateError) as caught:
+            attempt()
+        assert str(caught.value) == sentence
+
+
+def test_the_files_of_a_journal_are_made_longer_only(tmp_path: Path) -> None:
+    """Really on disk, and what is in them stays."""
+    path = tmp_path / "journal"
+    path.write_bytes(b"x" * 10)
+    log = tmp_path / "journal-wal"
+    log.touch()
+    files = Files(str(path))
+    files.allocate("", 100_000)
+    files.allocate("", 10)
+    assert path.stat().st_size == 100_000
+    assert path.stat().st_blocks * 512 >= 100_000
+    assert path.read_bytes()[:12] == b"x" * 10 + b"\0\0"
+    # Its descriptors are had with the first room.
+    log.unlink()
+    files.allocate("-wal", 10)
+    assert not log.exists()
 
 
 def test_a_new_journal_is_not_disturbed_by_the_old_one(tmp_path: Path) -> None:

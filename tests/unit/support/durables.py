@@ -10,6 +10,7 @@ from msharefs.core.journal import Journal, Request
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
+from tests.unit.support.disks import FakeDisk
 from tests.unit.support.fakes import FakeClock, FakeKernel, FakeMemory, Faults
 from tests.unit.support.worlds import DEFAULT_ROOT, SharedBytes, World
 
@@ -36,6 +37,7 @@ class Host:
         self.kernel = FakeKernel(self.memory.faults, reclaim_later=reclaim_later)
         self.clock = FakeClock()
         self.counts = SharedBytes()
+        self.disk = FakeDisk()
         self.limits = limits
         self.broken = 0
         self.lost: list[int] = []
@@ -49,7 +51,7 @@ class Host:
         if self.journal is not None:
             self.journal.close()
         self._kill_at = None
-        self.journal = Journal(str(self._path), self._reached, self._broke)
+        self.journal = Journal(str(self._path), self._reached, self._broke, self.disk.allocate)
         manager = RegionManager(
             self.memory,
             self.kernel,
@@ -63,7 +65,7 @@ class Host:
         self.progress.clear()
         self.lost = recover(manager.tables, self.progress.append)
         self.steps.clear()
-        return World(manager, self.memory, self.kernel, self.clock)
+        return World(manager, self.memory, self.kernel, self.clock, self.disk)
 
     def kill_at(self, step: int) -> None:
         """The server dies when it comes to a step for so many times more, counted from 0."""

@@ -25,6 +25,7 @@ from msharefs.core.namespace import RootAttributes
 from msharefs.core.plan import MapPlan
 from msharefs.core.region import Region
 from msharefs.core.tables import Tables
+from tests.unit.support.disks import FakeDisk
 from tests.unit.support.fakes import FakeClock, FakeKernel, FakeMemory, FakeSegment, Faults
 
 T = TypeVar("T")
@@ -85,6 +86,7 @@ class World:
     memory: FakeMemory
     kernel: FakeKernel
     clock: FakeClock
+    disk: FakeDisk
     request: Request | None = None
 
     @property
@@ -177,16 +179,22 @@ def make_world(
     kernel = FakeKernel(faults, reclaim_later=reclaim_later)
     clock = FakeClock()
     limits = Limits(align, max_region, max_mappings, nr_inodes, reserve_always)
-    manager = make_manager(memory, kernel, limits, root, clock)
+    disk = FakeDisk()
+    manager = make_manager(memory, kernel, limits, root, clock, disk)
     faults.reset()
-    return World(manager, memory, kernel, clock)
+    return World(manager, memory, kernel, clock, disk)
 
 
 def make_manager(
-    memory: FakeMemory, kernel: FakeKernel, limits: Limits, root: RootAttributes, clock: FakeClock
+    memory: FakeMemory,
+    kernel: FakeKernel,
+    limits: Limits,
+    root: RootAttributes,
+    clock: FakeClock,
+    disk: FakeDisk,
 ) -> RegionManager:
-    """A manager of a new mount, its journal in memory."""
-    journal = Journal(":memory:", lambda step: None, journal_is_broken)
+    """A manager of a new mount, its journal in memory, but with as much room as `disk` gives."""
+    journal = Journal(":memory:", lambda step: None, journal_is_broken, disk.allocate)
     manager = RegionManager(memory, kernel, limits, root, clock, journal, SharedBytes().open())
     recovery.on_new_mount(manager.tables, lambda _: None)
     return manager

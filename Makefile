@@ -54,8 +54,11 @@ bench: setup  ## measure against the peers; prints a table and writes JSON (unde
 
 # How often the server is killed in a soak.
 KILLS ?= 200
-soak: setup  ## kill the server KILLS times under sixteen clients; prints a table of zeros (under ten minutes)
+# How many requests of any kind its handlers get then.
+REQUESTS ?= 1000000
+soak: setup  ## kill the server KILLS times under sixteen clients, then send it REQUESTS odd requests (ten minutes)
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --kills $(KILLS) $(ARGS)
+	@$(BIN)/python -m tests.survival.fuzz --requests $(REQUESTS)
 
 docs: setup  ## the documents as HTML and man pages in docs/_build; a warning is an error
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

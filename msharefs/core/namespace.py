@@ -165,6 +165,7 @@ class Namespace:
 
     def unlink(self, parent: int, name: bytes) -> Inode:
         """Take a name that is not a directory's away. Returns what it meant."""
+        _check_not_dots(name)
         inode = self.existing(parent, name)
         if inode.is_directory:
             raise IsADirectory(f"{name!r} is a directory")
@@ -174,6 +175,7 @@ class Namespace:
 
     def rmdir(self, parent: int, name: bytes) -> Inode:
         """Take an empty directory away. Returns it."""
+        _check_not_dots(name)
         inode = self.existing(parent, name)
         if not isinstance(inode, Directory):
             raise NotADirectory(f"{name!r} is not a directory")
@@ -189,6 +191,8 @@ class Namespace:
         """Move a name, or with RENAME_EXCHANGE swap two. Returns what lost its name, if any."""
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == 3:
             raise InvalidArgument(f"rename flags {flags:#x}")
+        _check_not_dots(name)
+        _check_not_dots(new_name)
         inode = self.existing(parent, name)
         target = self._rename_target(new_parent, new_name, flags)
         _check_not_info(inode)
@@ -285,6 +289,15 @@ class Namespace:
 def _check_name(name: bytes) -> None:
     if len(name) > NAME_MAX:
         raise NameTooLong(f"a name of {len(name)} bytes")
+    # The kernel sends no such name.
+    if not name or b"/" in name or b"\0" in name:
+        raise InvalidArgument(f"{name!r} is no name")
+
+
+def _check_not_dots(name: bytes) -> None:
+    """They are in no table, so that they cannot go or be replaced. The kernel does not ask."""
+    if name in (b".", b".."):
+        raise InvalidArgument(f"{name!r} stays")
 
 
 def _check_not_info(inode: Inode) -> None:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from enum import IntEnum, auto
 
+from msharefs.abi import PAGE_SIZE
 from msharefs.core.errors import (
     FileTooLarge,
     InvalidArgument,
@@ -144,7 +145,9 @@ class Region(Inode):
             raise NothingMapped(f"{start:#x}-{end:#x} of region {self.ino} is not mapped")
         try:
             segment = self.segment.open()
-            for mapping in self.layout.clipped(start, end):
+            # Whole pages: a read of a descriptor with O_DIRECT may begin and end anywhere.
+            low, high = start // PAGE_SIZE * PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE
+            for mapping in self.layout.clipped(low, high):
                 if not mapping.reserve:
                     segment.reserve(mapping.start, mapping.size)
         except OSError as cause:

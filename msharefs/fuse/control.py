@@ -21,7 +21,7 @@ from msharefs.core.plan import Plan
 from msharefs.core.region import Region
 from msharefs.fuse import kernel, messages
 from msharefs.fuse.kernel import Opcode
-from msharefs.fuse.messages import Header
+from msharefs.fuse.messages import Header, MalformedError
 from msharefs.fuse.payload import request_of
 from msharefs.fuse.planes.plane import DataPlane
 from msharefs.linux import proc
@@ -69,6 +69,8 @@ class Control:
         # The kernel sends as many bytes as the number encodes, none for a number without.
         if head.flags & kernel.FUSE_IOCTL_DIR or head.command not in _COMMANDS:
             raise NotAnIoctl(f"ioctl {head.command:#x}")
+        if len(payload) != _COMMANDS[head.command]:
+            raise MalformedError(f"{len(payload)} bytes for ioctl {head.command:#x}")
         region = self._mappings.ioctl_region(header.nodeid)
         make_plan = partial(self._plan, header, region, head, payload)
         waiting = self._waiting.get(region.ino)
@@ -159,4 +161,9 @@ class Control:
 
 
 _WRITABLE = frozenset({os.O_WRONLY, os.O_RDWR})
-_COMMANDS = frozenset({abi.CREATE_MAPPING, abi.CREATE_MAPPING_X86_32, abi.UNMAP})
+_COMMANDS = {
+    abi.CREATE_MAPPING: abi.CreateMapping.FORMAT.size,
+    abi.CREATE_MAPPING_X86_32: abi.CreateMapping.FORMAT_X86_32.size,
+    abi.UNMAP: abi.Unmap.FORMAT.size,
+}
+"""The ioctls that there are, and how long their payload is: as long as the number says."""

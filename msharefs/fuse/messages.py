@@ -10,11 +10,12 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msharefs.fuse.kernel import (
     NOTIFY_INVAL_INODE,
     NOTIFY_RESEND,
+    Opcode,
 )
 
 _IN_HEADER = struct.Struct("=IIQQIIIHH")
@@ -40,6 +41,13 @@ _MKNOD_IN = struct.Struct("=IIII")
 _MKDIR_IN = struct.Struct("=II")
 _RENAME2_IN = struct.Struct("=QII")
 _FORGET_ONE = struct.Struct("=QQ")
+
+_FORWARDED_LEAST: dict[int, int] = {
+    **dict.fromkeys((Opcode.FSYNC, Opcode.FSYNCDIR), 16),
+    **dict.fromkeys((Opcode.ACCESS, Opcode.LISTXATTR), 8),
+    Opcode.READDIR: _READ_IN.size,
+}
+"""Bytes that libfuse reads of a request's body, whether they are there or not."""
 
 IN_HEADER_SIZE = _IN_HEADER.size
 OUT_HEADER_SIZE = _OUT_HEADER.size
@@ -153,20 +161,37 @@ class Attributes(NamedTuple):
     block_size: int
 
 
+class MalformedError(struct.error):
+    """A request is not as the protocol has it; the text says how."""
+
+
 def decode_header(message: bytes | memoryview) -> Header:
-    """The header of a request."""
-    return Header._make(_IN_HEADER.unpack_from(message))
+    """The header of a request. Raises MalformedError, as all that decode."""
+    return Header._make(_unpack(_IN_HEADER, message))
+
+
+def check_forwarded(opcode: int, body: memoryview) -> None:
+    """Whether libfuse can read a request. Raises MalformedError."""
+    least = _FORWARDED_LEAST.get(opcode, 0)
+    if len(body) < least:
+        raise MalformedError(f"{len(body)} bytes where {least} are needed")
+
+
+def _unpack(form: struct.Struct, body: bytes | memoryview) -> tuple[Any, ...]:
+    if len(body) < form.size:
+        raise MalformedError(f"{len(body)} bytes where {form.size} are needed")
+    return form.unpack_from(body)
 
 
 def decode_open(body: memoryview) -> int:
     """struct fuse_open_in: the flags of open(2)."""
-    flags: int = _OPEN_IN.unpack_from(body)[0]
+    flags: int = _unpack(_OPEN_IN, body)[0]
     return flags
 
 
 def decode_create(body: memoryview) -> tuple[int, int, bytes]:
     """struct fuse_create_in and the name: flags of open(2), mode less the umask, name."""
-    flags, mode, _umask, _open_flags = _CREATE_IN.unpack_from(body)
+    flags, mode, _umask, _open_flags = _unpack(_CREATE_IN, body)
     return flags, mode, decode_name(body[_CREATE_IN.size :])
 
 
@@ -178,44 +203,47 @@ def decode_name(body: memoryview) -> bytes:
 def decode_mknod(body: memoryview) -> tuple[int, bytes]:
     """struct fuse_mknod_in and the name: mode less the umask, name. Devices are refused, so
     their number is not looked at."""
-    mode: int = _MKNOD_IN.unpack_from(body)[0]
+    mode: int = _unpack(_MKNOD_IN, body)[0]
     return mode, decode_name(body[_MKNOD_IN.size :])
 
 
 def decode_mkdir(body: memoryview) -> tuple[int, bytes]:
     """struct fuse_mkdir_in and the name: mode less the umask, name."""
-    mode: int = _MKDIR_IN.unpack_from(body)[0]
+    mode: int = _unpack(_MKDIR_IN, body)[0]
     return mode, decode_name(body[_MKDIR_IN.size :])
 
 
 def decode_link(body: memoryview) -> tuple[int, bytes]:
     """struct fuse_link_in and the new name: the inode that gets it, name."""
-    ino: int = _U64.unpack_from(body)[0]
+    ino: int = _unpack(_U64, body)[0]
     return ino, decode_name(body[_U64.size :])
 
 
 def decode_rename(body: memoryview) -> RenameIn:
     """struct fuse_rename_in and two names."""
-    return RenameIn(_U64.unpack_from(body)[0], 0, *_two_names(body[_U64.size :]))
+    return RenameIn(_unpack(_U64, body)[0], 0, *_two_names(body[_U64.size :]))
 
 
 def decode_rename2(body: memoryview) -> RenameIn:
     """struct fuse_rename2_in and two names."""
-    new_parent, flags, _padding = _RENAME2_IN.unpack_from(body)
+    new_parent, flags, _padding = _unpack(_RENAME2_IN, body)
     return RenameIn(new_parent, flags, *_two_names(body[_RENAME2_IN.size :]))
 
 
 def decode_forget(body: memoryview) -> int:
     """struct fuse_forget_in: how many look-ups."""
-    lookups: int = _U64.unpack_from(body)[0]
+    lookups: int = _unpack(_U64, body)[0]
     return lookups
 
 
 def decode_batch_forget(body: memoryview) -> Iterator[tuple[int, int]]:
-    """struct fuse_batch_forget_in and what follows: (inode number, look-ups) of each."""
-    count, _padding = _MKDIR_IN.unpack_from(body)
-    start = _MKDIR_IN.size
-    return _FORGET_ONE.iter_unpack(body[start : start + count * _FORGET_ONE.size])
+    """struct fuse_batch_forget_in and what follows: (inode number, look-ups) of each. Raises
+    MalformedError where there are fewer than it says."""
+    count, _padding = _unpack(_MKDIR_IN, body)
+    entries = body[_MKDIR_IN.size :][: count * _FORGET_ONE.size]
+    if len(entries) != count * _FORGET_ONE.size:
+        raise MalformedError(f"{count} inodes to forget in {len(body)} bytes")
+    return _FORGET_ONE.iter_unpack(entries)
 
 
 def _two_names(body: memoryview) -> tuple[bytes, bytes]:
@@ -225,28 +253,32 @@ def _two_names(body: memoryview) -> tuple[bytes, bytes]:
 
 def decode_setattr(body: memoryview) -> SetattrIn:
     """struct fuse_setattr_in."""
-    return SetattrIn._make(_SETATTR_IN.unpack_from(body))
+    return SetattrIn._make(_unpack(_SETATTR_IN, body))
 
 
 def decode_read(body: memoryview) -> ReadIn:
     """struct fuse_read_in."""
-    return ReadIn._make(_READ_IN.unpack_from(body))
+    return ReadIn._make(_unpack(_READ_IN, body))
 
 
 def decode_write(body: memoryview) -> tuple[WriteIn, memoryview]:
-    """struct fuse_write_in and the data that came with it."""
-    request = WriteIn._make(_READ_IN.unpack_from(body))
-    return request, body[_READ_IN.size : _READ_IN.size + request.size]
+    """struct fuse_write_in and the data that came with it. Raises MalformedError where that is
+    less than it says."""
+    request = WriteIn._make(_unpack(_READ_IN, body))
+    data = body[_READ_IN.size :][: request.size]
+    if len(data) != request.size:
+        raise MalformedError(f"{request.size} bytes to write in {len(body)}")
+    return request, data
 
 
 def decode_fallocate(body: memoryview) -> FallocateIn:
     """struct fuse_fallocate_in."""
-    return FallocateIn._make(_FALLOCATE_IN.unpack_from(body))
+    return FallocateIn._make(_unpack(_FALLOCATE_IN, body))
 
 
 def decode_ioctl(body: memoryview) -> tuple[IoctlIn, bytes]:
     """struct fuse_ioctl_in and the payload that came with it."""
-    head = IoctlIn._make(_IOCTL_IN.unpack_from(body))
+    head = IoctlIn._make(_unpack(_IOCTL_IN, body))
     return head, bytes(body[_IOCTL_IN.size : _IOCTL_IN.size + head.in_size])
 
 
@@ -273,14 +305,14 @@ def encode_open(handle: int, open_flags: int, backing_id: int = 0) -> bytes:
 
 def decode_getxattr(body: memoryview) -> tuple[int, bytes]:
     """struct fuse_getxattr_in: room for the value (0 asks for its length), and the name."""
-    room: int = _GETXATTR.unpack_from(body)[0]
+    room: int = _unpack(_GETXATTR, body)[0]
     return room, decode_name(body[_GETXATTR.size :])
 
 
 def decode_setxattr(body: memoryview) -> tuple[bytes, bytes]:
     """The name and the value in a SETXATTR: behind struct fuse_setxattr_in, which is short as
     long as FUSE_SETXATTR_EXT is not negotiated."""
-    size, _flags = _GETXATTR.unpack_from(body)
+    size, _flags = _unpack(_GETXATTR, body)
     name, _, value = bytes(body[_GETXATTR.size :]).partition(b"\0")
     return name, value[:size]
 

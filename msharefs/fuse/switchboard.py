@@ -22,12 +22,12 @@ from time import perf_counter
 
 import trio
 
-from msharefs.core.errors import RefusedError, ServersEnded
+from msharefs.core.errors import RefusedError, ServersEnded, StorageFailed, Unanswered
 from msharefs.fuse import handshake, messages
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.in_service import DEATHS, InService
 from msharefs.fuse.kernel import FUSE_UNIQUE_RESEND, NO_REPLY, Opcode
-from msharefs.fuse.messages import Header
+from msharefs.fuse.messages import Header, MalformedError
 from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.mounting import REQUEST_ROOM
 from msharefs.fuse.outstanding import Outstanding
@@ -37,6 +37,9 @@ from msharefs.fuse.replay import Replay
 
 log = logging.getLogger(__name__)
 
+LONGEST_FORWARDED = 64 << 10
+"""Bytes of a request that goes over the pair, which takes three times as many in one message. What
+pyfuse3 answers is a page at most: this is a kind of request that nobody knows."""
 BURST = 16
 """Requests served in one go before other tasks get their turn."""
 LOOK_AGAIN = 50e-6
@@ -161,7 +164,11 @@ class Switchboard(trio.abc.Instrument):
                 await trio.lowlevel.checkpoint()
 
     async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
-        header = messages.decode_header(message)
+        try:
+            header = messages.decode_header(message)
+        except MalformedError as error:
+            log.error("nobody can be answered: %s", error)
+            return
         self._in_service.begin(header.unique)
         if header.unique & FUSE_UNIQUE_RESEND:
             if self._answer_again(header, message):
@@ -266,18 +273,34 @@ class Switchboard(trio.abc.Instrument):
     # Requests answered by pyfuse3
 
     async def _forward(self, header: Header, message: memoryview) -> None:
-        if header.opcode not in NO_REPLY:
-            self._outstanding.keep(message)
-            if not self._forwarded:
-                self._in_service.forwarded(header.unique)
-            self._forwarded[header.unique] = (header.opcode, perf_counter())
+        try:
+            messages.check_forwarded(header.opcode, message[messages.IN_HEADER_SIZE :])
+            if len(message) > LONGEST_FORWARDED:
+                raise Unanswered(f"{len(message)} bytes")
+        except (MalformedError, Unanswered) as error:
+            self._finish(header, error, perf_counter())
+            return
+        self._outstanding.keep(message)
+        if not self._forwarded:
+            self._in_service.forwarded(header.unique)
+        self._forwarded[header.unique] = (header.opcode, perf_counter())
         while True:
             try:
                 self._pair.send(message)
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._pair)
+            except OSError as error:
+                # The system has no memory for it, or it is longer than the pair takes.
+                self._not_forwarded(header, error)
+                return
             else:
                 return
+
+    def _not_forwarded(self, header: Header, error: OSError) -> None:
+        log.error("%s cannot be handed on: %s", _described(header), error)
+        _opcode, started = self._forwarded.pop(header.unique)
+        self._in_service.forwarded(next(iter(self._forwarded), 0))
+        self._finish(header, StorageFailed(error), started)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Collect the replies that the step wrote. Must not raise: trio would drop us."""
@@ -327,6 +350,9 @@ def explain(error: Exception, header: Header) -> int:
     if isinstance(error, RefusedError):
         log.debug("%s: %s: %s", _described(header), error.code, error)
         return error.errno
+    if isinstance(error, MalformedError):
+        log.error("%s: %s", _described(header), error)
+        return errno.EIO
     log.error("%s failed", _described(header), exc_info=error)
     return errno.EIO
 

@@ -506,3 +506,20 @@ def test_opcodes_are_the_kernels() -> None:
     }
     assert {name: Opcode[name].value for name in numbers} == numbers
     assert {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT} == kernel.NO_REPLY
+
+
+@pytest.mark.parametrize(("said", "there"), [(3, 2), (1, 0), ((1 << 32) - 1, 2)])
+def test_a_batch_that_is_shorter_than_it_says(said: int, there: int) -> None:
+    """It is no batch; a longer one has something behind it."""
+    one = struct.pack("<QQ", 5, 1)
+    with pytest.raises(messages.MalformedError, match=f"{said} inodes to forget"):
+        messages.decode_batch_forget(memoryview(struct.pack("<II", said, 0) + there * one))
+    whole = memoryview(struct.pack("<II", there, 0) + there * one + b"more")
+    assert list(messages.decode_batch_forget(whole)) == [(5, 1)] * there
+
+
+def test_a_write_with_less_data_than_it_says() -> None:
+    """It must not look as if all had been written."""
+    body = struct.pack("<QQIIQII", 2, 0, 10, 1, 0, 0, 0)
+    with pytest.raises(messages.MalformedError, match="10 bytes to write"):
+        messages.decode_write(memoryview(body + b"123456789"))

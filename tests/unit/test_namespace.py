@@ -222,6 +222,43 @@ def test_nr_inodes_is_the_limit(names: Namespace) -> None:
     assert len(names) == 3
 
 
+@pytest.mark.parametrize("name", [b"", b"a/b", b"/", b"a\0b"])
+def test_what_is_no_name_is_refused(names: Namespace, name: bytes) -> None:
+    """EINVAL, before anything changes; the kernel sends none."""
+    region = add_region(names, b"a")
+    before = state(names)
+    attempts: list[Callable[[], object]] = [
+        lambda: names.new_region(ROOT_INO, name, 0o600, ALICE),
+        lambda: names.new_directory(ROOT_INO, name, 0o700, ALICE),
+        lambda: names.link(region.ino, ROOT_INO, name),
+        lambda: names.rename(ROOT_INO, b"a", ROOT_INO, name, 0),
+        lambda: names.find(ROOT_INO, name),
+    ]
+    for attempt in attempts:
+        with refused(errno.EINVAL):
+            attempt()
+    assert state(names) == before
+
+
+@pytest.mark.parametrize("dots", [b".", b".."])
+def test_dots_stay(names: Namespace, dots: bytes) -> None:
+    """EINVAL for taking them away, moving or replacing them: they are in no table."""
+    add_region(names, b"a")
+    folder = add_directory(names, b"d")
+    before = state(names)
+    attempts: list[Callable[[], object]] = [
+        lambda: names.unlink(folder.ino, dots),
+        lambda: names.rmdir(folder.ino, dots),
+        lambda: names.rename(folder.ino, dots, ROOT_INO, b"b", 0),
+        lambda: names.rename(ROOT_INO, b"a", folder.ino, dots, 0),
+        lambda: names.rename(ROOT_INO, b"a", folder.ino, dots, RENAME_EXCHANGE),
+    ]
+    for attempt in attempts:
+        with refused(errno.EINVAL):
+            attempt()
+    assert state(names) == before
+
+
 def test_further_names_are_counted_again() -> None:
     """By the next process, from the inodes that there are."""
     names = make_names(nr_inodes=5)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from msharefs import abi
 from msharefs.abi import CreateMapping, Unmap
 from msharefs.core.errors import RefusedError
 from msharefs.core.region import Region
@@ -143,6 +144,21 @@ def test_a_large_read_ahead_is_not_copied(plane: PagedPlane, world: World) -> No
     with plane.changing(world.plan(region, CreateMapping(40 * PAGE, PAGE, 0, 3, ANONYMOUS, 0))):
         assert bytes(plane.read(region, fault(0, 32))[3 * PAGE : 3 * PAGE + 4]) == b"here"
     assert segment.windows == 1
+
+
+def test_a_read_need_not_be_of_whole_pages(kernel_end: KernelEnd, world: World) -> None:
+    """An old kernel passes read(2) of a descriptor with O_DIRECT on as it is, from memory that
+    comes at the first touch, too, and however large it is."""
+    plane = PagedPlane(kernel_end.device, "a test", offer(0))
+    region = world.region(size=1 << 21)
+    world.map(region, 0, 1 << 21, flags=abi.MAP_NORESERVE)
+    segment = segment_of(region)
+    for offset, size in ((1, 2), (PAGE - 1, 2), (PAGE // 2, PAGE), (3, 100_001)):
+        assert bytes(plane.read(region, ReadIn(2, offset, size, 0, 0, 0, 0))) == bytes(size)
+    assert segment.allocated() % PAGE == 0
+    assert bytes(plane.read(region, ReadIn(2, PAGE, 0, 0, 0, 0, 0))) == b""
+    with refused(errno.EINVAL):
+        plane.read(region, ReadIn(2, 0, (1 << 20) + 1, 0, 0, 0, 0))
 
 
 def test_read_2_is_refused(plane: PagedPlane, region: Region) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import trio
@@ -20,7 +21,7 @@ from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile
 from msharefs.fuse.payload import Handler
-from tests.unit.support.exchange import SECONDS, exchange, serving
+from tests.unit.support.exchange import SECONDS, Exchange, exchange, serving
 from tests.unit.support.planes import init_message, init_reply, message, reply
 
 RESENT = 1 << 63
@@ -231,6 +232,82 @@ async def test_a_slow_pyfuse3_slows_the_kernel() -> None:
             nursery.start_soon(send_all)
             await trio.testing.wait_all_tasks_blocked()
             assert [await board.pyfuse3.hear() for _ in requests] == requests
+
+
+async def send_large(board: Exchange, monkeypatch: pytest.MonkeyPatch, request: bytes) -> None:
+    """A request that no socket would carry, as /dev/fuse does."""
+
+    def read(buffers: Sequence[bytearray | memoryview]) -> int:
+        os.read(board.device.fd, 1)
+        monkeypatch.undo()
+        memoryview(buffers[0])[: len(request)] = request
+        return len(request)
+
+    # Whoever waits for a request sees that one is there.
+    monkeypatch.setattr(board.device, "_readv", read)
+    await board.kernel.send(b"x")
+
+
+@pytest.mark.parametrize("size", [64 << 10, 300_000, 1 << 20])
+async def test_what_is_too_long_for_the_pair_is_refused(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Only a kind of request that nobody knows can be: ENOSYS, and on it goes."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        await send_large(board, monkeypatch, message(4096, bytes(size), unique=6))
+        assert await board.kernel.hear() == reply(6, error=errno.ENOSYS)
+        assert await board.ask(message(Opcode.OPEN, unique=8)) == reply(8, b"1:")
+        assert await board.pyfuse3.silent()
+
+
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.EMSGSIZE])
+async def test_what_the_pair_does_not_take_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """The system has no memory for it: its errno and a line in the log; the next one is passed on."""
+    async with serving() as board:
+
+        class Refusing:
+            def send(self, data: object) -> int:
+                monkeypatch.undo()
+                raise OSError(code, os.strerror(code))
+
+            def recv_into(self, buffer: object) -> int:
+                raise BlockingIOError
+
+        monkeypatch.setattr(board.switchboard, "_pair", Refusing())
+        assert await board.ask(message(Opcode.STATFS, unique=6)) == reply(6, error=code)
+        await board.kernel.send(message(Opcode.STATFS, unique=8))
+        assert await board.pyfuse3.hear() == message(Opcode.STATFS, unique=8)
+        await board.pyfuse3.send(reply(8))
+        assert await board.kernel.hear() == reply(8)
+        assert board.counted("STATFS") == (2, 1)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@pytest.mark.parametrize("opcode", [Opcode.FSYNC, Opcode.LISTXATTR, Opcode.READDIR])
+async def test_what_libfuse_would_read_beyond_is_refused(opcode: int) -> None:
+    """It takes the length of a body for granted."""
+    async with serving() as board:
+        answer = await board.ask(message(opcode, bytes(7), unique=6))
+        assert answer == reply(6, error=errno.EIO)
+        assert await board.pyfuse3.silent()
+
+
+async def test_the_largest_batch_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """65,000 inodes forgotten at once go to the handler as they came."""
+    seen: list[int] = []
+
+    def handler(header: Header, body: memoryview) -> bytes:
+        seen.append(len(body))
+        return b""
+
+    handlers: dict[int, Handler] = {Opcode.BATCH_FORGET: handler, Opcode.OPEN: echo}
+    async with serving(handlers) as board:
+        body = struct.pack("<II", 65_000, 0) + bytes(16 * 65_000)
+        await send_large(board, monkeypatch, message(Opcode.BATCH_FORGET, body, unique=6))
+        assert await board.ask(message(Opcode.OPEN, unique=8)) == reply(8, b"1:")
+    assert seen == [8 + 16 * 65_000]
 
 
 async def test_a_reply_to_nothing_is_survived(caplog: pytest.LogCaptureFixture) -> None:

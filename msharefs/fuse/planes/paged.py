@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from msharefs.abi import PAGE_SIZE
 from msharefs.core.errors import InvalidArgument, NothingMapped
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
@@ -79,13 +80,18 @@ class PagedPlane:
         answer for the end of the file, and asks page by page after a refusal."""
         if self._direct and request.read_flags & kernel.FUSE_READ_LOCKOWNER:
             raise InvalidArgument(f"region {region.ino} is for mmap, not for read")
+        if not request.size:
+            return memoryview(b"")
+        if request.size > LARGEST_READ:
+            raise InvalidArgument(f"{request.size} bytes are more than was agreed on")
         start, end = request.offset, request.offset + request.size
         for plan in self._changes.get(region.ino, ()):
             stale = plan.stale
             if stale and not plan.readable and stale.start < end and start < stale.end:
                 raise NothingMapped(f"{start:#x} of region {region.ino} is being unmapped")
         segment = region.touchable(start, end)
-        if request.size >= WINDOW_FROM and not self._changes.get(region.ino):
+        whole = not (start | end) % PAGE_SIZE
+        if whole and request.size >= WINDOW_FROM and not self._changes.get(region.ino):
             return segment.window(start, request.size)
         view = memoryview(self._buffer)[: request.size]
         segment.read_into(view, start)

@@ -134,6 +134,7 @@ def exchange(
     *,
     area: memoryview | None = None,
     in_service: InService | None = None,
+    replay: Replay | None = None,
 ) -> Iterator[Exchange]:
     """Connected, but not running. The data plane wishes these capabilities. With an `area`
     the kernel cannot send again, and an earlier server has left there what it had read."""
@@ -144,7 +145,7 @@ def exchange(
     kernel, device, ours, theirs = ends
     for end in (kernel, theirs):
         end.setblocking(False)
-    metrics, replay = Metrics(), FakeReplay()
+    metrics, known = Metrics(), FakeReplay()
     scripted = ScriptedDevice(device.fileno())
     negotiation = Negotiation(flags=0x80000, flags2=flags2, stack_depth=7)
     steps: list[str] = []
@@ -154,13 +155,13 @@ def exchange(
             ours,
             handlers,
             metrics,
-            replay,
+            replay or known,
             ResentByKernel(scripted) if area is None else KeptInFile(area),
             in_service or new_in_service(),
             steps.append,
         )
         yield Exchange(
-            End(kernel), End(theirs), scripted, board, metrics, replay, negotiation, steps
+            End(kernel), End(theirs), scripted, board, metrics, known, negotiation, steps
         )
     finally:
         for end in ends:

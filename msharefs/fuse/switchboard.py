@@ -34,6 +34,7 @@ from msharefs.fuse.outstanding import Outstanding
 from msharefs.fuse.payload import Handler, Payload
 from msharefs.fuse.planes.plane import Negotiation
 from msharefs.fuse.replay import Replay
+from msharefs.fuse.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,6 @@ LONGEST_FORWARDED = 64 << 10
 pyfuse3 answers is a page at most: this is a kind of request that nobody knows."""
 BURST = 16
 """Requests served in one go before other tasks get their turn."""
-LOOK_AGAIN = 50e-6
-"""Seconds. A client that was answered often asks again at once, and a look is cheaper than
-to sleep and be woken; not so where client and daemon have to share one processor."""
-
 
 Later = tuple[Header, Awaitable[Payload], float]
 """A request, what will give its answer, and when it was begun (perf_counter)."""
@@ -76,9 +73,11 @@ class Switchboard(trio.abc.Instrument):
         self._in_service = in_service
         self._failpoint = failpoint
         self._scope = trio.CancelScope()
-        self._look_again = LOOK_AGAIN if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._waiting = Waiting(device.fd, alone=len(os.sched_getaffinity(0)) == 1)
         self._reply = bytearray(REQUEST_ROOM)
         self._forwarded: dict[int, tuple[int, float]] = {}
+        # How many requests are answered later; their tasks and workers need the loop.
+        self._later = 0
         # What is answered later while there are suspects, in the order of its handlers' calls.
         self._to_serve, self._in_turn = trio.open_memory_channel[Later](math.inf)
         device.set_blocking(False)
@@ -139,10 +138,9 @@ class Switchboard(trio.abc.Instrument):
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         """Until the connection has ended."""
-        outstanding = self._outstanding
+        outstanding, waiting = self._outstanding, self._waiting
         buffer = outstanding.buffer
         burst = 0
-        look_until = 0.0
         while True:
             outstanding.before_read()
             try:
@@ -150,18 +148,22 @@ class Switchboard(trio.abc.Instrument):
             except ConnectionGone:
                 return
             if not size:
-                if perf_counter() < look_until and not self._forwarded:
-                    os.sched_yield()
+                if not self._forwarded and waiting.look():
+                    continue
+                if not self._forwarded and not self._later and waiting.sleep():
                     continue
                 burst = 0
                 await trio.lowlevel.wait_readable(self._device.fd)
+                waiting.others_had_their_turn()
                 continue
+            waiting.end()
             await self._route(memoryview(buffer)[:size], nursery)
-            look_until = perf_counter() + self._look_again
+            waiting.begin()
             burst += 1
             if burst == BURST:
                 burst = 0
                 await trio.lowlevel.checkpoint()
+                waiting.others_had_their_turn()
 
     async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
         try:
@@ -221,6 +223,7 @@ class Switchboard(trio.abc.Instrument):
         else:
             if header.opcode not in NO_REPLY:
                 self._outstanding.keep(message)
+            self._later += 1
             if self._in_service.careful:
                 self._to_serve.send_nowait((header, answer, started))
             else:
@@ -238,6 +241,7 @@ class Switchboard(trio.abc.Instrument):
             self._finish(header, payload, started)
         finally:
             self._in_service.end_later(place)
+            self._later -= 1
 
     async def _serve_in_turn(self) -> None:
         """One by one, in the order in which the handlers were called: one that waits for another

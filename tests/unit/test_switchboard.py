@@ -17,10 +17,12 @@ import trio.testing
 
 from msharefs.core.errors import NotAnIoctl, OutOfMemory
 from msharefs.fuse import switchboard as switchboard_module
+from msharefs.fuse import waiting as waiting_module
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile
 from msharefs.fuse.payload import Handler
+from msharefs.fuse.waiting import Waiting
 from tests.unit.support.exchange import SECONDS, Exchange, exchange, serving
 from tests.unit.support.planes import init_message, init_reply, message, reply
 
@@ -344,7 +346,7 @@ async def test_a_crowd_of_requests_lets_others_run(monkeypatch: pytest.MonkeyPat
 
 async def test_nobody_is_looked_for_while_pyfuse3_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look for the client's next request would take the time that pyfuse3 needs for this one."""
-    monkeypatch.setattr(switchboard_module, "LOOK_AGAIN", 0.5)
+    monkeypatch.setattr(waiting_module, "SHORTEST_LOOK", 0.5)
     async with serving({Opcode.OPEN: echo}) as board:
         looks = board.device.looks
         await board.kernel.send(message(Opcode.STATFS, unique=6))
@@ -354,6 +356,34 @@ async def test_nobody_is_looked_for_while_pyfuse3_works(monkeypatch: pytest.Monk
         assert board.device.looks - looks < 10
         await board.pyfuse3.send(reply(6))
         assert await board.kernel.hear() == reply(6)
+
+
+async def test_nobody_sleeps_while_an_answer_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever works on it, pyfuse3 or a task with a worker thread, needs the loop."""
+    slept: list[str] = []
+    monkeypatch.setattr(Waiting, "sleep", lambda _: slept.append("now"))
+    may_answer = trio.Event()
+
+    async def late(header: Header, body: memoryview) -> bytes:
+        await may_answer.wait()
+        return b"late"
+
+    async with serving({Opcode.IOCTL: late, Opcode.OPEN: echo}) as board:
+        await trio.testing.wait_all_tasks_blocked()
+        slept.clear()
+        await board.kernel.send(message(Opcode.STATFS, unique=6))
+        await board.pyfuse3.hear()
+        await board.kernel.send(message(Opcode.IOCTL, unique=8))
+        await board.ask(message(Opcode.OPEN, unique=10))
+        await board.pyfuse3.send(reply(6))
+        await board.kernel.hear()
+        await board.ask(message(Opcode.OPEN, unique=12))
+        assert not slept
+        may_answer.set()
+        await board.kernel.hear()
+        await board.ask(message(Opcode.OPEN, unique=14))
+        await trio.testing.wait_all_tasks_blocked()
+        assert slept
 
 
 # INIT

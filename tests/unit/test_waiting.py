@@ -1,0 +1,107 @@
+"""The pauses between requests: how long one is looked for, and when it is slept for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from msharefs.fuse.waiting import LONGEST_LOOK, SHORTEST_LOOK, TURN, Waiting
+
+
+@dataclass
+class Pauses:
+    """A descriptor that is waited for, at a time of the test's own."""
+
+    waiting: Waiting
+    writer: int
+    now: float = 100.0
+
+    def pause(self, seconds: float) -> None:
+        """Between two requests, in which no look sees the end."""
+        self.waiting.begin()
+        self.now += seconds
+        self.waiting.end()
+
+    def looks_for(self, seconds: float) -> bool:
+        """Whether after such a time one look more pays."""
+        self.waiting.begin()
+        self.now += seconds
+        return self.waiting.look()
+
+    def ask(self) -> None:
+        """Somebody writes."""
+        os.write(self.writer, b"x")
+
+
+@contextmanager
+def pauses(*, alone: bool = False) -> Iterator[Pauses]:
+    """Of a daemon whose others had their turn just now."""
+    reader, writer = os.pipe()
+    try:
+        waiting = Waiting(reader, alone=alone, clock=lambda: made.now)
+        made = Pauses(waiting, writer)
+        waiting.others_had_their_turn()
+        yield made
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_look_becomes_longer_where_that_would_have_paid() -> None:
+    """A client that asks again soon is awaited, up to a bound."""
+    with pauses() as made:
+        assert made.looks_for(0.9 * SHORTEST_LOOK)
+        assert not made.looks_for(1.1 * SHORTEST_LOOK)
+        for _ in range(4):
+            made.pause(0.9 * LONGEST_LOOK)
+        assert made.looks_for(0.9 * LONGEST_LOOK)
+        assert not made.looks_for(1.1 * LONGEST_LOOK)
+
+
+def test_a_look_becomes_shorter_where_it_does_not_pay() -> None:
+    """Not shorter than what sees the second of two requests in a row."""
+    with pauses() as made:
+        for _ in range(4):
+            made.pause(0.9 * LONGEST_LOOK)
+        for _ in range(4):
+            made.pause(2 * LONGEST_LOOK)
+        assert not made.looks_for(1.1 * SHORTEST_LOOK)
+        assert made.looks_for(0.9 * SHORTEST_LOOK)
+
+
+def test_what_a_look_saw_changes_nothing() -> None:
+    """Its length is learnt from pauses that were longer."""
+    with pauses() as made:
+        for _ in range(4):
+            made.pause(0.9 * SHORTEST_LOOK)
+        assert not made.looks_for(1.1 * SHORTEST_LOOK)
+
+
+def test_nobody_looks_with_one_processor() -> None:
+    """The client could not run meanwhile."""
+    with pauses(alone=True) as made:
+        for _ in range(4):
+            made.pause(0.9 * LONGEST_LOOK)
+        assert not made.looks_for(0.0)
+
+
+def test_a_request_ends_a_sleep() -> None:
+    """And so does a moment without one."""
+    with pauses() as made:
+        assert not made.waiting.sleep()
+        made.ask()
+        assert made.waiting.sleep()
+
+
+def test_a_sleep_leaves_others_their_turn() -> None:
+    """A client that asks again and again keeps nobody else in the loop from running."""
+    with pauses() as made:
+        made.ask()
+        made.now += 0.9 * TURN
+        assert made.waiting.sleep()
+        made.now += 0.2 * TURN
+        assert not made.waiting.sleep()
+        made.waiting.others_had_their_turn()
+        assert made.waiting.sleep()

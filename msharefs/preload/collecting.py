@@ -275,7 +275,7 @@ class CollectorProcess:
 
     def _hear(self) -> None:
         """mshare run says that the program has ended, which is its child now; or is gone."""
-        if not self._channel.recv(QUESTION_BYTES):
+        if not said(self._channel, QUESTION_BYTES):
             self._channel.close()
         if not self._command:
             self._command_ended = True
@@ -284,6 +284,14 @@ class CollectorProcess:
     def _tell(self, **news: object) -> None:
         with suppress(OSError):
             self._channel.send(json.dumps(news).encode())
+
+
+def said(channel: socket.socket, size: int) -> bytes:
+    """What the other end has said, at most `size` bytes; b"" if it is gone and has said no more."""
+    while True:
+        # Told once if it was killed before it had read everything; what it said before comes after.
+        with suppress(ConnectionResetError):
+            return channel.recv(size)
 
 
 def _files(control: list[tuple[int, int, bytes]]) -> list[int]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from msharefs.linux.events import Signals
 from msharefs.linux.syscalls import adopt_orphans
-from msharefs.preload.collecting import Command, Task, begin
+from msharefs.preload.collecting import Command, Task, begin, said
 
 EXIT_SIGNAL = 128
 NEWS_BYTES = 4096
@@ -116,7 +116,7 @@ class Runner:
 
     def _hear(self, channel: socket.socket) -> None:
         """What the collector says."""
-        text = channel.recv(NEWS_BYTES)
+        text = said(channel, NEWS_BYTES)
         if not text:
             channel.close()
             self._channel = None

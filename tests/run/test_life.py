@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers.mount import Mount
 from tests.helpers.users import ALICE
+from tests.helpers.waiting import eventually
 from tests.run.conftest import Start
 from tests.run.programs import MIB, run, sizes
 
@@ -159,6 +160,21 @@ def test_memory_comes_back_while_many_processes_live(start: Start, place: Path) 
         assert sizes(place) == [64]
     work.ok("unmap 0")
     assert sizes(place) == [64]
+
+
+def test_the_kernel_may_refuse_the_witness(place: Path) -> None:
+    """No descriptor is left for a moment: the program gets the kernel's memory and keeps it."""
+    script = (
+        "import mmap, os, resource\n"
+        f"a = mmap.mmap(-1, {SIZE}); a[1] = 1\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        f"b = mmap.mmap(-1, {SIZE}); b[1] = 2; a.close()\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); print(b[1])"
+    )
+    done = run(place, sys.executable, "-c", script)
+    assert done.stdout == "2\n"
+    assert "no descriptor is left (EMFILE)" in done.stderr
+    eventually(lambda: not place.exists())
 
 
 def test_a_shell_keeps_nothing_that_its_children_had(place: Path, program: Path) -> None:

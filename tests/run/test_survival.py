@@ -70,6 +70,31 @@ def test_a_killed_run_is_not_missed(start: Start, place: Path, mounted: Mount) -
     mounted.wait_until_empty()
 
 
+def test_mshare_run_is_killed_before_it_hears_of_the_end(
+    start: Start, place: Path, mounted: Mount
+) -> None:
+    """The program ends while mshare run is stopped, which is then killed with the news unread: the
+    collector goes on for the child that is left."""
+    work = start(place)
+    work.map(0, 64)
+    work.ask("fork")
+    child = int(work.ask(">pid"))
+    work.ok(">put 0 0 6", ">alone 0")
+    work.map(1, 65)
+    program = int(work.ask("pid"))
+    work.process.send_signal(signal.SIGSTOP)
+    os.kill(program, signal.SIGKILL)
+    work.eventually_sizes([64])
+    eventually(lambda: gone(program), what="the program is still there")
+    work.process.kill()
+    work.process.wait(20)
+    os.kill(child, signal.SIGUSR1)
+    eventually(lambda: sizes(place) == [64, 64], what="the child got nothing")
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: not place.exists(), what="the name is still there")
+    mounted.wait_until_empty()
+
+
 def test_a_killed_collector_is_replaced(start: Start, place: Path) -> None:
     """kill -9 of the collector, twice: the program keeps what it has and gets more, and what a
     killed child had comes back. The exit code is told."""

@@ -16,7 +16,7 @@ BOUNDS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1, 1.0)
 
 
 class Counter:
-    """One kind of request; `seconds` from its reading to its answer, summed, and how many
+    """One kind of request; `seconds` from its turn to its answer, summed, and how many
     took how long, by the bounds above and one more for the rest."""
 
     __slots__ = ("buckets", "count", "errors", "seconds")
@@ -35,7 +35,7 @@ class Metrics:
         self._counters: dict[int, Counter] = {}
 
     def record(self, opcode: int, *, failed: bool, seconds: float) -> None:
-        """One request was answered, so many seconds after it was read; `failed` with an errno."""
+        """One request was answered, so many seconds after its turn came; `failed` with an errno."""
         counter = self._counters.get(opcode)
         if counter is None:
             counter = self._counters[opcode] = Counter()

@@ -34,6 +34,7 @@ from msharefs.fuse.outstanding import Outstanding
 from msharefs.fuse.payload import Handler, Payload
 from msharefs.fuse.planes.plane import Negotiation
 from msharefs.fuse.replay import Replay
+from msharefs.fuse.turns import Turns
 from msharefs.fuse.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ LONGEST_FORWARDED = 64 << 10
 pyfuse3 answers is a page at most: this is a kind of request that nobody knows."""
 BURST = 16
 """Requests served in one go before other tasks get their turn."""
+ITS_STEPS = 4
+"""Rounds of the loop in which pyfuse3 should have answered; it takes two."""
 
 Later = tuple[Header, Awaitable[Payload], float]
 """A request, what will give its answer, and when it was begun (perf_counter)."""
@@ -72,6 +75,7 @@ class Switchboard(trio.abc.Instrument):
         self._outstanding = outstanding
         self._in_service = in_service
         self._failpoint = failpoint
+        self._turns = Turns(device, outstanding)
         self._scope = trio.CancelScope()
         self._waiting = Waiting(device.fd, alone=len(os.sched_getaffinity(0)) == 1)
         self._reply = bytearray(REQUEST_ROOM)
@@ -129,6 +133,7 @@ class Switchboard(trio.abc.Instrument):
                 with self._scope:
                     await self._serve(nursery)
                 gone = not self._scope.cancelled_caught
+                await self._serve_what_was_read(nursery)
                 while self._forwarded:
                     await trio.lowlevel.checkpoint()
             finally:
@@ -138,16 +143,14 @@ class Switchboard(trio.abc.Instrument):
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         """Until the connection has ended."""
-        outstanding, waiting = self._outstanding, self._waiting
-        buffer = outstanding.buffer
+        turns, waiting = self._turns, self._waiting
         burst = 0
         while True:
-            outstanding.before_read()
             try:
-                size = self._device.read_into(buffer)
+                message = turns.next()
             except ConnectionGone:
                 return
-            if not size:
+            if message is None:
                 if not self._forwarded and waiting.look():
                     continue
                 if not self._forwarded and not self._later and waiting.sleep():
@@ -157,13 +160,26 @@ class Switchboard(trio.abc.Instrument):
                 waiting.others_had_their_turn()
                 continue
             waiting.end()
-            await self._route(memoryview(buffer)[:size], nursery)
+            await self._route(message, nursery)
             waiting.begin()
             burst += 1
-            if burst == BURST:
+            if self._forwarded or burst == BURST:
                 burst = 0
-                await trio.lowlevel.checkpoint()
+                await self._let_others_run()
                 waiting.others_had_their_turn()
+
+    async def _let_others_run(self) -> None:
+        """pyfuse3, until it has answered: it serves one after the other, in the order in which it
+        was given them, so it gets the next when it is done, and whose that is can still be chosen."""
+        for _ in range(ITS_STEPS):
+            await trio.lowlevel.checkpoint()
+            if not self._forwarded:
+                return
+
+    async def _serve_what_was_read(self, nursery: trio.Nursery) -> None:
+        """What waits for its turn, when no more is read."""
+        while (message := self._turns.take()) is not None:
+            await self._route(message, nursery)
 
     async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
         try:

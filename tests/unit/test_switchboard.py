@@ -22,6 +22,7 @@ from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile
 from msharefs.fuse.payload import Handler
+from msharefs.fuse.switchboard import BURST
 from msharefs.fuse.waiting import Waiting
 from tests.unit.support.exchange import SECONDS, Exchange, exchange, serving
 from tests.unit.support.planes import init_message, init_reply, message, reply
@@ -148,6 +149,66 @@ async def test_the_body_is_the_requests_own() -> None:
     async with serving({Opcode.OPEN: echo}) as board:
         await board.ask(message(Opcode.OPEN, b"long " * 100))
         assert await board.ask(message(Opcode.OPEN, b"x")) == reply(2, b"1:x")
+
+
+# Turns
+
+
+def asked_by(user: int, unique: int, opcode: int = Opcode.OPEN) -> bytes:
+    """A request of this user."""
+    return struct.pack("<IIQQIIIHH", 40, opcode, unique, 1, user, user, 7, 0, 0)
+
+
+async def test_users_take_turns() -> None:
+    """However many of one user's requests wait; see test_turns.py for the rules."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        for unique in range(2, 34, 2):
+            board.kernel.socket.send(asked_by(1001, unique))
+        board.kernel.socket.send(asked_by(1002, 90))
+        assert await board.kernel.hear() == reply(2, b"1:")
+        assert await board.kernel.hear() == reply(90, b"1:")
+
+
+async def test_what_pyfuse3_has_does_not_wait_for_a_burst() -> None:
+    """It gets its turn between two of somebody's many requests, and the kernel its answer."""
+    async with serving({Opcode.OPEN: echo}) as board:
+
+        async def pyfuse3() -> None:
+            assert await board.pyfuse3.hear() == asked_by(1002, 90, Opcode.STATFS)
+            await board.pyfuse3.send(reply(90, b"statfs"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pyfuse3)
+            await trio.testing.wait_all_tasks_blocked()
+            for unique in range(2, 34, 2):
+                board.kernel.socket.send(asked_by(1001, unique))
+            board.kernel.socket.send(asked_by(1002, 90, Opcode.STATFS))
+        served = [await board.kernel.hear() for _ in range(17)]
+    assert served.index(reply(90, b"statfs")) <= 5
+
+
+async def test_what_was_read_is_served_before_it_makes_room() -> None:
+    """More than a burst of them; the next server is to find nothing but what is in the kernel."""
+    stops: list[Callable[[], None]] = []
+
+    def stopping(header: Header, body: memoryview) -> bytes:
+        stops.pop()()
+        return b""
+
+    handlers: dict[int, Handler] = {Opcode.FLUSH: stopping, Opcode.OPEN: echo}
+    with exchange(handlers) as board, trio.fail_after(SECONDS):
+        stops.append(board.switchboard.stop)
+        uniques = range(2, 2 + 2 * 2 * BURST, 2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(board.run)
+            await board.greet()
+            await trio.testing.wait_all_tasks_blocked()
+            board.kernel.socket.send(asked_by(1001, 90, Opcode.FLUSH))
+            for unique in uniques:
+                board.kernel.socket.send(asked_by(1001, unique))
+            answers = [await board.kernel.hear() for _ in range(1 + len(uniques))]
+        assert answers == [reply(90), *(reply(unique, b"1:") for unique in uniques)]
+        assert board.gone == [False]
 
 
 # pyfuse3's

@@ -32,10 +32,12 @@ demo: setup  ## mount, share a region between C and Python programs, compare the
 unit: setup  ## the tests that take seconds and need no FUSE
 	@$(BIN)/pytest $(wildcard tests/unit tests/model) $(ARGS)
 
+# Side by side, each in namespaces of its own; ARGS='-n 0' does without, for a debugger.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # A mount test that cannot run counts as failed here: a skip would hide it.
 test: setup  ## every test, on real mounts of root's and of an ordinary user's (root, at most 15 minutes)
 	@$(SUDO) scripts/setup_tests
-	@$(SUDO) env MSHAREFS_REQUIRE_MOUNT=1 $(BIN)/pytest $(ARGS)
+	@$(SUDO) env MSHAREFS_REQUIRE_MOUNT=1 $(BIN)/pytest $(WORKERS) $(ARGS)
 
 check: setup  ## what must hold before a commit: format, lint, types, layers, every test, documents
 	$(BIN)/ruff format --check .

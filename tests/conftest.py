@@ -1,5 +1,6 @@
-"""What all tests share: the fixtures and rules of tests/helpers/fixtures.py, once, as a plugin."""
+"""What all tests share, once, as plugins: the fixtures and rules of tests/helpers/fixtures.py, and the
+workers of a run (tests/helpers/workers.py)."""
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.helpers.fixtures"]
+pytest_plugins = ["tests.helpers.fixtures", "tests.helpers.workers"]

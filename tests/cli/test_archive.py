@@ -19,7 +19,7 @@ from tests.cli.tool import command, drawn, environment, mshare, mshare_as, on_te
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import Mount
 from tests.helpers.poke import Poke
-from tests.helpers.users import ALICE
+from tests.helpers.users import ALICE, open_the_way
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.mount
@@ -159,8 +159,7 @@ def test_only_root_gives_regions_away(
     make(region, mode=0o644)
     mshare("dump", region, tmp_path / "dump").ok()
     (tmp_path / "dump").chmod(0o644)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    open_the_way(tmp_path)
     refused = mshare_as(ALICE, "load", tmp_path / "dump", target, "--same-owner").refused()
     assert "not permitted" in refused
     assert sorted(os.listdir(mounted.path)) == sorted(["mshare_info", region.name])
@@ -172,8 +171,7 @@ def test_another_user_dumps_what_he_may_read(
     """And loads it as his own."""
     make(region, mode=0o644)
     tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    open_the_way(tmp_path)
     mshare_as(ALICE, "dump", region, tmp_path / "dump").ok()
     mshare_as(ALICE, "load", tmp_path / "dump", target).ok()
     assert target.stat().st_uid == ALICE

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 NOBODY = 65534
@@ -32,6 +34,14 @@ def become(uid: int, groups: tuple[int, ...] = ()) -> None:
     os.setgroups(groups)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+
+
+def open_the_way(directory: Path) -> None:
+    """Let others go to a directory of the tests' own, however deep pytest made it."""
+    machine = Path(tempfile.gettempdir())
+    for each in (directory, *directory.parents):
+        if machine in each.parents:
+            each.chmod(each.stat().st_mode | 0o011)
 
 
 def in_child(piece: Callable[[], T], *, uid: int = 0, groups: tuple[int, ...] = ()) -> T:

@@ -10,7 +10,7 @@ import pytest
 from msharefs import Region
 from msharefs.cli.run import run as run_command
 from tests.helpers.mount import Mount
-from tests.helpers.users import ALICE, as_user
+from tests.helpers.users import ALICE, as_user, open_the_way
 from tests.run.conftest import Start
 from tests.run.programs import MIB, layout, run, sizes
 
@@ -159,8 +159,7 @@ def test_an_ordinary_user_runs_programs(mounted: Mount, program: Path, tmp_path:
     answers = tmp_path / "answers"
     answers.touch()
     os.chown(answers, ALICE, ALICE)
-    for parent in (tmp_path, *tmp_path.parents[:3]):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    open_the_way(tmp_path)
     script = (
         f"printf 'map 0 {64 * MIB} 0\\nput 0 5 6\\nwhere 0\\nfork\\n>get 0 5\\nunmap 0\\n>get 0 5\\n'"
         f" | {program} > {answers}; stat -c %U:%a {path} >> {answers}"

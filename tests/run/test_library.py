@@ -11,6 +11,7 @@ import pytest
 
 from msharefs.preload import library
 from tests.helpers.mount import ROOT
+from tests.helpers.users import open_the_way
 
 HOOKS = {
     "__open64_2",
@@ -147,8 +148,7 @@ def test_library_is_built_once(own_cache: Path) -> None:
 def test_installed_library_is_taken(own_cache: Path, built_library: Path) -> None:
     """One beside the sources, as the package build puts it there, comes first. Root's
     programs may become another user: what others cannot read will not do for root."""
-    for parent in (library.HERE, *library.HERE.parents[:3]):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    open_the_way(library.HERE)
     installed = library.HERE / library.file_name()
     shutil.copy(built_library, installed)
     assert library.find_library() == installed

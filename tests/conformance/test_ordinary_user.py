@@ -38,7 +38,7 @@ LEFT_OUT = {
 
 PLANE = "data=paged"
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
-SECONDS = 280.0
+SECONDS = 480.0
 SHOWN, TAIL = 20, 80
 """How many tests and how many lines of a session's output a failure shows."""
 

@@ -302,7 +302,6 @@ def in_a_terminal(background: Background) -> tuple[subprocess.Popen[bytes], int]
     return command, ours
 
 
-@pytest.mark.root_only("ends with 120 for a user: what is logged last finds no terminal")
 def test_a_terminal_that_is_closed(background: Background) -> None:
     """M14: unmounts what ran in its foreground, as Ctrl-C does."""
     command, terminal = in_a_terminal(background)
@@ -311,7 +310,6 @@ def test_a_terminal_that_is_closed(background: Background) -> None:
     background.check_nothing_left()
 
 
-@pytest.mark.root_only("ends with 120 for a user: what is logged last finds no terminal")
 def test_a_terminal_that_is_closed_while_the_mount_is_in_use(background: Background) -> None:
     """M14: it goes on, without anybody to log to, until it is unmounted."""
     command, terminal = in_a_terminal(background)

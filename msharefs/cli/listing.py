@@ -26,13 +26,13 @@ FACTS = (
     terminal.Column("REGION", flexible=True, style="cyan"),
     terminal.Column("SIZE", right=True),
     terminal.Column("MAPPED", right=True),
-    terminal.Column("MEMORY", right=True),
-    terminal.Column("HUGE", right=True),
-    terminal.Column("USED BY", right=True),
+    terminal.Column("MEMORY", right=True, rank=2),
+    terminal.Column("HUGE", right=True, rank=3),
+    terminal.Column("USED BY", right=True, rank=1),
 )
 """The columns of every table of regions; `row` begins with their cells."""
-OWNER = terminal.Column("OWNER")
-_COLUMNS = (*FACTS, OWNER, terminal.Column("MODE"))
+OWNER = terminal.Column("OWNER", rank=4)
+_COLUMNS = (*FACTS, OWNER, terminal.Column("MODE", rank=5))
 
 
 @click.command(short_help="List regions.")

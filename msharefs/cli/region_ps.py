@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     terminal.Column("PID", right=True),
-    terminal.Column("USER"),
-    terminal.Column("COMMAND", flexible=True, style="cyan"),
-    terminal.Column("ADDRESS", right=True),
-    terminal.Column("OFFSET", right=True),
+    terminal.Column("USER", rank=3),
+    terminal.Column("ADDRESS", right=True, rank=6),
+    terminal.Column("OFFSET", right=True, rank=4),
     terminal.Column("SIZE", right=True),
-    terminal.Column("PROT"),
-    terminal.Column("TOUCHED", right=True),
-    terminal.Column("SAVED", right=True),
+    terminal.Column("PROT", rank=5),
+    terminal.Column("TOUCHED", right=True, rank=1),
+    terminal.Column("SAVED", right=True, rank=2),
+    terminal.Column("COMMAND", folds=True, style="cyan"),
 )
+"""The command comes last, as ps(1) has it, and whole."""
 
 
 @click.command(short_help="Show who has a region attached.")
@@ -37,7 +38,8 @@ def ps(path: str, *, as_json: bool) -> None:
     """Show the processes that have the region attached, a line for each window on it.
 
     TOUCHED is how much of the window the process has in its page tables, SAVED the memory that
-    page tables for 4 KiB pages would take on top of those that it has.
+    page tables for 4 KiB pages would take on top of those that it has. A narrow terminal shows
+    fewer columns.
     """
     mount, facts = regions.look_at(path)
     inode = facts.file.st_ino
@@ -67,13 +69,13 @@ def _rows(found: Sequence[processes.Process]) -> list[list[str | Text]]:
         [
             str(process.pid),
             formatting.name(process.user),
-            formatting.name(_short(process.command)),
             f"{window.address:x}",
             notation.exact_size(window.offset),
             notation.exact_size(window.size),
             formatting.prot(window.prot[:3]),
             notation.size(window.touched),
             notation.size(window.saved),
+            formatting.name(_short(process.command)),
         ]
         for process in found
         for window in process.windows

@@ -30,6 +30,10 @@ PATIENCE = 1.0
 """Seconds after which a command says what it is doing."""
 _PIPE_WIDTH = 100_000
 """Into a pipe nothing is cut."""
+_GAP = 2
+"""Between two columns of a table."""
+_READABLE = 20
+"""What words that may be cut or go on in the next line are given before other columns."""
 _BAR_WIDTH = 80
 """How wide a drawing is where there is no terminal to fill."""
 
@@ -42,6 +46,11 @@ class Column:
     right: bool = False
     flexible: bool = False
     """Whether it may be cut to make the table fit."""
+    folds: bool = False
+    """Whether it takes more lines instead, and is never cut."""
+    rank: int = 0
+    """Where a terminal is too narrow for all, those of the highest rank are left out first; 0
+    always stays."""
     style: str = ""
 
 
@@ -116,15 +125,16 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> Ta
     from rich.table import Table  # noqa: PLC0415 - see above
     from rich.text import Text  # noqa: PLC0415 - see above
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    columns, rows = _fitting(columns, list(rows), console().width)
     for column in columns:
         made.add_column(
             Text(column.title),
             justify="right" if column.right else "left",
-            no_wrap=not column.flexible,
-            overflow="ellipsis",
+            no_wrap=not (column.flexible or column.folds),
+            overflow="fold" if column.folds else "ellipsis",
             style=column.style,
-            min_width=min(len(column.title), 8) if column.flexible else None,
+            min_width=min(len(column.title), 8) if column.flexible or column.folds else None,
         )
     for row in rows:
         made.add_row(*(_cell(value, column) for value, column in zip(row, columns, strict=True)))
@@ -299,10 +309,43 @@ def _cell(value: str | Text, column: Column) -> Text:
     from rich.text import Text  # noqa: PLC0415 - see above
 
     cell = Text(value) if isinstance(value, str) else value
-    cell.no_wrap = True
+    cell.no_wrap = not column.folds
     # Not "ignore": rich does not justify what it ignores.
-    cell.overflow = "ellipsis" if column.flexible else "crop"
+    cell.overflow = "fold" if column.folds else "ellipsis" if column.flexible else "crop"
     return cell
+
+
+def _fitting(
+    columns: Sequence[Column], rows: list[Sequence[str | Text]], width: int
+) -> tuple[list[Column], list[list[str | Text]]]:
+    """The columns for which there is room, and the rows without the others. A number that is cut
+    is worse than one that is not there."""
+    needs = [
+        _need(column, [row[index] for row in rows]) + _GAP for index, column in enumerate(columns)
+    ]
+    # The last column has no gap behind it.
+    kept = list(range(len(columns)))
+    while sum(needs[index] for index in kept) - _GAP > width:
+        least = max(kept, key=lambda index: (columns[index].rank, index))
+        if columns[least].rank == 0:
+            break
+        kept.remove(least)
+    return [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
+def _need(column: Column, cells: Iterable[str | Text]) -> int:
+    """How wide a column is, or may become so that its cells can be read."""
+    widest = max((cell_width(cell) for cell in cells), default=0)
+    if column.flexible or column.folds:
+        widest = min(widest, _READABLE)
+    return max(widest, len(column.title))
+
+
+def cell_width(cell: str | Text) -> int:
+    """In columns of the terminal."""
+    from rich.cells import cell_len  # noqa: PLC0415 - see above
+
+    return cell_len(cell if isinstance(cell, str) else cell.plain)
 
 
 def _pipe_width() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,8 +182,46 @@ def test_ps_knows_a_region_by_its_inode(region: Path, client: Poke) -> None:
     assert sizes == [[2 * MIB], [4 * MIB]]
 
 
+def test_ps_shows_whole_commands_and_whole_sizes(mounted: Mount, region: Path) -> None:
+    """Whatever the width: columns that have no room are left out, and a command takes more lines."""
+    with Region.create(region, 64 * MIB) as made:
+        made.map(0, 64 * MIB)
+    words = ["-D", "/srv/postgres/15/main", "--config-file=/etc/postgres/15/main/server.conf"]
+    script = "import mmap, os, sys; m = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 64 << 20); m[0] = 1; print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, region, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        for columns in (30, 40, 80, 160):
+            text = mshare("ps", region, COLUMNS=f"{columns}").ok().out
+            lines = text.splitlines()
+            assert max(map(len, lines)) <= columns
+            start = lines[0].index("COMMAND")
+            command = "".join(line[start:] for line in lines[1:] if line[start - 1 : start] == " ")
+            assert "".join(words) in command.replace(" ", "")
+            assert re.search(rf"^ *{process.pid} .*64 MiB", text, re.MULTILINE)
+            assert ("ADDRESS" in lines[0]) == (columns > 80)
+            assert "\u2026" not in text
+        process.communicate("\n")
+
+
+def test_ls_shows_names_and_whole_sizes_in_a_narrow_terminal(region: Path) -> None:
+    """Owner and mode go first."""
+    with Region.create(region, 64 * MIB) as made:
+        made.map(0, 64 * MIB)
+    lines = mshare("ls", region.parent, COLUMNS="40").ok().out.splitlines()
+    assert lines[0].split()[:3] == ["REGION", "SIZE", "MAPPED"]
+    (line,) = (line for line in lines if line.startswith(region.name))
+    assert line.count("64 MiB") >= 2
+    assert max(map(len, lines)) <= 40
+
+
 def test_ps_fits_a_terminal(region: Path, client: Poke) -> None:
-    """The command is cut, and the sum is below the table."""
+    """And the sum is below the table."""
     with Region.create(region, 2 * MIB) as made:
         made.map(0, 2 * MIB)
     address = client.attach(region, 2 * MIB)
@@ -190,7 +230,7 @@ def test_ps_fits_a_terminal(region: Path, client: Poke) -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
     (line,) = (line for line in text.splitlines() if str(client.pid) in line)
     assert f"{address:x}" in line
-    assert line.split()[-4:] == ["2", "MiB", "4", "KiB"]
+    assert line.split()[-5:] == ["2", "MiB", "4", "KiB", "poke"]
     assert "1 process, 1 window, 2 MiB touched, 4 KiB of page tables saved" in text
 
 

@@ -77,14 +77,20 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Sizes are bytes, or a number with K, M, G or T: 64M, 64MiB, 1.5G.",
 )
 @click.version_option(
     __version__, "-V", "--version", prog_name=PROGRAM, message="mshare %(version)s"
 )
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Look at and work with regions of shared memory on a mounted msharefs."""
+    if ctx.invoked_subcommand is None:
+        # As an error, because nothing was asked for, but to be read as it is.
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(errors.EXIT_USAGE)
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from msharefs import __version__
+from msharefs.cli import mount_help
 from msharefs.daemon import caller
 from msharefs.daemon.option_values import UsageError
 from msharefs.daemon.options import TESTING, parse_given, parse_options, total_memory
@@ -89,11 +90,22 @@ def main() -> int:
 
 def parse_command_line(arguments: list[str], *, program: str = PROGRAM) -> CommandLine:
     """What the arguments of `program` ask for. Raises UsageError; --help and --version exit."""
-    parser = _Parser(prog=PROGRAM, description="Mount msharefs.", allow_abbrev=False)
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Mount msharefs.",
+        epilog=mount_help.text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("source", help="any word; shown as the mounted device")
     parser.add_argument("mountpoint", help="the directory to mount on")
     parser.add_argument(
-        "-o", dest="options", action="append", default=[], help="options, separated by commas"
+        "-o",
+        dest="options",
+        metavar="OPTION,...",
+        action="append",
+        default=[],
+        help="mount options, see below",
     )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("-s", dest="sloppy", action="store_true", help="ignore unknown options")

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from msharefs import __version__
+from msharefs.cli import mount_help
 from msharefs.cli.mount import main, mount_request, parse_command_line
 from msharefs.daemon.option_values import UsageError
+from msharefs.daemon.options import _PARSERS, SWITCHES
 from msharefs.daemon.startup import MountRequest
 
 
@@ -54,6 +56,26 @@ def test_sloppy_ignores_unknown_options() -> None:
         assert requested(["none", "/", "-s", "-o", word]) == requested(["none", "/"])
     with pytest.raises(UsageError, match="'size'"):
         requested(["none", "/", "-s", "-o", "size=what"])
+
+
+def test_help_lists_every_option_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    """In 80 columns, with what it is for."""
+    with pytest.raises(SystemExit) as ended:
+        parse_command_line(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    listed = {
+        word.strip().partition("=")[0]
+        for _title, options in mount_help.GROUPS
+        for names, _words in options
+        for word in names.split(",")
+    }
+    assert set(_PARSERS) | SWITCHES <= listed
+    for title, options in mount_help.GROUPS:
+        assert f"\n  {title}:\n" in text
+        for names, words in options:
+            assert any(names in line and words in line for line in text.splitlines())
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("program", ["/sbin/mount.msharefs", "mount.fuse.msharefs"])

@@ -24,6 +24,7 @@ from msharefs import Region, RegionTooLarge, alignment, notation
 from msharefs.cli import formatting
 from msharefs.cli.errors import sentence
 from msharefs.cli.params import MODE, REGION, SIZE
+from msharefs.cli.run_forecast import Forecast, sentences
 from msharefs.preload import leftovers, regions
 from msharefs.preload.collecting import Task
 from msharefs.preload.library import LibraryError, find_library, why_out_of_reach
@@ -64,6 +65,7 @@ class RunOptions:
     strict: bool
     verbose: bool
     keep: bool
+    dry_run: bool
 
 
 @click.command(
@@ -95,6 +97,7 @@ class RunOptions:
 @click.option("--shm", is_flag=True, help="Segments of shm_open and shmget as well.")
 @click.option("--strict", is_flag=True, help="End a process whose memory cannot be in the region.")
 @click.option("--keep", is_flag=True, help="Leave the region and what is in it at the end.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and run nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what was put where.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
@@ -109,7 +112,7 @@ def run(ctx: click.Context, /, command: tuple[str, ...], **words: object) -> Non
     """
     options = RunOptions(**words)  # type: ignore[arg-type]  # click has checked the types
     try:
-        code = _run(options, command)
+        code = _forecast(options, command) if options.dry_run else _run(options, command)
     except RunError as error:
         _say(str(error))
         code = error.code
@@ -120,6 +123,25 @@ def run(ctx: click.Context, /, command: tuple[str, ...], **words: object) -> Non
         _say(sentence(error))
         code = EXIT_FAILED
     ctx.exit(code)
+
+
+def _forecast(options: RunOptions, command: tuple[str, ...]) -> int:
+    """Say what `_run` would do. The code is what is known of its code."""
+    library = _preloadable(find_library())
+    found = shutil.which(command[0])
+    if found is None:
+        raise RunError(f"{formatting.name(command[0])}: command not found", EXIT_NOT_FOUND)
+    path = _resolved(options.path)
+    alignment(os.path.dirname(path))  # it is a mounted msharefs
+    size = None
+    if os.path.lexists(path):
+        with _existing(path, options) as region:
+            size = region.size
+    obstacle = why_out_of_reach(library, found)
+    forecast = Forecast(found, obstacle, path, size, options.min_size, options.shm)
+    for each in sentences(forecast):
+        click.echo(f"mshare run: {each}")
+    return EXIT_FAILED if obstacle and options.strict else 0
 
 
 def _run(options: RunOptions, command: tuple[str, ...]) -> int:
@@ -220,9 +242,7 @@ def _listening(run_file: RunFile) -> Iterator[socket.socket]:
 
 def _region_of_the_run(options: RunOptions, run_file: RunFile) -> Region:
     """The region, open, and described in the run's file."""
-    path = os.path.join(
-        os.path.realpath(os.path.dirname(options.path) or "."), os.path.basename(options.path)
-    )
+    path = _resolved(options.path)
     while True:
         if os.path.lexists(path):
             region, made = _existing(path, options), False
@@ -242,6 +262,11 @@ def _region_of_the_run(options: RunOptions, run_file: RunFile) -> Region:
             region.close()
             raise
         return region
+
+
+def _resolved(path: str) -> str:
+    """With a directory that is absolute and without links."""
+    return os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))
 
 
 def _give_its_name(region: Region, path: str) -> None:

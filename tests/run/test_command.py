@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.run.programs import MIB, layout, run, sizes
 pytestmark = pytest.mark.mount
 
 MOUNT_OPTIONS = "size=256M"
+DRY = ("--dry-run",)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,35 @@ def test_exit_code_is_the_commands(place: Path, words: list[str], code: int, lin
     done = run(place, *words)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", line)
     assert not place.exists()
+
+
+def test_a_dry_run_says_what_would_happen_and_makes_nothing(mounted: Mount, place: Path) -> None:
+    """The command, the region, what goes there, and what there is room for."""
+    done = run(place, "sh", "-c", "echo ran", options=DRY)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.removeprefix("mshare run: ") for line in done.stdout.splitlines()]
+    assert re.fullmatch("would run /.*/sh with the library in it", lines[0])
+    assert lines[1] == f"would make the region {place}, and remove it at the end"
+    assert lines[2].startswith("would put shared anonymous memory from ")
+    assert re.fullmatch(r".* of the mount's 256 MiB \(size=\) are free", lines[3])
+    assert not place.exists()
+    with Region.create(place, 2 * MIB):
+        done = run(place, "true", options=(*DRY, "--shm"))
+        assert f"would use the region {place}, which is there, with 2 MiB" in done.stdout
+        assert "memory and segments" in done.stdout
+        place.chmod(0o666)
+        done = run(place, "true", options=DRY)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "wider than --mode" in done.stderr
+    place.unlink()
+
+
+def test_a_dry_run_finds_what_would_fail(tmp_path: Path, place: Path) -> None:
+    """With the code that the run would have."""
+    assert run(place, "no-such-command", options=DRY).returncode == 127
+    done = run(tmp_path / "region", "true", options=DRY)
+    assert done.returncode == 125
+    assert "no msharefs is mounted there" in done.stderr
 
 
 def test_no_mount_is_said_in_one_line(tmp_path: Path) -> None:

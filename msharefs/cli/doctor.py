@@ -19,7 +19,7 @@ from msharefs.inspect.host_mounts import check_leftovers, check_mounts
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
+_STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red", "?": "magenta"}
 
 
 @click.command(short_help="Check this machine.")
@@ -27,7 +27,8 @@ _STYLES = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 def doctor(*, as_json: bool) -> int:
     """Check what msharefs needs of this machine, and say what to do about the rest.
 
-    Exit code 1 if something keeps mounts from working; what is only worth knowing counts as well.
+    Exit code 1 if something keeps mounts from working. What could not be looked at has a question
+    mark, and counts as neither well nor wrong.
     Run it as the user who will mount.
     """
     host = Host()
@@ -59,11 +60,14 @@ def _drawing(found: list[Finding]) -> Iterator[RenderableType]:
     yield table
     bad = sum(each.level == "FAIL" for each in found)
     hints = sum(each.level == "warn" for each in found)
+    unseen = sum(each.level == "?" for each in found)
     if bad:
         verdict = f"{formatting.count(bad, 'thing')} must be mended"
     elif hints:
         verdict = f"mounts work; {formatting.count(hints, 'thing')} could be better"
     else:
-        verdict = "all is well"
+        verdict = "all is well" + (", as far as could be seen" if unseen else "")
+    if unseen:
+        verdict += f"; {formatting.count(unseen, 'thing')} could not be looked at"
     yield ""
     yield terminal.text(verdict, "bold")

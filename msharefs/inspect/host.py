@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-Level = Literal["ok", "warn", "FAIL"]
+Level = Literal["ok", "warn", "FAIL", "?"]
+"""The last is for what could not be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class Finding:
     about: str
     sentence: str
     advice: str = ""
+
+
+def unseen(about: str, why: str, advice: str = "") -> Finding:
+    """What is to be said where nothing can be."""
+    return Finding("?", about, f"could not be looked at: {why}", advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,16 @@ class Host:
                 return file.read()
         except OSError:
             return None
+
+    def is_closed(self, name: str) -> bool:
+        """Whether a file or directory is there and the caller may not read it."""
+        try:
+            os.close(os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
 
     @property
     def kernel(self) -> tuple[int, int]:

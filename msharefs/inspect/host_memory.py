@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from msharefs import notation
 from msharefs.abi import HUGE_PAGE_SIZE
-from msharefs.inspect.host import Finding, Host
+from msharefs.inspect.host import Finding, Host, unseen
 from msharefs.linux import cgroup
 from msharefs.linux.host import logind_removes_ipc
 from msharefs.linux.proc import meminfo
@@ -19,13 +19,16 @@ from msharefs.linux.proc import meminfo
 _HUGE_ORDER = 9
 _FEW_HUGE_PAGES = 64
 _SMALL_SHM = 256 << 20
+_SYS = "run it where /sys is mounted: in a container outside of it"
 
 
 def _huge_pages(host: Host) -> Iterator[Finding]:
     base = "/sys/kernel/mm/transparent_hugepage"
     words = host.read(f"{base}/shmem_enabled")
     size = host.read(f"{base}/hpage_pmd_size")
-    if words is None:
+    if words is None and (host.is_closed(base) or not _has_entries(host.path("/sys"))):
+        yield unseen("huge pages", "/sys is not mounted, or not for you", _SYS)
+    elif words is None:
         yield Finding(
             "warn",
             "huge pages",
@@ -52,12 +55,18 @@ def _huge_pages(host: Host) -> Iterator[Finding]:
 
 def _free_blocks(host: Host) -> Iterator[Finding]:
     free = 0
-    for line in (host.read("/proc/buddyinfo") or "").splitlines():
+    blocks_of_zones = host.read("/proc/buddyinfo")
+    if blocks_of_zones is None:
+        yield Finding(
+            "ok", "huge pages", "are allowed; whether there is room for them root can see"
+        )
+        return
+    for line in blocks_of_zones.splitlines():
         blocks = line.split("zone", 1)[-1].split()[1:]
         for order, number in enumerate(blocks):
             free += int(number) << (order - _HUGE_ORDER) if order >= _HUGE_ORDER else 0
     memory = f"{notation.size(free * HUGE_PAGE_SIZE)} of free memory is in blocks of 2 MiB"
-    if 0 < free < _FEW_HUGE_PAGES:
+    if free < _FEW_HUGE_PAGES:
         yield Finding(
             "warn",
             "huge pages",
@@ -65,11 +74,15 @@ def _free_blocks(host: Host) -> Iterator[Finding]:
             "run 'echo 1 > /proc/sys/vm/compact_memory' as root, or map early after the start",
         )
     else:
-        yield Finding("ok", "huge pages", f"are allowed{f'; {memory}' if free else ''}")
+        yield Finding("ok", "huge pages", f"are allowed; {memory}")
 
 
 def _memory(host: Host) -> Iterator[Finding]:
-    facts = meminfo(host.root)
+    try:
+        facts = meminfo(host.root)
+    except OSError as error:
+        yield unseen("memory", f"/proc/meminfo: {error.strerror}", "mount /proc")
+        return
     available, total = facts["MemAvailable"], facts["MemTotal"]
     swap = facts.get("SwapTotal", 0)
     swapping = (
@@ -87,6 +100,8 @@ def _memory(host: Host) -> Iterator[Finding]:
 def _memory_groups(host: Host) -> Iterator[Finding]:
     groups = cgroup.memory_groups(host.root)
     if not groups:
+        if host.read("/proc/self/cgroup") and not _has_entries(host.path("/sys/fs/cgroup")):
+            yield unseen("memory group", "/sys/fs/cgroup is not mounted, or not for you", _SYS)
         return
     tightest = min(groups, key=lambda group: group.available)
     limit = min(group.limit for group in groups)
@@ -99,6 +114,13 @@ def _memory_groups(host: Host) -> Iterator[Finding]:
         yield Finding("warn", "memory group", words, advice)
     else:
         yield Finding("ok", "memory group", words)
+
+
+def _has_entries(directory: str) -> bool:
+    try:
+        return bool(os.listdir(directory))
+    except OSError:
+        return False
 
 
 def _limits(host: Host) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from msharefs import notation
 from msharefs.abi import PAGE_SIZE
-from msharefs.inspect.host import Finding, Host
+from msharefs.inspect.host import Finding, Host, unseen
 from msharefs.linux import host as host_facts
 from msharefs.linux import mountinfo
 
@@ -109,6 +109,13 @@ def _helper(host: Host) -> Iterator[Finding]:
             "there is no fusermount3 in the PATH",
             "install the package fuse3",
         )
+    elif not host.is_root and _gains_no_rights(host):
+        yield Finding(
+            "FAIL",
+            "fusermount3",
+            f"{path} gets no rights of root's here: no_new_privs is set",
+            "start your session without it, as outside of the container or service, or mount as root",
+        )
     elif not host.is_root and not os.stat(path).st_mode & stat.S_ISUID:
         yield Finding(
             "FAIL",
@@ -118,6 +125,10 @@ def _helper(host: Host) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "fusermount3", f"is {path}")
+
+
+def _gains_no_rights(host: Host) -> bool:
+    return "\nNoNewPrivs:\t1\n" in (host.read("/proc/self/status") or "")
 
 
 def check_libraries(_host: Host) -> Iterator[Finding]:
@@ -183,6 +194,9 @@ def _rights(host: Host) -> Iterator[Finding]:
 def _fuse_conf(host: Host) -> Iterator[Finding]:
     if host.is_root:
         return  # it says what ordinary users may do
+    if host.is_closed("/etc/fuse.conf"):
+        yield unseen("fuse.conf", "/etc/fuse.conf may not be read by you")
+        return
     words = {line.strip() for line in (host.read("/etc/fuse.conf") or "").splitlines()}
     if "user_allow_other" in words:
         yield Finding("ok", "fuse.conf", "your mounts may be opened to other users (allow_other)")

@@ -14,7 +14,7 @@ from msharefs import notation
 from msharefs.abi import MAX_ALIGN
 from msharefs.client.mount import alignment
 from msharefs.inspect import mounts
-from msharefs.inspect.host import Finding
+from msharefs.inspect.host import Finding, unseen
 from msharefs.inspect.leftovers import leftovers
 from msharefs.inspect.probe import Asker, answers_of
 
@@ -54,8 +54,8 @@ def check_mounts() -> Iterator[Finding]:
         elif number == 0:
             yield Finding("ok", "mount", f"{mount.path} answers{_alignment(asker, mount.path)}")
         else:
-            # Another user's, most likely: nothing is wrong with it.
-            yield Finding("ok", "mount", f"{mount.path} is not for you: {os.strerror(number)}")
+            # Another user's, most likely.
+            yield unseen("mount", f"{mount.path} is not for you: {os.strerror(number)}")
 
 
 def _alignment(asker: Asker, path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,43 @@ def test_without_huge_pages_in_the_kernel_it_says_so(root: Path) -> None:
     """The file is missing then."""
     (root / THP / "shmem_enabled").unlink()
     assert "CONFIG_TRANSPARENT_HUGEPAGE" in look(root)["huge pages"].advice
+
+
+@pytest.mark.parametrize(
+    ("gone", "about"),
+    [
+        ("sys", "huge pages"),
+        ("sys/fs/cgroup", "memory group"),
+        ("proc/meminfo", "memory"),
+    ],
+)
+def test_what_is_not_there_to_be_looked_at_is_said(root: Path, gone: str, about: str) -> None:
+    """As in a container without /sys: neither well nor wrong."""
+    put(root, "proc/self/cgroup", "0::/\n")
+    put(root, "sys/fs/cgroup/cgroup.controllers", "memory\n")
+    assert about == "memory group" or look(root)[about].level == "ok"
+    path = root / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    finding = look(root)[about]
+    assert finding.level == "?"
+    assert finding.sentence.startswith("could not be looked at: ")
+
+
+def test_free_blocks_that_a_user_cannot_see_are_not_counted(root: Path) -> None:
+    """Newer kernels show them to root alone; and none is worse than few."""
+    put(root, "proc/buddyinfo", "Node 0, zone   Normal " + " 5" * 9 + " 0 0\n")
+    assert look(root)["huge pages"].level == "warn"
+    (root / "proc/buddyinfo").unlink()
+    finding = look(root, euid=1000)["huge pages"]
+    assert (finding.level, "root can see" in finding.sentence) == ("ok", True)
+
+
+def test_a_user_who_gains_no_rights_cannot_mount(root: Path) -> None:
+    """no_new_privs takes the set-uid bit of fusermount3 away, as in hardened services."""
+    put(root, "proc/self/status", "Name:\tx\nNoNewPrivs:\t1\nCapEff:\t0\n")
+    finding = look(root, euid=1000)["fusermount3"]
+    assert (finding.level, "no_new_privs" in finding.sentence) == ("FAIL", True)
+    assert look(root, euid=0)["fusermount3"].level == "ok"
 
 
 def test_users_are_told_of_allow_other(root: Path) -> None:

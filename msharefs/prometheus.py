@@ -7,7 +7,8 @@ prometheus_client's, which is imported when something is asked for: it takes a q
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +34,17 @@ _GAUGES = (
 _COUNTERS = (
     (("restarts",), "restarts", "How often the server was restarted."),
     (("resent_requests",), "resent_requests", "Requests that the kernel sent again."),
+)
+_REGION_GAUGES = (
+    ("size", "size_bytes", "Size of the region, which costs nothing."),
+    ("mapped", "mapped_bytes", "How much of the region is mapped."),
+    ("reserved", "memory_reserved_bytes", "Memory reserved for the region's mappings."),
+    ("mappings", "mappings", "Mappings in the region."),
+    ("open_handles", "open_handles", "Open files of the region."),
+)
+_CHANGES = (
+    ("maps", "maps", "CREATE_MAPPINGs that were done in the region."),
+    ("unmaps", "unmaps", "UNMAPs that were done in the region."),
 )
 
 
@@ -85,6 +97,8 @@ def families(status: Status) -> Iterator[Metric]:
                 yield family
     if status.get("operations"):
         yield from _operations(status["operations"], mountpoint)
+    if status.get("by_region"):
+        yield from _regions(status["by_region"], mountpoint)
 
 
 def _operations(counters: Mapping[str, Any], mountpoint: str) -> Iterator[Metric]:
@@ -113,6 +127,22 @@ def _operations(counters: Mapping[str, Any], mountpoint: str) -> Iterator[Metric
         else:
             summary.add_metric(values, counter["count"], counter["seconds"])
     yield from (done, failed, histogram if has_buckets else summary)
+
+
+def _regions(regions: Sequence[Mapping[str, Any]], mountpoint: str) -> Iterator[Metric]:
+    """The figures of each region that the status tells of, by its path on the mount."""
+    from prometheus_client.core import (  # noqa: PLC0415 - see above
+        CounterMetricFamily,
+        GaugeMetricFamily,
+    )
+
+    labels = ["mountpoint", "region"]
+    for kind, metrics in ((GaugeMetricFamily, _REGION_GAUGES), (CounterMetricFamily, _CHANGES)):
+        for key, name, text in metrics:
+            family = kind(f"msharefs_region_{name}", text, labels=labels)
+            for region in regions:
+                family.add_metric([mountpoint, _text(os.fsdecode(region["path"]))], region[key])
+            yield family
 
 
 def _buckets(counter: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -44,6 +44,7 @@ class Inode:
         "mtime_ns",
         "nlink",
         "opens",
+        "place",
         "uid",
     )
 
@@ -55,6 +56,9 @@ class Inode:
         self.nlink = 0
         self.lookups = 0
         self.opens = 0
+        self.place: tuple[int, bytes] | None = None
+        """Where it got its latest name, for messages alone: the directory and the name. The name
+        may be gone, and others may be left."""
         self.atime_ns = self.mtime_ns = self.ctime_ns = now_ns
 
     @property

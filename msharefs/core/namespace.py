@@ -37,6 +37,8 @@ from msharefs.core.region import Region
 
 NAME_MAX = 255
 LINK_MAX = 65000
+LEVELS_SHOWN = 16
+"""Of a path in a message."""
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -71,7 +73,7 @@ class Namespace:
         # The kernel holds the root for as long as the mount lives, without a look-up.
         top.lookups = 1
         top.put(info_name, INFO_INO)
-        info.nlink = 1
+        info.nlink, info.place = 1, (ROOT_INO, info_name)
         self._inodes: dict[int, Inode] = {ROOT_INO: top, INFO_INO: info}
         # Names of regions beyond the first of each.
         self._further_names = 0
@@ -91,6 +93,25 @@ class Namespace:
     def peek(self, ino: int) -> Inode | None:
         """The inode with this number, or None."""
         return self._inodes.get(ino)
+
+    def path_of(self, ino: int) -> bytes | None:
+        """A path from the root directory to an inode, for messages; None if it has no name, or
+        only some that were given before another one that is gone. What is far down begins with
+        "..."."""
+        names: list[bytes] = []
+        while ino != ROOT_INO:
+            inode = self._inodes.get(ino)
+            if inode is None or inode.place is None:
+                return None
+            parent, name = inode.place
+            directory = self._inodes.get(parent)
+            if not isinstance(directory, Directory) or directory.find(name) != ino:
+                return None
+            names.append(name)
+            if len(names) == LEVELS_SHOWN:
+                return b"/".join([b"...", *reversed(names)])
+            ino = parent
+        return b"/" + b"/".join(reversed(names))
 
     def nameless(self) -> list[Inode]:
         """Inodes that only handles, mappings or the kernel's cache keep."""
@@ -268,6 +289,7 @@ class Namespace:
 
     def _attach(self, directory: Directory, name: bytes, inode: Inode) -> None:
         directory.put(name, inode.ino)
+        inode.place = (directory.ino, name)
         directory.mtime_ns = directory.ctime_ns = inode.ctime_ns = self._clock()
         if isinstance(inode, Directory):
             inode.parent = directory.ino

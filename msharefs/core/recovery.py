@@ -90,6 +90,7 @@ def _read_inodes(tables: Tables, progress: Progress) -> list[Inode]:
         directory = inodes[parent]
         if isinstance(directory, Directory):
             directory.put_again(name, ino, cookie)
+            inodes[ino].place = (parent, name)
     tables.regions.update((i, r) for i, r in inodes.items() if isinstance(r, Region))
     for ino, mapping in _told(progress, "mappings", journal.mappings()):
         tables.regions[ino].layout.append(mapping)

@@ -7,16 +7,22 @@ Owns the form of the JSON in `user.msharefs.layout` and of core's part of
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from msharefs.abi import PAGE_SIZE
+from msharefs.core.inode import ROOT_INO, Directory
 from msharefs.core.layout import Mapping
 from msharefs.core.manager import RegionManager
 from msharefs.core.region import Region
 
 LAYOUT_VERSION = 1
+REGIONS_TOLD = 1000
+NAMES_A_REGION = 4
+"""So many names are looked at for each region that may be told of, whatever they are."""
+LISTED_BY_ALL = 0o005
 MAPPINGS_A_PAGE = 500
 """An extended attribute has 64 KiB at most; a mapping takes up to 120 bytes of it."""
 
@@ -76,6 +82,41 @@ def status(manager: RegionManager) -> dict[str, Any]:
         "regions": len(manager.tables.regions),
         "mappings": ledger.mappings,
         "open_handles": manager.tables.open_handles,
+    }
+
+
+def by_region(manager: RegionManager, most: int = REGIONS_TOLD) -> list[dict[str, Any]]:
+    """What there is to tell of each region, for whoever asks: so only of those in directories that
+    everybody may list, each once. At most so many, the oldest names of each directory first, and
+    directories after what is beside them."""
+    told: dict[int, dict[str, Any]] = {}
+    looked_at = 0
+    directories = deque([(b"", manager.names.directory(ROOT_INO))])
+    while directories:
+        path, directory = directories.popleft()
+        if directory.mode & LISTED_BY_ALL != LISTED_BY_ALL:
+            continue
+        for entry in directory.listing(0, directory.end):
+            if len(told) == most or looked_at == NAMES_A_REGION * most:
+                return list(told.values())
+            looked_at += 1
+            inode, place = manager.names.get(entry.ino), path + b"/" + entry.name
+            if isinstance(inode, Region):
+                told.setdefault(inode.ino, {"path": place, **_figures(inode)})
+            elif isinstance(inode, Directory):
+                directories.append((place, inode))
+    return list(told.values())
+
+
+def _figures(region: Region) -> dict[str, Any]:
+    return {
+        "size": region.size,
+        "mapped": region.layout.mapped,
+        "reserved": region.layout.reserved,
+        "mappings": len(region.layout),
+        "open_handles": region.opens,
+        "maps": region.maps,
+        "unmaps": region.unmaps,
     }
 
 

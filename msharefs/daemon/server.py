@@ -54,6 +54,7 @@ from msharefs.daemon.state import (
 )
 from msharefs.daemon.storage import StateError, open_handles, open_journal
 from msharefs.fuse import in_service
+from msharefs.fuse.account import Account
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.control import Control
 from msharefs.fuse.device import Device
@@ -142,7 +143,7 @@ class Server:
                 **AttributeHandlers(self._manager, self._status, self._live).handlers(),
                 **Control(self._manager, plane).handlers(),
             },
-            self._metrics,
+            Account(self._metrics, self._manager.names.path_of),
             self._replay,
             _outstanding(given, device, negotiation),
             _in_service(given),
@@ -224,7 +225,7 @@ class Server:
         while True:
             with trio.CancelScope() as self._endpoint:
                 if (endpoint := self._live.config.options.metrics) is not None:
-                    await publish(*endpoint, self._status)
+                    await publish(*endpoint, self._figures)
                 await trio.sleep_forever()
 
     def _move_endpoint(self) -> None:
@@ -239,6 +240,10 @@ class Server:
                 scope.cancel()
                 return
             self._switchboard.stop()
+
+    def _figures(self) -> dict[str, Any]:
+        """The status with what would be too much for an attribute."""
+        return {**self._status(), "by_region": reports.by_region(self._manager)}
 
     def _status(self) -> dict[str, Any]:
         return {

@@ -1,10 +1,11 @@
 """Counters of the requests served: how many, how many refused, how long.
 
-Owns numbers only. It knows no opcode's meaning.
+Owns numbers, and which answers are no errors. It knows no opcode's meaning.
 """
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_left
 from itertools import accumulate
 from typing import Any
@@ -13,6 +14,11 @@ from msharefs.fuse.kernel import Opcode
 
 BOUNDS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1, 1.0)
 """Upper bounds of the latency histogram in seconds; what takes longer is in the count."""
+
+
+EXPECTED = frozenset({0, errno.ENOENT, errno.ENODATA, errno.ENOSYS})
+"""What says that something is not there, which is what was asked: a name before it is made, an
+attribute that ls looks for in every file, a request that the kernel tries once."""
 
 
 class Counter:
@@ -34,13 +40,13 @@ class Metrics:
     def __init__(self) -> None:
         self._counters: dict[int, Counter] = {}
 
-    def record(self, opcode: int, *, failed: bool, seconds: float) -> None:
-        """One request was answered, so many seconds after its turn came; `failed` with an errno."""
+    def record(self, opcode: int, *, error: int, seconds: float) -> None:
+        """One request was answered, with this errno or 0, so many seconds after its turn came."""
         counter = self._counters.get(opcode)
         if counter is None:
             counter = self._counters[opcode] = Counter()
         counter.count += 1
-        counter.errors += failed
+        counter.errors += error not in EXPECTED
         counter.seconds += seconds
         counter.buckets[bisect_left(BOUNDS, seconds)] += 1
 

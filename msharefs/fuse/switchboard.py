@@ -22,13 +22,13 @@ from time import perf_counter
 
 import trio
 
-from msharefs.core.errors import RefusedError, ServersEnded, StorageFailed, Unanswered
+from msharefs.core.errors import ServersEnded, StorageFailed, Unanswered
 from msharefs.fuse import handshake, messages
+from msharefs.fuse.account import Account
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.in_service import DEATHS, InService
 from msharefs.fuse.kernel import FUSE_UNIQUE_RESEND, NO_REPLY, Opcode
 from msharefs.fuse.messages import Header, MalformedError
-from msharefs.fuse.metrics import Metrics
 from msharefs.fuse.mounting import REQUEST_ROOM
 from msharefs.fuse.outstanding import Outstanding
 from msharefs.fuse.payload import Handler, Payload
@@ -59,7 +59,7 @@ class Switchboard(trio.abc.Instrument):
         device: Device,
         pair: socket.socket,
         handlers: Mapping[int, Handler],
-        metrics: Metrics,
+        account: Account,
         replay: Replay,
         outstanding: Outstanding,
         in_service: InService,
@@ -70,7 +70,7 @@ class Switchboard(trio.abc.Instrument):
         self._device = device
         self._pair = pair
         self._handlers = handlers
-        self._metrics = metrics
+        self._account = account
         self._replay = replay
         self._outstanding = outstanding
         self._in_service = in_service
@@ -217,7 +217,7 @@ class Switchboard(trio.abc.Instrument):
                 outcome = error
         if outcome is None and suspicion.proved:
             outcome = ServersEnded(suspicion.deaths, for_memory=suspicion.memory)
-            log.error("not served again: %s: %s", _described(header), outcome)
+            log.error("not served again: %s: %s", self._account.described(header), outcome)
         if outcome is None:
             return False
         self._finish(header, outcome, started)
@@ -277,18 +277,13 @@ class Switchboard(trio.abc.Instrument):
         and EIO."""
         if header.unique & FUSE_UNIQUE_RESEND:
             self._in_service.answered(header.unique)
-        if header.opcode in NO_REPLY:
+        error = self._account.explain(outcome, header) if isinstance(outcome, Exception) else 0
+        if header.opcode not in NO_REPLY:
             if isinstance(outcome, Exception):
-                explain(outcome, header)
-        elif isinstance(outcome, Exception):
-            self._write(messages.encode_error(header.unique, explain(outcome, header)))
-        else:
-            self._write(messages.encode_success(header.unique, len(outcome)), outcome)
-        self._metrics.record(
-            header.opcode,
-            failed=isinstance(outcome, Exception),
-            seconds=perf_counter() - started,
-        )
+                self._write(messages.encode_error(header.unique, error))
+            else:
+                self._write(messages.encode_success(header.unique, len(outcome)), outcome)
+        self._account.metrics.record(header.opcode, error=error, seconds=perf_counter() - started)
 
     # Requests answered by pyfuse3
 
@@ -317,7 +312,7 @@ class Switchboard(trio.abc.Instrument):
                 return
 
     def _not_forwarded(self, header: Header, error: OSError) -> None:
-        log.error("%s cannot be handed on: %s", _described(header), error)
+        log.error("%s cannot be handed on: %s", self._account.described(header), error)
         _opcode, started = self._forwarded.pop(header.unique)
         self._in_service.forwarded(next(iter(self._forwarded), 0))
         self._finish(header, StorageFailed(error), started)
@@ -344,7 +339,7 @@ class Switchboard(trio.abc.Instrument):
         # It serves them one by one.
         self._in_service.forwarded(next(iter(self._forwarded), 0))
         self._write(reply)
-        self._metrics.record(opcode, failed=bool(error), seconds=perf_counter() - started)
+        self._account.metrics.record(opcode, error=-error, seconds=perf_counter() - started)
 
     def _write(self, reply: bytes, payload: Payload = b"") -> None:
         self._failpoint("before reply")
@@ -363,25 +358,3 @@ class Switchboard(trio.abc.Instrument):
             self._device.reply(messages.encode_error(unique, errno.EIO))
         except OSError as error:
             log.error("nor the error instead: %s", error)
-
-
-def explain(error: Exception, header: Header) -> int:
-    """Log why a request failed, and the errno to answer."""
-    if isinstance(error, RefusedError):
-        log.debug("%s: %s: %s", _described(header), error.code, error)
-        return error.errno
-    if isinstance(error, MalformedError):
-        log.error("%s: %s", _described(header), error)
-        return errno.EIO
-    log.error("%s failed", _described(header), exc_info=error)
-    return errno.EIO
-
-
-def _described(header: Header) -> str:
-    """All that is known of a request, for the log."""
-    known = header.opcode in Opcode._value2member_map_
-    name = Opcode(header.opcode).name if known else f"opcode {header.opcode}"
-    return (
-        f"{name} of inode {header.nodeid} by pid {header.pid} of uid {header.uid} "
-        f"(request {header.unique & ~FUSE_UNIQUE_RESEND})"
-    )

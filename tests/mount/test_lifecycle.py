@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -341,5 +342,8 @@ def test_log_says_which_rule_refused(make_mount: MakeMount) -> None:
     for mounted in (quiet, chatty):
         with raw.region(mounted.path / "r") as fd, refused(errno.EINVAL):
             os.ftruncate(fd, 12345)
-    assert any("EINVAL" in line and "12345" in line for line in chatty.log().splitlines())
+    (line,) = (line for line in chatty.log().splitlines() if "EINVAL" in line and "12345" in line)
+    me = Path("/proc/self/comm").read_text().strip()
+    assert "(/r)" in line
+    assert f"pid {os.getpid()} ({me})" in line
     assert "EINVAL" not in quiet.log()

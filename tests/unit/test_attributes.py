@@ -309,7 +309,7 @@ def test_a_status_that_grows_keeps_the_size(world: World) -> None:
     handlers = AttributeHandlers(world.manager, metrics.report, FakeOptions())
     size = announced(handlers, ROOT_INO, b"user.msharefs.status")
     for opcode in range(1, 54):
-        metrics.record(opcode, failed=True, seconds=123456.123456)
+        metrics.record(opcode, error=errno.EINVAL, seconds=123456.123456)
     value = ask(handlers, ROOT_INO, b"user.msharefs.status", size)
     assert len(value) == size
     assert len(json.loads(value)) == 53

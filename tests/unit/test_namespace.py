@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from msharefs.core.inode import FIRST_FREE_INO, INFO_INO, ROOT_INO, Directory, Inode
 from msharefs.core.namespace import (
+    LEVELS_SHOWN,
     LINK_MAX,
     NAME_MAX,
     RENAME_EXCHANGE,
@@ -587,6 +588,30 @@ def test_many_names_that_come_and_go_leave_nothing() -> None:
         directory.drop(b"x")
     assert [entry.name for entry in directory.listing(0, directory.end)] == [b"first"]
     assert len(directory._cookies) < 100
+
+
+def test_paths_for_messages(names: Namespace) -> None:
+    """Of the latest name, where it is still there; never a wrong one, and never too long."""
+    top = add_directory(names, b"top")
+    region = add_region(names, b"a", parent=top.ino)
+    assert [names.path_of(ino) for ino in (ROOT_INO, INFO_INO, top.ino, region.ino, 99)] == [
+        b"/",
+        b"/mshare_info",
+        b"/top",
+        b"/top/a",
+        None,
+    ]
+    names.rename(top.ino, b"a", ROOT_INO, b"b", 0)
+    names.rename(ROOT_INO, b"top", ROOT_INO, b"down", 0)
+    assert (names.path_of(region.ino), names.path_of(top.ino)) == (b"/b", b"/down")
+    names.link(region.ino, top.ino, b"c")
+    assert names.path_of(region.ino) == b"/down/c"
+    names.unlink(top.ino, b"c")
+    assert names.path_of(region.ino) is None
+    deep = top.ino
+    for _ in range(LEVELS_SHOWN):
+        deep = add_directory(names, b"d", parent=deep).ino
+    assert names.path_of(deep) == b".../" + b"/".join([b"d"] * LEVELS_SHOWN)
 
 
 def test_inode_defaults() -> None:

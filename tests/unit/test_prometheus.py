@@ -77,6 +77,24 @@ def test_names_are_in_base_units() -> None:
     }
 
 
+def test_regions_have_figures_of_their_own() -> None:
+    """By path, which may hold any bytes."""
+    figures = {"size": 8, "mapped": 6, "reserved": 4, "mappings": 2, "open_handles": 1}
+    region = {"path": b"/a \xff", **figures, "maps": 9, "unmaps": 7}
+    found = samples(exposition({**STATUS, "by_region": [region]}))
+    of_region = {name: value for (name, labels), value in found.items() if "region_" in name}
+    assert of_region == {
+        "msharefs_region_size_bytes": 8,
+        "msharefs_region_mapped_bytes": 6,
+        "msharefs_region_memory_reserved_bytes": 4,
+        "msharefs_region_mappings": 2,
+        "msharefs_region_open_handles": 1,
+        "msharefs_region_maps_total": 9,
+        "msharefs_region_unmaps_total": 7,
+    }
+    assert of_mount("region_mapped_bytes", region="/a \\xff") in found
+
+
 def test_every_metric_has_help_and_a_type_before_its_samples() -> None:
     """As the text format asks, once for each."""
     seen: list[str] = []

@@ -54,6 +54,43 @@ def region_with(mappings: list[Mapping], size: int = 1 << 40) -> Region:
     return region
 
 
+def test_regions_that_everybody_may_list_are_told_of(world: World) -> None:
+    """Each once, whatever names it has; what a closed directory hides stays hidden."""
+    names = world.manager
+    region = world.region(b"a", size=4 * MIB)
+    world.map(region, 0, 2 * PAGE)
+    names.link(None, region.ino, ROOT_INO, b"again")
+    for name, mode in ((b"open", 0o755), (b"closed", 0o750), (b"searched", 0o711)):
+        directory = names.mkdir(None, ROOT_INO, name, mode, ALICE)
+        world.region(b"r", parent=directory.ino)
+    told = reports.by_region(world.manager)
+    assert [each["path"] for each in told] == [b"/a", b"/open/r"]
+    assert told[0] == {
+        "path": b"/a",
+        "size": 4 * MIB,
+        "mapped": 2 * PAGE,
+        "reserved": 2 * PAGE,
+        "mappings": 1,
+        "open_handles": 1,
+        "maps": 1,
+        "unmaps": 0,
+    }
+
+
+def test_however_many_regions_a_bounded_number_is_told_of() -> None:
+    """And a bounded number of names is looked at for them."""
+    world = make_world(nr_inodes=1000)
+    for number in range(20):
+        world.region(b"%d" % number)
+    assert [each["path"] for each in reports.by_region(world.manager, 3)] == [b"/0", b"/1", b"/2"]
+    first = world.manager.names.find(ROOT_INO, b"0")
+    assert first is not None
+    for number in range(100):
+        world.manager.link(None, first.ino, ROOT_INO, b"link%d" % number)
+    world.region(b"last")
+    assert len(reports.by_region(world.manager, 22)) == 20
+
+
 def test_layout_of_a_region(world: World) -> None:
     """Every field, as documented."""
     region = world.region(b"a", size=4 * MIB)

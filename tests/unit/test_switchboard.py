@@ -227,13 +227,14 @@ async def test_others_are_forwarded(opcode: int) -> None:
 
 
 async def test_an_error_of_pyfuse3_is_passed_on_and_counted() -> None:
-    """ENOSYS for what libfuse does not know."""
+    """But for ENOSYS, its answer to what it does not know, which the kernel asks once."""
     async with serving() as board:
-        await board.kernel.send(message(Opcode.POLL, unique=6))
-        await board.pyfuse3.hear()
-        await board.pyfuse3.send(reply(6, error=errno.ENOSYS))
-        assert await board.kernel.hear() == reply(6, error=errno.ENOSYS)
-        assert board.counted("POLL") == (1, 1)
+        for error, count in ((errno.ENOSYS, (1, 0)), (errno.EIO, (2, 1))):
+            await board.kernel.send(message(Opcode.POLL, unique=6))
+            await board.pyfuse3.hear()
+            await board.pyfuse3.send(reply(6, error=error))
+            assert await board.kernel.hear() == reply(6, error=error)
+            assert board.counted("POLL") == count
 
 
 async def test_replies_are_collected_without_waiting() -> None:

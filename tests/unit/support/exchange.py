@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import trio
 import trio.testing
 
+from msharefs.fuse.account import Account
 from msharefs.fuse.in_service import AREA_SIZE, Cause, InService
 from msharefs.fuse.messages import Header
 from msharefs.fuse.metrics import Metrics
@@ -24,6 +25,8 @@ from msharefs.fuse.switchboard import Switchboard
 from tests.unit.support.devices import ScriptedDevice
 from tests.unit.support.planes import init_message, init_reply
 
+PATHS = {1: b"/"}
+"""What has a name."""
 SECONDS = 10
 """A test that takes longer has failed."""
 
@@ -154,7 +157,7 @@ def exchange(
             scripted,
             ours,
             handlers,
-            metrics,
+            Account(metrics, PATHS.get),
             replay or known,
             ResentByKernel(scripted) if area is None else KeptInFile(area),
             in_service or new_in_service(),

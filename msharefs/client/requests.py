@@ -129,5 +129,5 @@ def _memory_left(fd: int) -> str:
     with suppress(OSError):
         memory = os.fstatvfs(fd)
         free, total = memory.f_bfree * memory.f_frsize, memory.f_blocks * memory.f_frsize
-        return f" ({free} of the mount's {total} bytes are free)"
+        return f" ({free} of the {total} bytes of the mount's size= are free)"
     return ""

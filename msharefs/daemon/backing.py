@@ -18,6 +18,7 @@ from contextlib import closing, suppress
 from typing import Protocol
 
 from msharefs.core.ports import Memory
+from msharefs.daemon.option_values import UsageError
 from msharefs.daemon.options import MountOptions
 from msharefs.daemon.state import Config, StateDirectory
 from msharefs.linux import mountinfo, namespaces, syscalls
@@ -64,15 +65,28 @@ class PrivateBacking:
     address = PRIVATE
 
     def __init__(self, state: StateDirectory, options: MountOptions) -> None:
-        """Make it, or take the one that is there. Raises OSError."""
+        """Make it, or take the one that is there. Raises OSError, and UsageError where the
+        kernel does not know an option, or the machine has no such NUMA node."""
         os.makedirs(state.arena, mode=0o700, exist_ok=True)
-        private.provide(
-            state.arena,
-            private.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
-        )
+        try:
+            private.provide(
+                state.arena,
+                private.ArenaOptions(options.size, options.huge, options.mpol, options.noswap),
+            )
+        except OSError as error:
+            asked = _refusable(options)
+            if error.errno != errno.EINVAL or not asked:
+                raise
+            raise UsageError(f"the kernel does not take {' and '.join(asked)} here") from error
 
     def destroy(self) -> None:
         """The state directory unmounts the tmpfs."""
+
+
+def _refusable(options: MountOptions) -> list[str]:
+    """What of the options not every kernel or machine takes, as it was written."""
+    policy = f"mpol={options.mpol}" if options.mpol else ""
+    return [word for word in (policy, "noswap" if options.noswap else "") if word]
 
 
 class SharedBacking:
@@ -88,7 +102,7 @@ class SharedBacking:
 
 
 def make_backing(state: StateDirectory, options: MountOptions) -> Backing:
-    """The best backing that we may have. Raises OSError."""
+    """The best backing that we may have. Raises OSError and UsageError."""
     return PrivateBacking(state, options) if is_privileged() else SharedBacking(state.left)
 
 

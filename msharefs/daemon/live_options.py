@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 from msharefs.core.errors import InvalidArgument, NotPermitted, RefusedError, StorageFailed
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
-from msharefs.daemon.option_values import OFF, UsageError
+from msharefs.daemon import metrics_endpoint
+from msharefs.daemon.option_values import OFF, UsageError, shown_endpoint
 from msharefs.daemon.options import MountOptions, log_level, parse_given, total_memory
 from msharefs.daemon.state import Config
 from msharefs.linux.host import is_privileged
@@ -118,9 +118,8 @@ def _check_endpoint(endpoint: tuple[str, int] | None) -> None:
     """Raises InvalidArgument where metrics cannot be served."""
     if endpoint is None:
         return
-    family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
     try:
-        socket.create_server(endpoint, family=family).close()
+        metrics_endpoint.check(*endpoint)
     except OSError as error:
         raise InvalidArgument(f"metrics={_shown(endpoint)}: {error}") from error
 
@@ -129,6 +128,5 @@ def _shown(value: Any) -> str:
     if value is None:
         return OFF
     if isinstance(value, tuple):
-        address, port = value
-        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        return shown_endpoint(value)
     return str(value)

@@ -33,8 +33,8 @@ SECONDS = 10.0
 
 
 async def publish(address: str, port: int, status: Callable[[], dict[str, Any]]) -> None:
-    """Serve metrics until cancelled. An address that is taken is logged: the mount is more
-    important than its figures."""
+    """Serve metrics until cancelled. An address that is taken is logged: the mount, which had it
+    when it was made, is more important than its figures."""
     # Few mounts have an endpoint, and the import costs each start of a server.
     from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415 - see above
 
@@ -59,6 +59,18 @@ async def publish(address: str, port: int, status: Callable[[], dict[str, Any]])
         server.server_close()
 
 
+def check(address: str, port: int) -> None:
+    """Raises OSError where metrics cannot be served at this moment."""
+    family, where = _place(address, port)
+    socket.create_server(where, family=family).close()
+
+
+def _place(address: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """The first that a name stands for. Raises OSError."""
+    (family, *_rest, where), *_others = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    return family, (str(where[0]), port)
+
+
 class _Handler(WSGIRequestHandler):
     """One connection, without a line in the log for each request."""
 
@@ -79,14 +91,11 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, address: str, port: int) -> None:
         """Listen there. Raises OSError."""
-        (family, *_rest, where), *_others = socket.getaddrinfo(
-            address, port, type=socket.SOCK_STREAM
-        )
-        self.address_family = family
+        self.address_family, where = _place(address, port)
         self._lock = threading.Lock()
         # When each began (time.monotonic), the oldest first.
         self._connections: dict[socket.socket, float] = {}
-        super().__init__((str(where[0]), port), _Handler)
+        super().__init__(where, _Handler)
 
     def server_bind(self) -> None:
         """Without looking up our own name, as HTTPServer would."""

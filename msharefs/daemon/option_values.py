@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import grp
 import pwd
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,10 @@ LARGEST_NUMBER = (1 << 31) - 1
 LARGEST_ID = (1 << 32) - 2
 LONGEST_NUMBER = 20
 """Digits of 2**64; Python refuses to read thousands of them."""
+_POLICY = re.compile(
+    r"(default|local|(prefer|bind|interleave|weighted interleave|prefer \(many\))"
+    r"(=(static|relative))?(:[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?)"
+)
 
 Parser = Callable[[str, int], Any]
 
@@ -126,6 +131,15 @@ def anything(text: str, memory: int) -> str:
     return text
 
 
+def memory_policy(text: str, memory: int) -> str:
+    """A NUMA policy as tmpfs(5) has it. Whether the machine has those nodes, the kernel says."""
+    if not _POLICY.fullmatch(text):
+        raise UsageError(
+            f"'{text}' is not a policy such as default, local, interleave, prefer:0 or bind:0,2-3"
+        )
+    return text
+
+
 def capabilities(text: str, memory: int) -> tuple[str, ...]:
     """Names of what a kernel can do, with colons between them."""
     names = tuple(text.split(":"))
@@ -133,6 +147,12 @@ def capabilities(text: str, memory: int) -> tuple[str, ...]:
         if name not in CAPABILITIES:
             raise UsageError(f"{name} is none of {', '.join(CAPABILITIES)}")
     return names
+
+
+def shown_endpoint(endpoint: tuple[str, int]) -> str:
+    """As -o metrics= has it."""
+    address, port = endpoint
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def endpoint(text: str, memory: int) -> tuple[str, int] | None:

@@ -52,7 +52,7 @@ _PARSERS: dict[str, Parser] = {
     "data": option_values.one_of(DATA_PLANES),
     "log_level": option_values.one_of(LOG_LEVELS),
     "seccomp": option_values.one_of(SECCOMP),
-    "mpol": option_values.anything,
+    "mpol": option_values.memory_policy,
     "metrics": option_values.endpoint,
     "fsname": option_values.anything,
 }

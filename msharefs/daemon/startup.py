@@ -13,10 +13,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from msharefs.daemon import logs
+from msharefs.daemon import logs, metrics_endpoint
 from msharefs.daemon.backing import Backing, discard, make_backing
 from msharefs.daemon.events import SIGNALS
 from msharefs.daemon.failpoint import Failpoint
+from msharefs.daemon.option_values import UsageError, shown_endpoint
 from msharefs.daemon.options import MountOptions, log_level
 from msharefs.daemon.place import mount_at, paths_of, users_of
 from msharefs.daemon.server_process import ServerError
@@ -29,7 +30,13 @@ from msharefs.daemon.state import (
     is_held,
     read_devices,
 )
-from msharefs.daemon.supervisor import EXIT_MOUNT, EXIT_SYSTEM, MountError, Supervisor
+from msharefs.daemon.supervisor import (
+    EXIT_MOUNT,
+    EXIT_SYSTEM,
+    EXIT_USAGE,
+    MountError,
+    Supervisor,
+)
 from msharefs.fuse import mounting
 from msharefs.linux.host import is_privileged, logind_removes_ipc
 from msharefs.state_layout import CONFIG, boot_id, state_base
@@ -90,6 +97,8 @@ def supervise(request: MountRequest, announce: Callable[[], None]) -> None:
             raise MountError(str(error), EXIT_MOUNT) from error
         except ServerError as error:
             raise MountError(str(error), EXIT_SYSTEM) from error
+        except UsageError as error:
+            raise MountError(str(error), EXIT_USAGE) from error
         except OSError as error:
             raise MountError(f"cannot prepare the mount: {error}", EXIT_SYSTEM) from error
         announce()
@@ -133,6 +142,7 @@ def _build(
     if state.left is None:
         discard(state)
     logs.configure(foreground=request.foreground, level=log_level(options), file=state.file(LOG))
+    _check_metrics(options)
     if state.left is not None:
         log.info("taking up the regions of a mount that ended without umount")
     _clean_dead_mount(request.mountpoint)
@@ -164,6 +174,20 @@ def _build(
     stack.callback(supervisor.take_down)
     supervisor.start_server()
     return supervisor
+
+
+def _check_metrics(options: MountOptions) -> None:
+    """Who asks for metrics and cannot have them learns it now, and not from a gap in his graphs.
+    A server that starts later goes on without: the mount is more important."""
+    if options.metrics is None:
+        return
+    try:
+        metrics_endpoint.check(*options.metrics)
+    except OSError as error:
+        raise MountError(
+            f"option 'metrics': {shown_endpoint(options.metrics)} cannot be had: {error.strerror}",
+            EXIT_SYSTEM,
+        ) from error
 
 
 def _clean_dead_mount(mountpoint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -210,11 +211,22 @@ def test_fusermount_that_fails(background: Background, script: str, *, foregroun
 
 
 def test_option_that_the_kernel_refuses(background: Background) -> None:
-    """M14: a memory policy that tmpfs does not understand fails in one sentence, nothing left."""
-    done = background.start("-o", "size=16M,mpol=nonsense")
-    assert done.returncode in {1, 2, 32}
-    assert mount.only_sentence(done)
+    """M14: a memory policy for nodes that are not there fails in one sentence that names it."""
+    done = background.start("-o", "size=16M,mpol=bind:999")
+    assert done.returncode == (1 if mount.PRIVILEGED else 2)
+    assert "mpol" in mount.only_sentence(done)
     background.check_nothing_left()
+
+
+def test_metrics_that_cannot_be_served_fail_the_mount(background: Background) -> None:
+    """M14: at an address that is taken, or not this machine's; nothing is left."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for where in (f"127.0.0.1:{taken.getsockname()[1]}", "192.0.2.1:9100"):
+            done = background.start("-o", f"size=16M,metrics={where}")
+            assert done.returncode == 2
+            sentence = mount.only_sentence(done)
+            assert sentence.startswith(f"option 'metrics': {where} cannot be had: ")
+            background.check_nothing_left()
 
 
 def in_private_namespace(background: Background, script: str) -> subprocess.CompletedProcess[str]:

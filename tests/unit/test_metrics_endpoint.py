@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import urllib.request
@@ -52,6 +53,19 @@ async def scrape(port: int, address: str = LOOPBACK) -> str:
             return text.decode()
 
     return await trio.to_thread.run_sync(fetch)
+
+
+def test_an_address_that_cannot_be_had_is_found_out() -> None:
+    """One that is taken, and one that is not this machine's (192.0.2.0/24 is nobody's)."""
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError) as caught:
+            metrics_endpoint.check(LOOPBACK, port)
+        assert caught.value.errno == errno.EADDRINUSE
+    metrics_endpoint.check(LOOPBACK, port)
+    with pytest.raises(OSError) as caught:
+        metrics_endpoint.check("192.0.2.1", port)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
 async def ended(connection: socket.socket) -> None:

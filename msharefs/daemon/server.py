@@ -165,6 +165,7 @@ class Server:
                 nursery.start_soon(pyfuse3.main, 1, 1)
                 nursery.start_soon(self._reclaim)
                 nursery.start_soon(self._settle)
+                nursery.start_soon(self._plane.tend)
                 nursery.start_soon(self._watch_supervisor, nursery.cancel_scope)
                 nursery.start_soon(self._publish)
                 gone = await self._exchange(init)

@@ -71,7 +71,7 @@ class HandleHandlers:
         request = messages.decode_read(body)
         inode = self._manager.getattr(header.nodeid)
         if isinstance(inode, Region):
-            return self._plane.read(inode, request)
+            return self._plane.read(inode, request, header.pid)
         return self._manager.info_text(inode)[request.offset : request.offset + request.size]
 
     def write(self, header: Header, body: memoryview) -> bytes:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+import trio
 
 from msharefs import abi
 from msharefs.abi import CreateMapping, Unmap
@@ -15,6 +16,7 @@ from msharefs.core.region import Region
 from msharefs.fuse import kernel
 from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.messages import ReadIn, WriteIn
+from msharefs.fuse.planes.loans import REFUSALS
 from msharefs.fuse.planes.paged import PagedPlane
 from tests.unit.support.devices import KernelEnd, connected
 from tests.unit.support.worlds import (
@@ -34,6 +36,7 @@ KEEP_CACHE = 2
 DIRECT_IO = 1
 ALLOW_MMAP = 0x10
 RESEND = 0x80
+THREAD = 77
 PASSTHROUGH = 0x20
 
 
@@ -92,8 +95,8 @@ def contents(region: Region) -> list[bytes]:
 
 def test_a_fault_is_answered_from_the_segment(plane: PagedPlane, region: Region) -> None:
     """One page, or several with the read-ahead."""
-    assert bytes(plane.read(region, fault(3))[:2]) == b"3\0"
-    whole = bytes(plane.read(region, fault(2, 4)))
+    assert bytes(plane.read(region, fault(3), THREAD)[:2]) == b"3\0"
+    whole = bytes(plane.read(region, fault(2, 4), THREAD))
     assert len(whole) == 4 * PAGE
     assert [whole[page * PAGE : page * PAGE + 1] for page in range(4)] == [b"2", b"3", b"4", b"5"]
 
@@ -105,7 +108,7 @@ def test_a_fault_in_a_hole_is_refused(
     """EIO, and the process gets SIGBUS; of a part in a hole nothing is answered, and the
     kernel asks page by page."""
     with refused(errno.EIO):
-        plane.read(region, fault(first, pages))
+        plane.read(region, fault(first, pages), THREAD)
 
 
 def test_a_fault_beyond_the_end_is_refused(plane: PagedPlane, world: World) -> None:
@@ -113,9 +116,9 @@ def test_a_fault_beyond_the_end_is_refused(plane: PagedPlane, world: World) -> N
     region = world.region(b"other", size=PAGE << 9)
     world.map(region, 0, region.size)
     with refused(errno.EIO):
-        plane.read(region, fault((region.size // PAGE) - 1, 2))
+        plane.read(region, fault((region.size // PAGE) - 1, 2), THREAD)
     with refused(errno.EIO):
-        plane.read(world.region(b"unsized", size=0), fault(0))
+        plane.read(world.region(b"unsized", size=0), fault(0), THREAD)
 
 
 def test_a_touched_page_of_noreserve_memory_is_counted(plane: PagedPlane, world: World) -> None:
@@ -123,12 +126,12 @@ def test_a_touched_page_of_noreserve_memory_is_counted(plane: PagedPlane, world:
     world = make_world(capacity=4 * PAGE)
     region = world.region(size=1 << 21)
     world.map(region, 0, 2 * PAGE, flags=NORESERVE)
-    assert bytes(plane.read(region, fault(0))) == bytes(PAGE)
+    assert bytes(plane.read(region, fault(0), THREAD)) == bytes(PAGE)
     assert world.memory.used() == PAGE
     other = world.region(b"other", size=1 << 21)
     world.map(other, 0, 3 * PAGE)
     with refused(errno.EIO):
-        plane.read(region, fault(1))
+        plane.read(region, fault(1), THREAD)
 
 
 def test_a_large_read_ahead_is_not_copied(plane: PagedPlane, world: World) -> None:
@@ -139,10 +142,10 @@ def test_a_large_read_ahead_is_not_copied(plane: PagedPlane, world: World) -> No
     world.map(region, 16 * PAGE, 16 * PAGE, flags=NORESERVE)
     segment = segment_of(region)
     segment.poke(3 * PAGE, b"here")
-    assert bytes(plane.read(region, fault(0, 32))[3 * PAGE : 3 * PAGE + 4]) == b"here"
+    assert bytes(plane.read(region, fault(0, 32), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
     assert segment.windows == 1
     with plane.changing(world.plan(region, CreateMapping(40 * PAGE, PAGE, 0, 3, ANONYMOUS, 0))):
-        assert bytes(plane.read(region, fault(0, 32))[3 * PAGE : 3 * PAGE + 4]) == b"here"
+        assert bytes(plane.read(region, fault(0, 32), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
     assert segment.windows == 1
 
 
@@ -154,23 +157,23 @@ def test_a_read_need_not_be_of_whole_pages(kernel_end: KernelEnd, world: World) 
     world.map(region, 0, 1 << 21, flags=abi.MAP_NORESERVE)
     segment = segment_of(region)
     for offset, size in ((1, 2), (PAGE - 1, 2), (PAGE // 2, PAGE), (3, 100_001)):
-        assert bytes(plane.read(region, ReadIn(2, offset, size, 0, 0, 0, 0))) == bytes(size)
+        assert bytes(plane.read(region, ReadIn(2, offset, size, 0, 0, 0, 0), THREAD)) == bytes(size)
     assert segment.allocated() % PAGE == 0
-    assert bytes(plane.read(region, ReadIn(2, PAGE, 0, 0, 0, 0, 0))) == b""
+    assert bytes(plane.read(region, ReadIn(2, PAGE, 0, 0, 0, 0, 0), THREAD)) == b""
     with refused(errno.EINVAL):
-        plane.read(region, ReadIn(2, 0, (1 << 20) + 1, 0, 0, 0, 0))
+        plane.read(region, ReadIn(2, 0, (1 << 20) + 1, 0, 0, 0, 0), THREAD)
 
 
 def test_read_2_is_refused(plane: PagedPlane, region: Region) -> None:
     """It has a lock owner, a fault has none."""
     with refused(errno.EINVAL):
-        plane.read(region, fault(3, flags=READ_LOCKOWNER))
+        plane.read(region, fault(3, flags=READ_LOCKOWNER), THREAD)
 
 
 def test_an_old_kernel_cannot_tell(kernel_end: KernelEnd, region: Region) -> None:
     """Before Linux 6.6 everything goes through the page cache: read(2) gives what is mapped."""
     plane = PagedPlane(kernel_end.device, "a test", offer(0))
-    assert bytes(plane.read(region, fault(3, flags=READ_LOCKOWNER))[:1]) == b"3"
+    assert bytes(plane.read(region, fault(3, flags=READ_LOCKOWNER), THREAD)[:1]) == b"3"
     assert plane.open_flags == KEEP_CACHE
 
 
@@ -217,10 +220,10 @@ def test_what_is_being_unmapped_is_neither_read_nor_written(
     with plane.changing(plan):
         plan.clear()
         with refused(errno.EIO):
-            plane.read(region, fault(4))
+            plane.read(region, fault(4), THREAD)
         with refused(errno.EIO):
-            plane.read(region, fault(2, 2))
-        assert bytes(plane.read(region, fault(2))[:1]) == b"2"
+            plane.read(region, fault(2, 2), THREAD)
+        assert bytes(plane.read(region, fault(2), THREAD)[:1]) == b"2"
         plane.write(region, *write_back(2, 4))
         world.manager.mappings.commit(plan)
     assert contents(region) == [b"new2", b"", b"", b"new5"]
@@ -237,7 +240,7 @@ def test_what_is_being_replaced_reads_as_zeros(
     with plane.changing(plan):
         plan.clear()
         plane.write(region, *write_back(2, 4))
-        assert bytes(plane.read(region, fault(3))) == bytes(PAGE)
+        assert bytes(plane.read(region, fault(3), THREAD)) == bytes(PAGE)
         world.manager.mappings.commit(plan)
     plane.write(region, *write_back(5))
     assert contents(region) == [b"new2", b"", b"", b"new5"]
@@ -251,8 +254,8 @@ def test_changes_of_other_regions_do_not_matter(
     world.map(other, 2 * PAGE, 4 * PAGE)
     plan = world.manager.mappings.plan_unmap(None, other, Unmap(0, 1 << 21), writable=True)
     with plane.changing(plan):
-        assert bytes(plane.read(region, fault(3))[:1]) == b"3"
-    assert not isinstance(attempt(lambda: plane.read(other, fault(3))), RefusedError)
+        assert bytes(plane.read(region, fault(3), THREAD)[:1]) == b"3"
+    assert not isinstance(attempt(lambda: plane.read(other, fault(3), THREAD)), RefusedError)
 
 
 def test_stale_pages_are_dropped_from_every_process(
@@ -273,6 +276,65 @@ def test_a_change_of_holes_leaves_no_stale_pages(
     """Nothing was mapped there, so the kernel has nothing of it."""
     request = CreateMapping(8 * PAGE, PAGE, 0, 3, ANONYMOUS)
     assert not plane.has_stale_pages(world.plan(region, request))
+
+
+# Those who populate
+
+
+def populating(kernel_end: KernelEnd) -> PagedPlane:
+    """A plane on which every thread is in mlock."""
+    return PagedPlane(
+        kernel_end.device, "a test", offer(ALLOW_MMAP | RESEND), call_of=lambda thread: "mlock"
+    )
+
+
+def ask_until_lent(plane: PagedPlane, region: Region, first: int) -> None:
+    """As the kernel does for a thread that cannot be refused."""
+    for _ in range(REFUSALS):
+        with refused(errno.EIO):
+            plane.read(region, fault(first), THREAD)
+    assert bytes(plane.read(region, fault(first), THREAD)) == bytes(PAGE)
+
+
+def test_who_populates_a_hole_is_lent_zeros(kernel_end: KernelEnd, region: Region) -> None:
+    """Page by page, and what is read ahead, if all of it is a hole: nothing hides what is mapped."""
+    plane = populating(kernel_end)
+    ask_until_lent(plane, region, 0)
+    with refused(errno.EIO):
+        plane.read(region, fault(1, 2), THREAD)
+    assert bytes(plane.read(region, fault(6), THREAD)) == bytes(PAGE)
+    assert bytes(plane.read(region, fault(8, 16), THREAD)) == bytes(16 * PAGE)
+    assert bytes(plane.read(region, fault(2), THREAD)[:1]) == b"2"
+    with refused(errno.EIO):
+        plane.read(region, fault(region.size // PAGE), THREAD)
+
+
+async def test_what_was_lent_is_taken_back(kernel_end: KernelEnd, region: Region) -> None:
+    """With what the kernel read ahead in vain behind it, up to where something is mapped."""
+    plane = populating(kernel_end)
+    ask_until_lent(plane, region, 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(plane.tend)
+        heard: list[bytes] = []
+        while not heard:
+            await trio.lowlevel.checkpoint()
+            heard = kernel_end.heard()
+        nursery.cancel_scope.cancel()
+    assert heard == [struct.pack("<IiQQqq", 40, 2, 0, region.ino, PAGE, PAGE)]
+
+
+def test_a_mapping_over_what_is_lent(kernel_end: KernelEnd, world: World, region: Region) -> None:
+    """It drops the zeros, into which somebody may have written; and nothing is lent meanwhile."""
+    plane = populating(kernel_end)
+    ask_until_lent(plane, region, 0)
+    plan = world.plan(region, CreateMapping(0, PAGE, 0, 3, ANONYMOUS, 0))
+    assert plan.stale is None
+    assert plane.has_stale_pages(plan)
+    with plane.changing(plan):
+        with refused(errno.EIO):
+            plane.read(region, fault(0), THREAD)
+        plane.drop_stale_pages(plan)
+    assert kernel_end.heard() == [struct.pack("<IiQQqq", 40, 2, 0, region.ino, 0, 2 * PAGE)]
 
 
 # INIT and open

@@ -86,7 +86,7 @@ def test_read_and_write_are_refused(plane: PassthroughPlane) -> None:
     """They alone come here; faults never do."""
     region = Region(7, 0o600, 0, 0, 0, ALICE)
     with refused(errno.EINVAL):
-        plane.read(region, ReadIn(2, 0, PAGE, 0, 0, 0, 0))
+        plane.read(region, ReadIn(2, 0, PAGE, 0, 0, 0, 0), 7)
     with refused(errno.EINVAL):
         plane.write(region, WriteIn(2, 0, 4, 1, 0, 0, 0), memoryview(b"data"))
 

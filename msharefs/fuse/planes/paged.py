@@ -7,16 +7,21 @@ is core's knowledge: a fault elsewhere is refused with EIO, and the process gets
 While a range changes, what the kernel writes back of it is old and is thrown away. Reads
 are never made to wait: the kernel drops a page only after a read of it in flight was
 answered, so a read that waited for the drop would wait for itself.
+
+Who populates a hole gets zeros for a moment, because it cannot be refused (loans.py).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+
+import trio
 
 from msharefs.abi import PAGE_SIZE
 from msharefs.core.errors import InvalidArgument, NothingMapped
+from msharefs.core.layout import Range
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
@@ -24,7 +29,9 @@ from msharefs.fuse import kernel, messages
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.messages import ReadIn, WriteIn
+from msharefs.fuse.planes.loans import Loan, Loans, merged
 from msharefs.fuse.planes.plane import Negotiation
+from msharefs.linux.populate import populating_call
 
 LARGEST_READ = 1 << 20
 """Bytes of a READ at most: max_pages, as libfuse negotiates it."""
@@ -32,6 +39,9 @@ WINDOW_FROM = 64 << 10
 """Bytes. The kernel takes larger answers out of the segment itself; to map a small one would
 cost more than to copy it. Not while the region changes: a page that a worker takes away in
 this moment would be made anew by the look at it."""
+AHEAD = 2 << 20
+"""Bytes that the kernel reads ahead at most, see `tuning`."""
+_ZEROS = bytes(LARGEST_READ)
 
 
 class PagedPlane:
@@ -43,9 +53,16 @@ class PagedPlane:
     # give MAP_NORESERVE memory to more than a huge page with each touch. And no strict limit: with
     # it a writer is put to sleep once 1 % of the dirty pages that the machine allows are of this
     # mount.
-    tuning: Mapping[str, int] = {"read_ahead_kb": 2 * LARGEST_READ // 1024, "strict_limit": 0}
+    tuning: Mapping[str, int] = {"read_ahead_kb": AHEAD // 1024, "strict_limit": 0}
 
-    def __init__(self, device: Device, why: str, offer: InitOffer) -> None:
+    def __init__(
+        self,
+        device: Device,
+        why: str,
+        offer: InitOffer,
+        call_of: Callable[[int], str | None] = populating_call,
+    ) -> None:
+        """`call_of` gives the system call in which a thread makes pages present (loans.py)."""
         self.why = why
         self._device = device
         # With it read(2) and write(2) can be told from faults and write-backs (Linux 6.6).
@@ -53,6 +70,8 @@ class PagedPlane:
         self._direct = bool(offer.flags2 & kernel.FUSE_DIRECT_IO_ALLOW_MMAP)
         self._buffer = bytearray(LARGEST_READ)
         self._changes: defaultdict[int, list[Plan]] = defaultdict(list)
+        self._loans = Loans(call_of)
+        self._any_lent = trio.Event()
 
     def negotiate(self, offer: InitOffer) -> Negotiation:
         """mmap of direct-I/O files, and resending, where offered."""
@@ -75,7 +94,7 @@ class PagedPlane:
     def unregister(self, registration: int) -> None:
         """It did not know it. Its pages went with its inode."""
 
-    def read(self, region: Region, request: ReadIn) -> memoryview:
+    def read(self, region: Region, request: ReadIn, thread: int) -> memoryview:
         """A page fault and its read-ahead, all of it or nothing: the kernel takes a short
         answer for the end of the file, and asks page by page after a refusal."""
         if self._direct and request.read_flags & kernel.FUSE_READ_LOCKOWNER:
@@ -84,6 +103,14 @@ class PagedPlane:
             return memoryview(b"")
         if request.size > LARGEST_READ:
             raise InvalidArgument(f"{request.size} bytes are more than was agreed on")
+        try:
+            return self._read(region, request)
+        except NothingMapped:
+            if not self._lend(region, request, thread):
+                raise
+            return memoryview(_ZEROS)[: request.size]
+
+    def _read(self, region: Region, request: ReadIn) -> memoryview:
         start, end = request.offset, request.offset + request.size
         for plan in self._changes.get(region.ino, ()):
             stale = plan.stale
@@ -109,8 +136,8 @@ class PagedPlane:
             segment.write(data[start - offset : stop - offset], start)
 
     def has_stale_pages(self, plan: Plan) -> bool:
-        """Whether anything that was mapped changes."""
-        return plan.stale is not None
+        """Whether anything that was mapped changes, or zeros are lent in the region."""
+        return plan.stale is not None or bool(self._loans.out(plan.region.ino))
 
     @contextmanager
     def changing(self, plan: Plan) -> Iterator[None]:
@@ -128,10 +155,47 @@ class PagedPlane:
         """Take them from every process; dirty ones come back as WRITE before, and go."""
         stale = plan.stale
         if stale is not None:
-            with suppress(ConnectionGone):
-                self._device.notify(
-                    messages.encode_pages_changed(plan.region.ino, stale.start, stale.size)
-                )
+            self._drop(plan.region.ino, stale)
+        # Somebody may have written into them, and it would be there in what is mapped now.
+        for loan in self._loans.out(plan.region.ino):
+            self._drop(loan.ino, loan.part)
+
+    async def tend(self) -> None:
+        """Take back what was lent, as long as the server runs."""
+        while True:
+            await self._any_lent.wait()
+            self._any_lent = trio.Event()
+            await trio.to_thread.run_sync(self._take_back, loans := self._loans.out())
+            self._loans.returned(loans)
+
+    def _take_back(self, loans: list[Loan]) -> None:
+        for loan in loans:
+            self._loans.wait_for_end(loan)
+        for ino, part in merged(loans):
+            self._drop(ino, part)
+
+    def _drop(self, ino: int, part: Range) -> None:
+        with suppress(ConnectionGone):
+            self._device.notify(messages.encode_pages_changed(ino, part.start, part.size))
+
+    def _lend(self, region: Region, request: ReadIn, thread: int) -> bool:
+        """Whether who asks for what is not mapped is to have zeros. Never while the region
+        changes: it asks again."""
+        wanted = Range(request.offset, request.offset + request.size)
+        if wanted.end > region.size or self._changes.get(region.ino):
+            return False
+        dropped = wanted
+        if request.size <= PAGE_SIZE:
+            # With what the kernel has read ahead in vain, so that it reads ahead again.
+            ahead = region.layout.gaps(wanted.start, min(wanted.start + AHEAD, region.size))
+            dropped = next((gap for gap in ahead if gap.start == wanted.start), wanted)
+        elif list(region.layout.gaps(wanted.start, wanted.end)) != [wanted]:
+            # A part of it is mapped; it will be asked for page by page.
+            return False
+        if not self._loans.ask(thread, region.ino, wanted, dropped):
+            return False
+        self._any_lent.set()
+        return True
 
     def _current_parts(self, region: Region, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of a range that are mapped and not changing."""

@@ -56,7 +56,7 @@ class PassthroughPlane:
         if registration:
             self._device.drop_backing(registration)
 
-    def read(self, region: Region, request: ReadIn) -> memoryview:
+    def read(self, region: Region, request: ReadIn, thread: int) -> memoryview:
         """Refuse read(2): EINVAL, as the kernel's mshare does. A page fault never comes here."""
         raise InvalidArgument(f"region {region.ino} is for mmap, not for read")
 
@@ -74,3 +74,6 @@ class PassthroughPlane:
 
     def drop_stale_pages(self, plan: Plan) -> None:
         """Nothing to drop: processes map the segment itself."""
+
+    async def tend(self) -> None:
+        """Nothing is to be done beside requests."""

@@ -90,9 +90,9 @@ class DataPlane(Protocol):
     def unregister(self, registration: int) -> None:
         """The region is gone; nothing refers to its segment but the segment itself."""
 
-    def read(self, region: Region, request: ReadIn) -> memoryview:
-        """The bytes of a page fault, all that were asked for; the view is valid until the next
-        call. Raises InvalidArgument for read(2), NothingMapped where a part has no mapping: the
+    def read(self, region: Region, request: ReadIn, thread: int) -> memoryview:
+        """The bytes of a page fault of `thread` (0 outside of our pid namespace), all that were
+        asked for; the view is valid until the next call. Raises InvalidArgument for read(2), NothingMapped where a part has no mapping: the
         process gets SIGBUS."""
 
     def write(self, region: Region, request: WriteIn, data: memoryview) -> None:
@@ -110,3 +110,6 @@ class DataPlane(Protocol):
     def drop_stale_pages(self, plan: Plan) -> None:
         """Take stale pages from every process. Waits for requests to be answered, so it is
         called in a worker thread, after the clearing and before the commit."""
+
+    async def tend(self) -> None:
+        """What is to be done beside requests while the server runs; it may return."""

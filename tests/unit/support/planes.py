@@ -49,7 +49,7 @@ class FakePlane:
         """Recorded."""
         self.log.append(("unregister", registration))
 
-    def read(self, region: Region, request: ReadIn) -> memoryview:
+    def read(self, region: Region, request: ReadIn, thread: int) -> memoryview:
         """Which bytes of which region were asked for, as text."""
         return memoryview(b"%d: %d+%d" % (region.ino, request.offset, request.size))
 
@@ -71,6 +71,9 @@ class FakePlane:
     def drop_stale_pages(self, plan: Plan) -> None:
         """Recorded."""
         self.log.append(("drop", plan.region.ino))
+
+    async def tend(self) -> None:
+        """Nothing."""
 
 
 def message(opcode: int, body: bytes = b"", *, unique: int = 2, nodeid: int = 1) -> bytes:

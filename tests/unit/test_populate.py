@@ -1,0 +1,45 @@
+"""The system call that a thread is in, where it makes pages present."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from msharefs.linux.populate import populating_call
+
+
+@pytest.fixture
+def waiting_thread() -> Iterator[int]:
+    """A thread that waits in a system call of another kind."""
+    known, over = threading.Event(), threading.Event()
+    ids = []
+
+    def wait() -> None:
+        ids.append(threading.get_native_id())
+        known.set()
+        over.wait()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    known.wait()
+    yield ids[0]
+    over.set()
+    thread.join()
+
+
+def test_other_calls_do_not_count(waiting_thread: int) -> None:
+    """A thread that waits, and this one, which runs."""
+    assert populating_call(waiting_thread) == ""
+    assert populating_call(threading.get_native_id()) == ""
+
+
+def test_one_that_cannot_be_seen() -> None:
+    """It has ended, or was never in our pid namespace."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    assert populating_call(done.pid) is None
+    assert populating_call(0) is None

@@ -23,6 +23,7 @@ _GAUGES = (
     (("last_gap_seconds",), "last_gap_seconds", "How long requests waited in the last restart."),
     (("regions",), "regions", "Regions that exist."),
     (("mappings",), "mappings", "Mappings in all regions."),
+    (("mappings_limit",), "mappings_limit", "Mappings that there may be in all regions."),
     (("open_handles",), "open_handles", "Open files of regions."),
     (("inodes", "used"), "inodes", "Names in use."),
     (("inodes", "limit"), "inodes_limit", "Names that there may be."),
@@ -30,6 +31,15 @@ _GAUGES = (
     (("arena", "used"), "memory_used_bytes", "Memory in use."),
     (("arena", "reserved"), "memory_reserved_bytes", "Memory reserved for mappings."),
     (("arena", "limit"), "memory_limit_bytes", "Memory that may be in use right now."),
+    (("user_limits", "size"), "user_memory_limit_bytes", "Memory that each user may have mapped."),
+    (("user_limits", "inodes"), "user_inodes_limit", "Names that each user may have."),
+    (("user_limits", "mappings"), "user_mappings_limit", "Mappings that each user may have."),
+)
+# Of each user.
+_SHARES = (
+    ("size", "user_memory_bytes", "Memory that is mapped in a user's regions."),
+    ("inodes", "user_inodes", "Names of a user."),
+    ("mappings", "user_mappings", "Mappings in a user's regions."),
 )
 _COUNTERS = (
     (("restarts",), "restarts", "How often the server was restarted."),
@@ -95,6 +105,11 @@ def families(status: Status) -> Iterator[Metric]:
                 family = kind(f"msharefs_{name}", text, labels=["mountpoint"])
                 family.add_metric([mountpoint], value)
                 yield family
+    for key, name, text in _SHARES if status.get("users") else ():
+        family = GaugeMetricFamily(f"msharefs_{name}", text, labels=["mountpoint", "uid"])
+        for uid, share in status["users"].items():
+            family.add_metric([mountpoint, uid], share[key])
+        yield family
     if status.get("operations"):
         yield from _operations(status["operations"], mountpoint)
     if status.get("by_region"):

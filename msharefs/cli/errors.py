@@ -9,7 +9,7 @@ import errno
 import os
 import re
 
-from msharefs import MshareError, OutOfInodes, OutOfMemory, notation
+from msharefs import MshareError, OutOfInodes, OutOfMemory, QuotaExceeded, notation
 from msharefs.cli import formatting
 from msharefs.inspect.dumpfile import DamagedError
 from msharefs.inspect.errors import InspectError
@@ -28,7 +28,8 @@ EXIT_TERMINATED = 143
 # What to do about it, where that is not plain from the reason itself.
 _ADVICE: tuple[tuple[type[OSError], str], ...] = (
     (OutOfMemory, "'mshare status' shows what the mount may use, and 'free' what the machine has"),
-    (OutOfInodes, "'df -i' shows how many names the mount may hold"),
+    (OutOfInodes, "'mshare status' shows how many names and mappings the mount may hold"),
+    (QuotaExceeded, "'mshare status' shows how much each user may have"),
 )
 _BYTES = re.compile(r"\b([0-9]{1,30})( bytes)?\b")
 _DAEMON_HANGS = "'mshare doctor' says what to do about it"

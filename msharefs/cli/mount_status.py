@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _GAUGE_WIDTH = 32
 _MOST_OPERATIONS = 8
 """A terminal gets no more lines of them, so that all of it fits."""
+_USERS_SHOWN = 5
 _COLUMNS = (
     terminal.Column("OPERATION", style="cyan"),
     terminal.Column("COUNT", right=True),
@@ -105,6 +107,8 @@ def drawing(mount: mounts.Mount, document: dict[str, Any]) -> Iterator[Renderabl
     inodes = document.get("inodes", {})
     yield _line("Names", f"{inodes.get('used', 0):,} of {inodes.get('limit', 0):,}")
     yield _line("Holds", regions_line(document))
+    if users := users_line(document):
+        yield _line("Users", users)
     words = [
         ", ".join(f"{name} {pid}" for name, pid in pids.items()),
         formatting.count(document.get("restarts", 0), "restart"),
@@ -114,6 +118,28 @@ def drawing(mount: mounts.Mount, document: dict[str, Any]) -> Iterator[Renderabl
     if document.get("last_gap_seconds"):
         words.append(f"last gap {formatting.latency(document['last_gap_seconds'])}")
     yield _line("Daemon", "; ".join(words))
+
+
+def users_line(document: dict[str, Any]) -> str:
+    """What each user may have and who has most, where there are limits."""
+    limits = document.get("user_limits", {})
+    if not any(limits.values()):
+        return ""
+    shares = [f"each may have {_share(limits)}"]
+    for uid, share in islice(document.get("users", {}).items(), _USERS_SHOWN):
+        shares.append(f"{uid} has {_share(share)}")
+    return "; ".join(shares)
+
+
+def _share(share: dict[str, int | None]) -> str:
+    """Those of memory, names and mappings that there are."""
+    size, inodes, mappings = (share.get(key) for key in ("size", "inodes", "mappings"))
+    words = [
+        None if size is None else notation.size(size),
+        None if inodes is None else formatting.count(inodes, "name"),
+        None if mappings is None else formatting.count(mappings, "mapping"),
+    ]
+    return ", ".join(word for word in words if word is not None)
 
 
 def memory_line(document: dict[str, Any]) -> Text:

@@ -32,6 +32,7 @@ from msharefs.client.errors import (
     NotARegion,
     OutOfInodes,
     OutOfMemory,
+    QuotaExceeded,
     RegionTooLarge,
     translated,
 )
@@ -69,6 +70,8 @@ class BlockAttachment(Attachment):
         self._buf = self._view()
 
 
+_FULL = (OutOfMemory, OutOfInodes, QuotaExceeded)
+
 Block = tuple[Region, Attachment]
 """What a SharedMemory owns: the open region, and its bytes in this process."""
 
@@ -77,16 +80,16 @@ def create(path: str, size: int, mode: int) -> Block:
     """A new block of `size` bytes at the absolute `path`, zeroed, open for writing.
 
     `mode` is the permission of its file, less the umask. Raises RegionExists if the name is
-    taken, NotMounted, OutOfMemory, OutOfInodes, RegionTooLarge, AccessDenied, RegionNotFound if
-    the directory is missing; nothing is left then.
+    taken, NotMounted, OutOfMemory, OutOfInodes, QuotaExceeded, RegionTooLarge, AccessDenied,
+    RegionNotFound if the directory is missing; nothing is left then.
     """
     try:
         return _create(path, size, mode)
-    except (OutOfMemory, OutOfInodes):
+    except _FULL:
         if not collect(os.path.dirname(path)):
             raise
     for pause in _PAUSES:
-        with suppress(OutOfMemory, OutOfInodes):
+        with suppress(*_FULL):
             return _create(path, size, mode)
         time.sleep(pause)
     return _create(path, size, mode)

@@ -63,7 +63,13 @@ class OutOfMemory(MshareError):
 
 
 class OutOfInodes(MshareError):
-    """ENOSPC: the mount holds as many regions and directories as its nr_inodes= allows."""
+    """ENOSPC: the mount holds as many names as its nr_inodes= allows, or as many mappings as its
+    max_mappings_total= does."""
+
+
+class QuotaExceeded(MshareError):
+    """EDQUOT: whom the region belongs to, or would, has as much of the mount as its user_size=,
+    user_inodes= or user_mappings= allow. Nothing has changed."""
 
 
 class RegionTooLarge(MshareError):
@@ -85,6 +91,7 @@ _CLASS_OF: dict[int, type[MshareError]] = {
     errno.ENODEV: NotMounted,
     errno.ENOMEM: OutOfMemory,
     errno.ENOSPC: OutOfInodes,
+    errno.EDQUOT: QuotaExceeded,
     errno.EFBIG: RegionTooLarge,
     errno.ENOTCONN: MountGone,
     errno.ECONNABORTED: MountGone,

@@ -89,7 +89,7 @@ class Region:
 
         Raises RegionExists (EEXIST), SizeAlreadySet (EINVAL) if `exist_ok` meets another size,
         InvalidArgument (EINVAL) for a size that does not fit the alignment, RegionTooLarge
-        (EFBIG), OutOfInodes (ENOSPC), OutOfMemory (ENOMEM) with `map`, AccessDenied (EACCES),
+        (EFBIG), OutOfInodes (ENOSPC), QuotaExceeded (EDQUOT), OutOfMemory (ENOMEM) with `map`, AccessDenied (EACCES),
         RegionNotFound (ENOENT) if the directory is missing, NotMounted (ENODEV) if no msharefs is
         mounted there, TypeError for a size that is no int. What fails leaves no name behind.
         """
@@ -169,7 +169,7 @@ class Region:
         false and the mount lets it come at first touch (overcommit, or the paged data plane).
         What was mapped in the range is replaced, unless `replace` is false.
 
-        Raises OutOfMemory (ENOMEM), MappingExists (EEXIST) if `replace` is false, InvalidArgument
+        Raises OutOfMemory (ENOMEM), OutOfInodes (ENOSPC), QuotaExceeded (EDQUOT), MappingExists (EEXIST) if `replace` is false, InvalidArgument
         (EINVAL), SizeNotSet (EINVAL), AccessDenied (EACCES) if the region is open for reading
         only. What fails changes nothing.
         """

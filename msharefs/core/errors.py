@@ -93,6 +93,18 @@ class OutOfInodes(RefusedError):
     errno = errno.ENOSPC
 
 
+class OutOfMappings(RefusedError):
+    """The mount's max_mappings_total is used up."""
+
+    errno = errno.ENOSPC
+
+
+class OverQuota(RefusedError):
+    """A user has as much of the mount as he may have."""
+
+    errno = errno.EDQUOT
+
+
 class Busy(RefusedError):
     """More is in use than a new limit allows."""
 

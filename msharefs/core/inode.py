@@ -82,6 +82,11 @@ class Inode:
         return self.nlink > 0 or self.lookups > 0 or self.opens > 0
 
     @property
+    def names(self) -> int:
+        """What it takes of `nr_inodes`: itself, and each further name."""
+        return 1 if self.is_directory else max(1, self.nlink)
+
+    @property
     def is_directory(self) -> bool:
         """Whether names can be in it."""
         return stat.S_ISDIR(self.mode)

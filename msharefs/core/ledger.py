@@ -34,12 +34,14 @@ class Totals:
 
 class Ledger:
     """Reserved bytes are there for good; pending ones are being reserved by an operation;
-    optional ones belong to MAP_NORESERVE mappings and come at first touch, if they come."""
+    optional ones belong to MAP_NORESERVE mappings and come at first touch, if they come. Mappings
+    that grow may be added by an operation that is on its way."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._limit: int | None = None
         self.mappings = 0
+        self.growing = 0
         self.reserved = 0
         self.pending = 0
         self.optional = 0

@@ -31,6 +31,7 @@ from msharefs.core.ledger import storage_error
 from msharefs.core.mapper import Limits, Mapper
 from msharefs.core.namespace import RENAME_EXCHANGE, Namespace, RootAttributes
 from msharefs.core.ports import Kernel, Memory
+from msharefs.core.quotas import Quotas
 from msharefs.core.region import Event, Region
 from msharefs.core.tables import DROPPED_AT_ONCE, UNKNOWN, Tables, statements_to_drop
 
@@ -58,14 +59,16 @@ class RegionManager:
     ) -> None:
         """`clock` gives nanoseconds since 1970. `journal` and `handles` belong to the caller."""
         self.journal = journal
+        quotas = Quotas(limits.user)
         self.names = Namespace(
             root,
             info_name=INFO_NAME,
             info_text=b"%d\n" % limits.align,
             nr_inodes=limits.nr_inodes,
+            quotas=quotas,
             clock=clock,
         )
-        self.tables = Tables(self.names, memory, kernel, journal, handles)
+        self.tables = Tables(self.names, memory, kernel, journal, handles, quotas)
         self.mappings = Mapper(self.tables, limits)
         self._clock = clock
 
@@ -79,7 +82,8 @@ class RegionManager:
     def change_limits(self, limits: Limits, capacity: int) -> None:
         """Let other limits hold from now on; regions may use `capacity` bytes together. `align`
         stays what it is. Raises Busy, with nothing changed, where more is there than one of
-        those allows that are lower than before.
+        those allows that are lower than before; but a user may have more than his new limits,
+        and gets no more then.
 
         They are no part of the journal: who calls this keeps them for later servers.
         """
@@ -94,10 +98,14 @@ class RegionManager:
             most = max((len(region.layout) for region in regions), default=0)
             if most > limits.max_mappings:
                 raise Busy(f"max_mappings={limits.max_mappings}: a region has {most}")
+        mappings = self.tables.ledger.mappings + self.tables.ledger.growing
+        if mappings > limits.max_mappings_total < self.limits.max_mappings_total:
+            raise Busy(f"max_mappings_total={limits.max_mappings_total}: there are {mappings}")
         if capacity < self.tables.memory.capacity:
             self.tables.ledger.check_capacity(capacity, regions)
         self.mappings.limits = limits
         self.names.nr_inodes = limits.nr_inodes
+        self.tables.quotas.limits = limits.user
         self.tables.memory.set_capacity(capacity)
         self.tables.settle()
 
@@ -211,7 +219,10 @@ class RegionManager:
             if change.size is not None:
                 self._set_size(inode, change.size)
                 inode.mtime_ns = self._clock()
+            owner = inode.uid
             change_attributes(inode, change)
+            if inode.uid != owner:
+                self.tables.change_owner(inode, owner)
             inode.ctime_ns = self._clock()
             self.journal.save(inode)
         return inode

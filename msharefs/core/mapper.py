@@ -13,11 +13,18 @@ from typing import NoReturn
 
 from msharefs.abi import CreateMapping, Unmap
 from msharefs.core.checks import unmapped_range, wanted_mapping
-from msharefs.core.errors import AccessDenied, NotAnIoctl, OutOfMemory, RefusedError
+from msharefs.core.errors import (
+    AccessDenied,
+    NotAnIoctl,
+    OutOfMappings,
+    OutOfMemory,
+    RefusedError,
+)
 from msharefs.core.journal import Request
-from msharefs.core.layout import Cut, Range
+from msharefs.core.layout import Cut, Mapping, Range
 from msharefs.core.ledger import Totals, storage_error
 from msharefs.core.plan import STATEMENTS, MapPlan, Plan, UnmapPlan
+from msharefs.core.quotas import NO_LIMITS, UNLIMITED, Share
 from msharefs.core.region import Region
 from msharefs.core.tables import Tables
 
@@ -30,6 +37,9 @@ class Limits:
     max_region: int
     max_mappings: int
     nr_inodes: int
+    max_mappings_total: int = UNLIMITED
+    user: Share = NO_LIMITS
+    """Each user's, but for root."""
     reserve_always: bool = False
     """MAP_NORESERVE reserves, too. Where first touches are not seen, pages that were promised and
     are not there yet go to whoever touches first, in a hole of another region as well."""
@@ -60,26 +70,21 @@ class Mapper:
     ) -> MapPlan:
         """Check a CREATE_MAPPING and charge its memory; `writable` tells how the caller's
         descriptor was opened, `has_descriptor` which others he has. The plan must be committed or
-        abandoned. Raises the errors of checks.wanted_mapping, AccessDenied, OutOfMemory and
-        NoRoom."""
+        abandoned. Raises the errors of checks.wanted_mapping, AccessDenied, OutOfMemory,
+        OutOfMappings, OverQuota and NoRoom."""
         _check_writable(writable)
         mapping = wanted_mapping(region, wanted, has_descriptor)
         if self.limits.reserve_always:
             mapping = mapping._replace(reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
-        self._check_count(region, cut, added=1)
+        growth = self._growth(region, cut, mapping)
         segment = self.tables.open_segment(region)
         need = 0
         if mapping.reserve:
             need = mapping.size - cut.reserved
         stray = segment.allocated() > region.layout.reserved
         plan = MapPlan(request, region, segment, mapping, cut, need, stray)
-        self._promise(plan, growing=STATEMENTS)
-        try:
-            self.tables.charge(need)
-        except RefusedError:
-            self.tables.journal.withdraw(plan.statements)
-            raise
+        self._charge(plan, growth, statements=STATEMENTS)
         region.reserving = Range(mapping.start, mapping.end)
         return plan
 
@@ -87,14 +92,14 @@ class Mapper:
         self, request: Request | None, region: Region, unwanted: Unmap, *, writable: bool
     ) -> UnmapPlan:
         """Check an UNMAP. The plan must be committed or abandoned. Raises the errors of
-        checks.unmapped_range, AccessDenied and OutOfMemory (a split that would make too many
-        mappings)."""
+        checks.unmapped_range and AccessDenied, and where a split would make too many mappings
+        OutOfMemory, OutOfMappings and OverQuota."""
         _check_writable(writable)
         gone = unmapped_range(region, unwanted)
         cut = region.layout.cut(gone.start, gone.end)
-        self._check_count(region, cut, added=0)
+        growth = self._growth(region, cut, None)
         plan = UnmapPlan(request, region, self.tables.open_segment(region), cut)
-        self._promise(plan, growing=0)
+        self._charge(plan, growth, statements=0)
         return plan
 
     def commit(self, plan: Plan) -> None:
@@ -103,15 +108,15 @@ class Mapper:
         region, layout = plan.region, plan.region.layout
         with self.tables.journal.promised(plan.request, region.ino, plan.statements):
             before = Totals(layout)
+            self.tables.uncharge(region, plan.need)
             if isinstance(plan, MapPlan):
                 region.reserving = None
-                self.tables.ledger.uncharge(plan.need)
                 fresh = layout.apply(plan.cut, plan.mapping)
                 region.maps += 1
             else:
                 fresh = layout.apply(plan.cut, None)
                 region.unmaps += 1
-            self.tables.ledger.account(before, layout)
+            self.tables.account(region, before)
             self.tables.settle()
             self.tables.kernel.attributes_changed(region.ino)
             self.tables.journal.replace_mappings(region.ino, plan.cut.old, fresh)
@@ -122,8 +127,8 @@ class Mapper:
         self.tables.journal.withdraw(plan.statements)
         if isinstance(plan, MapPlan):
             plan.region.reserving = None
-            self.tables.ledger.uncharge(plan.need)
-            self.tables.settle()
+        self.tables.uncharge(plan.region, plan.need)
+        self.tables.settle()
         raise storage_error(cause) from cause
 
     def perform(self, plan: Plan) -> None:
@@ -135,15 +140,29 @@ class Mapper:
         plan.clear()
         self.commit(plan)
 
-    def _promise(self, plan: Plan, *, growing: int) -> None:
-        """The record of a plan must not find the disk full when the memory has changed."""
-        self.tables.journal.promise(plan.statements, growing=growing)
+    def _charge(self, plan: Plan, growth: Share, *, statements: int) -> None:
+        """Memory and all that is limited, and room for the record, of which so many statements may
+        add to the journal: that must not find the disk full when the memory has changed."""
+        journal = self.tables.journal
+        journal.promise(plan.statements, growing=statements)
+        try:
+            self.tables.charge(plan.region, plan.need, growth)
+        except RefusedError:
+            journal.withdraw(plan.statements)
+            raise
 
-    def _check_count(self, region: Region, cut: Cut, *, added: int) -> None:
-        """A limit that is met already forbids what adds, not what replaces or takes away."""
-        growth = cut.growth(added=added)
-        if growth > 0 and len(region.layout) + growth > self.limits.max_mappings:
-            raise OutOfMemory(f"max_mappings={self.limits.max_mappings} reached")
+    def _growth(self, region: Region, cut: Cut, mapping: Mapping | None) -> Share:
+        """How much more a region may have while a change is on its way that puts `mapping`, or
+        nothing, in the place of what is there. A limit that is met already forbids what adds, not
+        what replaces or takes away. Raises OutOfMemory and OutOfMappings."""
+        limits, ledger = self.limits, self.tables.ledger
+        size = 0 if mapping is None else max(0, mapping.size - cut.mapped)
+        more = max(0, cut.growth(added=0 if mapping is None else 1))
+        if more and len(region.layout) + more > limits.max_mappings:
+            raise OutOfMemory(f"max_mappings={limits.max_mappings} reached")
+        if more and ledger.mappings + ledger.growing + more > limits.max_mappings_total:
+            raise OutOfMappings(f"max_mappings_total={limits.max_mappings_total} reached")
+        return Share(size=size, mappings=more)
 
 
 def _check_writable(writable: bool) -> None:

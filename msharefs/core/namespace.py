@@ -33,12 +33,15 @@ from msharefs.core.inode import (
     InfoFile,
     Inode,
 )
+from msharefs.core.quotas import Quotas, Share
 from msharefs.core.region import Region
 
 NAME_MAX = 255
 LINK_MAX = 65000
 LEVELS_SHOWN = 16
 """Of a path in a message."""
+
+A_NAME = Share(inodes=1)
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -63,9 +66,12 @@ class Namespace:
         info_name: bytes,
         info_text: bytes,
         nr_inodes: int,
+        quotas: Quotas,
         clock: Callable[[], int],
     ) -> None:
+        """`quotas` are told of whose the names are."""
         self._clock = clock
+        self._quotas = quotas
         self.nr_inodes = nr_inodes
         now = clock()
         top = Directory(ROOT_INO, ROOT_INO, stat.S_IFDIR | root.mode, root.uid, root.gid, now)
@@ -78,6 +84,7 @@ class Namespace:
         # Names of regions beyond the first of each.
         self._further_names = 0
         self._next_ino = FIRST_FREE_INO
+        quotas.add(root.uid, Share(inodes=2))
 
     def __len__(self) -> int:
         """How many inodes and further names there are, which is what `nr_inodes` limits."""
@@ -121,6 +128,7 @@ class Namespace:
         """Take the place of what is here: the tree of an earlier process, which gave
         numbers up to `last_ino`."""
         self._inodes = dict(inodes)
+        self._quotas.restore((inode.uid, inode.names) for inode in inodes.values())
         regions = (inode for inode in inodes.values() if not inode.is_directory)
         self._further_names = sum(max(0, region.nlink - 1) for region in regions)
         self._next_ino = max(FIRST_FREE_INO, last_ino + 1, max(inodes) + 1)
@@ -152,14 +160,14 @@ class Namespace:
 
     def new_region(self, parent: int, name: bytes, mode: int, caller: Caller) -> Region:
         """A region for `name`, which is free, not yet in the tree: see `add`."""
-        directory = self._check_new(parent, name)
+        directory = self._check_new(parent, name, caller.uid)
         gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
         bits = mode & 0o7777
         return Region(self._next_ino, bits, caller.uid, gid, self._clock(), caller)
 
     def new_directory(self, parent: int, name: bytes, mode: int, caller: Caller) -> Directory:
         """A directory for `name`, which is free, not yet in the tree: see `add`."""
-        directory = self._check_new(parent, name)
+        directory = self._check_new(parent, name, caller.uid)
         gid, bits = caller.gid, stat.S_IFDIR | mode & 0o7777
         if directory.mode & stat.S_ISGID:
             gid, bits = directory.gid, bits | stat.S_ISGID
@@ -169,14 +177,16 @@ class Namespace:
         """Put what new_region or new_directory made into the tree."""
         self._next_ino = inode.ino + 1
         self._inodes[inode.ino] = inode
+        self._quotas.add(inode.uid, A_NAME)
         self._attach(self.directory(parent), name, inode)
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
-        """A further name for an inode that is not a directory."""
+        """A further name for an inode that is not a directory. It counts for whom the inode
+        belongs to."""
         inode = self.get(ino)
         if inode.is_directory or ino == INFO_INO:
             raise NotPermitted(f"inode {ino} takes no further names")
-        directory = self._check_new(parent, name)
+        directory = self._check_new(parent, name, inode.uid)
         if inode.nlink == 0:
             raise NotFound(f"inode {ino} has no name left to link")
         if inode.nlink >= LINK_MAX:
@@ -254,7 +264,10 @@ class Namespace:
         """Forget the inode where nothing needs it any more. Returns whether it went."""
         if inode.referenced:
             return False
-        return self._inodes.pop(inode.ino, None) is not None
+        if self._inodes.pop(inode.ino, None) is None:
+            return False
+        self._quotas.take(inode.uid, A_NAME)
+        return True
 
     def _check_free(self, parent: int, name: bytes) -> Directory:
         if self.find(parent, name) is not None:
@@ -267,10 +280,11 @@ class Namespace:
             raise NotFound(f"directory {ino} was removed")
         return directory
 
-    def _check_new(self, parent: int, name: bytes) -> Directory:
+    def _check_new(self, parent: int, name: bytes, owner: int) -> Directory:
         directory = self._check_free(parent, name)
         if len(self) >= self.nr_inodes:
             raise OutOfInodes(f"nr_inodes={self.nr_inodes} is used up")
+        self._quotas.check(owner, A_NAME)
         return directory
 
     def _check_not_below(self, inode: Inode, parent: int, directory: int) -> None:
@@ -295,7 +309,9 @@ class Namespace:
             inode.parent = directory.ino
             directory.nlink += 1  # its ".."
         else:
-            self._further_names += inode.nlink > 0
+            if inode.nlink > 0:
+                self._further_names += 1
+                self._quotas.add(inode.uid, A_NAME)
             inode.nlink += 1
 
     def _detach(self, directory: Directory, name: bytes, inode: Inode) -> None:
@@ -305,7 +321,9 @@ class Namespace:
             directory.nlink -= 1
         else:
             inode.nlink -= 1
-            self._further_names -= inode.nlink > 0
+            if inode.nlink > 0:
+                self._further_names -= 1
+                self._quotas.take(inode.uid, A_NAME)
 
 
 def _check_name(name: bytes) -> None:

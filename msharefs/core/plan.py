@@ -123,6 +123,8 @@ class UnmapPlan:
     region: Region
     segment: OpenSegment
     cut: Cut
+    need: int = 0
+    """Memory is only given back."""
 
     @property
     def cost(self) -> int:

@@ -142,7 +142,7 @@ def _find_segments(tables: Tables, progress: Progress) -> list[int]:
                 tables.journal.replace_mappings(region.ino, list(region.layout), [])
                 region.layout = Layout()
         if len(region.layout):
-            tables.ledger.account(NOTHING, region.layout)
+            tables.account(region, NOTHING)
     return sorted(lost)
 
 

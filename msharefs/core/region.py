@@ -22,6 +22,9 @@ from msharefs.core.errors import (
 from msharefs.core.inode import Caller, Inode
 from msharefs.core.layout import Layout, Range
 from msharefs.core.ports import OpenSegment, Segment
+from msharefs.core.quotas import Share
+
+NO_GROWTH = Share()
 
 
 class State(IntEnum):
@@ -57,6 +60,7 @@ class Region(Inode):
     __slots__ = (
         "_size",
         "creator",
+        "growth",
         "layout",
         "maps",
         "registration",
@@ -77,6 +81,8 @@ class Region(Inode):
         self.segment: Segment | None = None
         # A worker may be getting memory for this range, which no mapping shows yet.
         self.reserving: Range | None = None
+        # What a change that is on its way may add to it, at most.
+        self.growth = NO_GROWTH
         self.maps = 0
         self.unmaps = 0
         # What the kernel knows the segment by, 0 for not yet; and where handles are counted.
@@ -88,6 +94,12 @@ class Region(Inode):
     def size(self) -> int:
         """st_size in bytes: 0 until the size is set."""
         return self._size
+
+    @property
+    def share(self) -> Share:
+        """What it is of its owner's share of the mount, with what it may grow by now."""
+        size, mappings = self.layout.mapped, len(self.layout)
+        return Share(size + self.growth.size, self.names, mappings + self.growth.mappings)
 
     @property
     def blocks(self) -> int:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import dataclass
+from heapq import nlargest
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from msharefs.abi import PAGE_SIZE
 from msharefs.core.inode import ROOT_INO, Directory
 from msharefs.core.layout import Mapping
 from msharefs.core.manager import RegionManager
+from msharefs.core.quotas import UNLIMITED, Quotas, Share
 from msharefs.core.region import Region
 
 LAYOUT_VERSION = 1
@@ -23,30 +26,36 @@ REGIONS_TOLD = 1000
 NAMES_A_REGION = 4
 """So many names are looked at for each region that may be told of, whatever they are."""
 LISTED_BY_ALL = 0o005
+USERS_SHOWN = 100
+"""Those with most memory. There may be very many, and an extended attribute has 64 KiB at most."""
 MAPPINGS_A_PAGE = 500
 """An extended attribute has 64 KiB at most; a mapping takes up to 120 bytes of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSystemSize:
-    """statfs: pages of memory and inodes, in all and free."""
+    """statfs: pages of memory and inodes, in all and free, and what a user may have of the pages;
+    FUSE has no word for the same of inodes."""
 
     pages: int
     pages_free: int
+    pages_available: int
     inodes: int
     inodes_free: int
 
 
-def file_system_size(manager: RegionManager) -> FileSystemSize:
-    """What `df` and `df -i` show."""
+def file_system_size(manager: RegionManager, uid: int) -> FileSystemSize:
+    """What `df` and `df -i` show a user."""
     capacity = manager.tables.ledger.capacity
     used = max(
         manager.tables.memory.used(), manager.tables.ledger.reserved + manager.tables.ledger.pending
     )
     inodes = manager.limits.nr_inodes
+    free = max(0, capacity - used)
     return FileSystemSize(
         pages=capacity // PAGE_SIZE,
-        pages_free=max(0, capacity - used) // PAGE_SIZE,
+        pages_free=free // PAGE_SIZE,
+        pages_available=min(free, manager.tables.quotas.left(uid).size) // PAGE_SIZE,
         inodes=inodes,
         inodes_free=max(0, inodes - len(manager.names)),
     )
@@ -81,6 +90,9 @@ def status(manager: RegionManager) -> dict[str, Any]:
         "inodes": {"limit": manager.limits.nr_inodes, "used": len(manager.names)},
         "regions": len(manager.tables.regions),
         "mappings": ledger.mappings,
+        "mappings_limit": manager.limits.max_mappings_total,
+        "user_limits": _limits(manager.limits.user),
+        "users": _users(manager.tables.quotas),
         "open_handles": manager.tables.open_handles,
     }
 
@@ -118,6 +130,17 @@ def _figures(region: Region) -> dict[str, Any]:
         "maps": region.maps,
         "unmaps": region.unmaps,
     }
+
+
+def _limits(limits: Share) -> dict[str, int | None]:
+    """Those of each user; None is no limit."""
+    return {name: None if limit == UNLIMITED else limit for name, limit in limits._asdict().items()}
+
+
+def _users(quotas: Quotas) -> dict[str, dict[str, int]]:
+    """Who has most, by user ID, which is text in JSON."""
+    most = nlargest(USERS_SHOWN, quotas.users().items(), key=itemgetter(1))
+    return {str(uid): share._asdict() for uid, share in most}
 
 
 def _layout_text(region: Region, shown: list[Mapping], rest: list[Mapping]) -> bytes:

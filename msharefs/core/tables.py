@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable
 from itertools import islice
 
-from msharefs.core.errors import OutOfMemory
+from msharefs.core.errors import OutOfMemory, OverQuota
 from msharefs.core.handles import HandleCounts
 from msharefs.core.inode import Inode
 from msharefs.core.journal import DROP, MAPPINGS_A_STATEMENT, Journal, Request
@@ -20,7 +20,8 @@ from msharefs.core.layout import Layout
 from msharefs.core.ledger import Ledger, Totals, storage_error, sweep
 from msharefs.core.namespace import Namespace
 from msharefs.core.ports import Kernel, Memory, OpenSegment, Segment
-from msharefs.core.region import Region
+from msharefs.core.quotas import Quotas, Share
+from msharefs.core.region import NO_GROWTH, Region
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Tables:
         kernel: Kernel,
         journal: Journal,
         handles: HandleCounts,
+        quotas: Quotas,
     ) -> None:
         self.names = names
         self.memory = memory
@@ -48,6 +50,7 @@ class Tables:
         self.journal = journal
         self.handles = handles
         self.ledger = Ledger(memory)
+        self.quotas = quotas
         self.regions: dict[int, Region] = {}
         self.open_handles = 0
         self._reclaiming: dict[int, Region] = {}
@@ -74,16 +77,31 @@ class Tables:
         except OSError as cause:
             raise storage_error(cause) from cause
 
-    def charge(self, need: int) -> None:
-        """Set `need` bytes aside, and before that is refused give back the memory of regions
-        which the kernel has given up, where only its word (FORGET) is still on the way. Raises
-        OutOfMemory, or StorageFailed where the limit cannot be set."""
+    def charge(self, region: Region, need: int, growth: Share) -> None:
+        """Set `need` bytes aside for a change of a region, by which it may have so much more; and
+        before that is refused give back the memory of regions which the kernel has given
+        up, where only its word (FORGET) is still on the way. Raises OutOfMemory, OverQuota, or
+        StorageFailed where the limit cannot be set."""
         try:
-            self.ledger.charge(need, self.regions.values())
-        except OutOfMemory:
+            self._charge(region, need, growth)
+        except (OutOfMemory, OverQuota):
             if not self._reclaim_given_up():
                 raise
-            self.ledger.charge(need, self.regions.values())
+            self._charge(region, need, growth)
+
+    def uncharge(self, region: Region, need: int) -> None:
+        """What was set aside is accounted now, or was not needed."""
+        self.ledger.uncharge(need)
+        self.ledger.growing -= region.growth.mappings
+        self.quotas.take(region.uid, region.growth)
+        region.growth = NO_GROWTH
+
+    def account(self, region: Region, before: Totals) -> None:
+        """Add what changed in the layout of a region."""
+        layout = region.layout
+        self.ledger.account(before, layout)
+        grown = Share(layout.mapped - before.mapped, mappings=len(layout) - before.count)
+        self.quotas.add(region.uid, grown)
 
     def make_room(self, extra: int) -> bool:
         """Let what is charged win against touches of holes: sweep, and allow `extra` bytes
@@ -107,6 +125,12 @@ class Tables:
     def sweep(self) -> int:
         """Take back pages in holes, touched while budget was free. Returns their bytes."""
         return sweep(self.regions.values())
+
+    def change_owner(self, inode: Inode, before: int) -> None:
+        """An inode belonged to the user `before`, and counts for its owner from now on."""
+        share = inode.share if isinstance(inode, Region) else Share(inodes=inode.names)
+        self.quotas.take(before, share)
+        self.quotas.add(inode.uid, share)
 
     # Life: each within a change of the journal
 
@@ -183,8 +207,17 @@ class Tables:
         self.ledger.account(Totals(region.layout), Layout())
         self.settle()
 
+    def _charge(self, region: Region, need: int, growth: Share) -> None:
+        self.quotas.check(region.uid, growth)
+        self.ledger.charge(need, self.regions.values())
+        self.ledger.growing += growth.mappings
+        self.quotas.add(region.uid, growth)
+        region.growth = growth
+
     def _reclaim(self, region: Region) -> None:
         del self.regions[region.ino]
+        # The name has been counted off.
+        self.quotas.take(region.uid, region.share._replace(inodes=0))
         self._reclaiming[region.ino] = region
         mapped = region.layout.mapped
         if self.kernel.region_gone(region.ino, region.registration, region.segment, mapped):

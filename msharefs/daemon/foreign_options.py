@@ -61,7 +61,9 @@ _OBSTACLES: dict[str, str] = {
     "move": "it concerns a mount that is there, and mount(8) does it alone",
     **dict.fromkeys(_IMAGES, "no device or image is mounted"),
     **dict.fromkeys(_CONTEXTS, "fusermount3 hands no SELinux contexts on"),
-    **dict.fromkeys(_QUOTAS, "there are no quotas of the kernel"),
+    **dict.fromkeys(
+        _QUOTAS, "user_size=, user_inodes= and user_mappings= limit what each user may have"
+    ),
     **dict.fromkeys(("fd", "rootmode"), "fusermount3 sets it"),
     "allow_root": "say allow_other, and mode= and uid= for who may enter",
     "auto_unmount": "a mount outlives its daemon, and the next mount of the place takes it up",

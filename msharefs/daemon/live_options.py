@@ -16,6 +16,7 @@ from typing import Any
 from msharefs.core.errors import InvalidArgument, NotPermitted, RefusedError, StorageFailed
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
+from msharefs.core.quotas import UNLIMITED, Share
 from msharefs.daemon import metrics_endpoint
 from msharefs.daemon.option_values import OFF, UsageError, shown_endpoint
 from msharefs.daemon.options import MountOptions, log_level, parse_given, total_memory
@@ -24,7 +25,18 @@ from msharefs.linux.host import is_privileged
 
 log = logging.getLogger(__name__)
 
-LIVE = ("size", "nr_inodes", "max_region", "max_mappings", "log_level", "metrics")
+LIVE = (
+    "size",
+    "nr_inodes",
+    "max_region",
+    "max_mappings",
+    "max_mappings_total",
+    "user_size",
+    "user_inodes",
+    "user_mappings",
+    "log_level",
+    "metrics",
+)
 """Names of options that can be changed."""
 
 
@@ -34,9 +46,17 @@ def limits_of(options: MountOptions, *, reserve_always: bool) -> Limits:
         align=options.align,
         max_region=options.max_region,
         max_mappings=options.max_mappings,
+        max_mappings_total=options.max_mappings_total,
         nr_inodes=options.nr_inodes,
+        user=Share(
+            _limit(options.user_size), _limit(options.user_inodes), _limit(options.user_mappings)
+        ),
         reserve_always=reserve_always,
     )
+
+
+def _limit(value: int | None) -> int:
+    return UNLIMITED if value is None else value
 
 
 class LiveOptions:

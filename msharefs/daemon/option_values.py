@@ -79,6 +79,15 @@ def count(text: str, memory: int) -> int:
     return number
 
 
+def unless_off(parse: Parser) -> Parser:
+    """The parser of a limit that may be "off": None."""
+
+    def parse_limit(text: str, memory: int) -> Any:
+        return None if text == OFF else parse(text, memory)
+
+    return parse_limit
+
+
 def inodes(text: str, memory: int) -> int:
     """A number of inodes; 0 is no limit, as on tmpfs (tmpfs(5))."""
     if text == "0":

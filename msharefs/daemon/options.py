@@ -28,6 +28,10 @@ SECCOMP = ("auto", "on", "off")
 DEFAULT_SIZE = "50%"
 DEFAULT_MAX_MAPPINGS = 65530
 """vm.max_map_count's default."""
+DEFAULT_MAX_MAPPINGS_TOTAL = 1 << 20
+MEMORY_A_MAPPING = 16 << 10
+"""Bytes of the machine's memory for each mapping that there may be by default; the daemon needs
+some 200 for it."""
 
 SWITCHES = frozenset({"noswap", "overcommit", "allow_other", "fresh"})
 PRIVATE_PREFIX = "x-msharefs."
@@ -45,6 +49,10 @@ _PARSERS: dict[str, Parser] = {
     "align": option_values.alignment,
     "nr_inodes": option_values.inodes,
     "max_mappings": option_values.count,
+    "max_mappings_total": option_values.count,
+    "user_size": option_values.unless_off(option_values.pages),
+    "user_inodes": option_values.unless_off(option_values.count),
+    "user_mappings": option_values.unless_off(option_values.count),
     "mode": option_values.mode,
     "uid": option_values.user,
     "gid": option_values.group,
@@ -71,6 +79,10 @@ class MountOptions:
     align: int = DEFAULT_ALIGN
     max_region: int = MAX_FILE_SIZE
     max_mappings: int = DEFAULT_MAX_MAPPINGS
+    max_mappings_total: int = DEFAULT_MAX_MAPPINGS_TOTAL
+    user_size: int | None = None
+    user_inodes: int | None = None
+    user_mappings: int | None = None
     mode: int = 0o1777
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
@@ -138,7 +150,9 @@ def parse_given(text: str, *, memory: int, sloppy: bool = False, testing: bool =
 
 def _defaults(memory: int) -> MountOptions:
     return MountOptions(
-        size=option_values.pages(DEFAULT_SIZE, memory), nr_inodes=memory // PAGE_SIZE // 2
+        size=option_values.pages(DEFAULT_SIZE, memory),
+        nr_inodes=memory // PAGE_SIZE // 2,
+        max_mappings_total=max(DEFAULT_MAX_MAPPINGS, memory // MEMORY_A_MAPPING),
     )
 
 

@@ -60,12 +60,13 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """STATFS: the arena's pages and the mount's inodes, used and free, so that df is true."""
-        size = reports.file_system_size(self._manager)
+        """STATFS: the arena's pages and the mount's inodes, used and free, so that df is true.
+        What is available is that to who asks."""
+        size = reports.file_system_size(self._manager, ctx.uid)
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = PAGE_SIZE
         data.f_blocks = size.pages
-        data.f_bfree = data.f_bavail = size.pages_free
+        data.f_bfree, data.f_bavail = size.pages_free, size.pages_available
         data.f_files = size.inodes
         data.f_ffree = data.f_favail = size.inodes_free
         data.f_namemax = NAME_MAX

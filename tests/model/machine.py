@@ -535,7 +535,7 @@ class Machine(RuleBasedStateMachine):
         assert ledger.mappings == sum(len(list(area.runs())) for area in every)
         if not self.strays:
             assert self.memory.used() == model.used()
-            size = reports.file_system_size(self.manager)
+            size = reports.file_system_size(self.manager, 0)
             assert size.pages_free * PAGE == LIMITS.capacity - model.used()
 
         self.sound = True

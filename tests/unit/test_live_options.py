@@ -19,14 +19,14 @@ from msharefs.daemon.state import Config
 from msharefs.linux import syscalls
 from tests.unit.support.worlds import ALIGN, MIB, PAGE, World, make_world, refused
 
-OPTIONS = "size=64M,nr_inodes=1000,max_region=1T,max_mappings=65530,mode=755,metrics=off"
+OPTIONS = "size=64M,nr_inodes=1000,max_region=1T,max_mappings=65530,max_mappings_total=1000000,mode=755,metrics=off"
 US = os.geteuid()
 
 
 @pytest.fixture
 def world() -> World:
     """The limits that OPTIONS name."""
-    return make_world()
+    return make_world(max_mappings_total=1_000_000)
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_what_can_be_changed_is_told_as_mount_has_it(live: LiveOptions) -> None:
     """And can be said again."""
     assert live.text() == (
         f"size={64 * MIB},nr_inodes=1000,max_region={1 << 40},max_mappings=65530,"
+        "max_mappings_total=1000000,user_size=off,user_inodes=off,user_mappings=off,"
         "log_level=info,metrics=off"
     )
     before = live.config

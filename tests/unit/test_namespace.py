@@ -21,6 +21,7 @@ from msharefs.core.namespace import (
     Namespace,
     RootAttributes,
 )
+from msharefs.core.quotas import NO_LIMITS, Quotas
 from msharefs.core.region import Region
 from tests.unit.support.fakes import FakeClock
 from tests.unit.support.worlds import ALICE, BOB, inode_numbers, inode_state, refused
@@ -34,7 +35,12 @@ def make_names(
     """A tree with nothing in it but mshare_info."""
     root = RootAttributes(0o1777, 5, 6)
     return Namespace(
-        root, info_name=INFO, info_text=b"2097152\n", nr_inodes=nr_inodes, clock=FakeClock()
+        root,
+        info_name=INFO,
+        info_text=b"2097152\n",
+        nr_inodes=nr_inodes,
+        quotas=Quotas(NO_LIMITS),
+        clock=FakeClock(),
     )
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from msharefs import abi
 from msharefs.core import reports
-from msharefs.core.inode import ROOT_INO
+from msharefs.core.inode import ROOT_INO, Caller
 from msharefs.core.layout import Mapping
+from msharefs.core.quotas import UNLIMITED, Share
 from msharefs.core.region import Region
-from tests.unit.support.worlds import ALICE, MIB, PAGE, World, make_world, refused
+from tests.unit.support.worlds import ALICE, BOB, MIB, PAGE, World, make_world, refused
 
 XATTR_SIZE_MAX = 65536
 """The kernel's limit on the value of an extended attribute (xattr(7))."""
@@ -200,13 +201,19 @@ def test_status_counts_everything(world: World) -> None:
         "inodes": {"limit": 10, "used": 4},
         "regions": 2,
         "mappings": 2,
+        "mappings_limit": UNLIMITED,
+        "user_limits": {"size": None, "inodes": None, "mappings": None},
+        "users": {
+            str(ALICE.uid): {"size": 4 * PAGE, "inodes": 2, "mappings": 2},
+            "0": {"size": 0, "inodes": 2, "mappings": 0},
+        },
         "open_handles": 2,
     }
 
 
 def test_df_of_an_empty_mount(world: World) -> None:
     """All of -o size= is free; the root directory and mshare_info are inodes in use."""
-    size = reports.file_system_size(world.manager)
+    size = reports.file_system_size(world.manager, ALICE.uid)
     assert (size.pages, size.pages_free) == (64 * MIB // PAGE, 64 * MIB // PAGE)
     assert (size.inodes, size.inodes_free) == (10, 8)
 
@@ -215,35 +222,59 @@ def test_df_follows_mapping_and_unmapping(world: World) -> None:
     """Reserved memory is used memory, touched or not; afterwards it is free again."""
     region = world.region(b"a", size=4 * MIB)
     world.map(region, 0, MIB)
-    assert reports.file_system_size(world.manager).pages_free == 63 * MIB // PAGE
+    assert reports.file_system_size(world.manager, ALICE.uid).pages_free == 63 * MIB // PAGE
     world.unmap(region, 0, MIB)
-    assert reports.file_system_size(world.manager).pages_free == 64 * MIB // PAGE
+    assert reports.file_system_size(world.manager, ALICE.uid).pages_free == 64 * MIB // PAGE
 
 
 def test_df_counts_memory_that_is_nobodys_any_more(world: World) -> None:
     """Such as that of an unlinked region which a process still has mapped."""
     world.memory.held = MIB
-    assert reports.file_system_size(world.manager).pages_free == 63 * MIB // PAGE
+    assert reports.file_system_size(world.manager, ALICE.uid).pages_free == 63 * MIB // PAGE
 
 
 def test_df_counts_a_promise_under_way(world: World) -> None:
     """What a worker is about to reserve is not free."""
     region = world.region(b"a", size=4 * MIB)
     plan = world.plan(region, abi.CreateMapping(0, MIB))
-    assert reports.file_system_size(world.manager).pages_free == 63 * MIB // PAGE
+    assert reports.file_system_size(world.manager, ALICE.uid).pages_free == 63 * MIB // PAGE
     world.manager.mappings.perform(plan)
-    assert reports.file_system_size(world.manager).pages_free == 63 * MIB // PAGE
+    assert reports.file_system_size(world.manager, ALICE.uid).pages_free == 63 * MIB // PAGE
 
 
 def test_df_never_shows_less_than_nothing(world: World) -> None:
     """Whatever is in use beyond what should be."""
     world.memory.held = 65 * MIB
-    assert reports.file_system_size(world.manager).pages_free == 0
+    assert reports.file_system_size(world.manager, ALICE.uid).pages_free == 0
+
+
+def test_df_shows_what_who_asks_may_have() -> None:
+    """The mount's size and what is free of it is the same for all; root may have all of that."""
+    world = make_world(nr_inodes=10, user=Share(2 * MIB, 3, UNLIMITED))
+    world.map(world.region(b"a", size=4 * MIB), 0, MIB)
+    for uid, pages in ((ALICE.uid, 256), (BOB.uid, 512), (0, 63 * 256)):
+        size = reports.file_system_size(world.manager, uid)
+        assert (size.pages, size.pages_free, size.inodes_free) == (64 * 256, 63 * 256, 7)
+        assert size.pages_available == pages
+    status = reports.status(world.manager)
+    assert status["user_limits"] == {"size": 2 * MIB, "inodes": 3, "mappings": None}
+
+
+def test_the_users_with_most_are_told() -> None:
+    """And not all, of whom there may be very many."""
+    world = make_world()
+    for uid in range(1, 300):
+        world.manager.mkdir(None, ROOT_INO, b"%d" % uid, 0o700, Caller(1, uid, uid))
+    region = world.region(b"r")
+    world.map(region, 0, PAGE)
+    users = reports.status(world.manager)["users"]
+    assert len(users) == 100
+    assert next(iter(users)) == str(ALICE.uid)
 
 
 def test_df_of_inodes_that_are_used_up() -> None:
     """None is free, and the next creation says ENOSPC."""
     world = make_world(nr_inodes=2)
-    assert reports.file_system_size(world.manager).inodes_free == 0
+    assert reports.file_system_size(world.manager, ALICE.uid).inodes_free == 0
     with refused(errno.ENOSPC):
         world.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)

@@ -23,6 +23,7 @@ from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.plan import MapPlan
+from msharefs.core.quotas import NO_LIMITS, UNLIMITED, Share
 from msharefs.core.region import Region
 from msharefs.core.tables import Tables
 from tests.unit.support.disks import FakeDisk
@@ -169,6 +170,8 @@ def make_world(
     max_region: int = 1 << 40,
     max_mappings: int = 65530,
     nr_inodes: int = 1000,
+    max_mappings_total: int = UNLIMITED,
+    user: Share = NO_LIMITS,
     root: RootAttributes = DEFAULT_ROOT,
     reclaim_later: bool = False,
     reserve_always: bool = False,
@@ -178,7 +181,15 @@ def make_world(
     memory = FakeMemory(capacity, faults=faults)
     kernel = FakeKernel(faults, reclaim_later=reclaim_later)
     clock = FakeClock()
-    limits = Limits(align, max_region, max_mappings, nr_inodes, reserve_always)
+    limits = Limits(
+        align,
+        max_region,
+        max_mappings,
+        nr_inodes,
+        max_mappings_total=max_mappings_total,
+        user=user,
+        reserve_always=reserve_always,
+    )
     disk = FakeDisk()
     manager = make_manager(memory, kernel, limits, root, clock, disk)
     faults.reset()

@@ -322,6 +322,11 @@ def main() -> int:
         gone = trio.run(serve, config, given)
     except* (FilterError, PlaneError, JournalError, NoRoom, StateError, UnmountedError) as group:
         failure = str(group.exceptions[0])
+    except* OSError as group:
+        # No descriptors or no memory are left: not ours to explain, but to be tried again.
+        failure = f"the server cannot serve: {group.exceptions[0]}"
+        log.error("%s", failure)
+        log.debug("where that was", exc_info=group)
     except* Exception as group:
         log.exception("the server ends")
         failure = f"the server failed: {group.exceptions[0]!r}"

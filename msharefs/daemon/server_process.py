@@ -22,10 +22,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from msharefs.fuse.in_service import Cause
-from msharefs.linux import syscalls
+from msharefs.linux import proc, syscalls
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 
@@ -35,6 +36,10 @@ LARGEST_MESSAGE = 1 << 16
 SILENCE = 30.0
 """Seconds after which a server that is waited for, and has said nothing, is given up. However
 much there is to do, it says how far it is."""
+FIRST_TO_GO = 500
+"""Where memory is short, of a server that does not serve yet (proc.oom_adjustment): half of it, so
+that in a memory group of our own it is larger than its supervisor. Without the one people wait a
+moment longer; without the other the mount is lost."""
 
 
 class ServerError(Exception):
@@ -97,6 +102,12 @@ class ServerProcess:
             self._listen(seconds)
         return self.tuning is not None
 
+    def count_as_any_other(self, oom_adjustment: int) -> None:
+        """It serves, and shall not be the first any more that goes where memory is short."""
+        # One that has ended is found out by its exit code.
+        with suppress(OSError):
+            proc.adjust_oom(self.pid, oom_adjustment)
+
     def ask_to_stop(self) -> None:
         """It finishes what is in hand and ends with EXIT_RESTART."""
         self._tell({"stop": True})
@@ -142,19 +153,20 @@ def _start(
                 stdin=subprocess.DEVNULL,
                 pass_fds=[device, theirs.fileno()],
                 start_new_session=True,
-                preexec_fn=_entering(namespace),
+                preexec_fn=partial(_begin, namespace),
             )
         except BaseException:
             ours.close()
             raise
 
 
-def _entering(namespace: int | None) -> Callable[[], None] | None:
+def _begin(namespace: int | None) -> None:
     """What the child does before it becomes a server. The supervisor has one thread, so running
     Python between fork and exec is safe."""
-    if namespace is None:
-        return None
-    return lambda: syscalls.setns(namespace, syscalls.CLONE_NEWNS)
+    with suppress(OSError):
+        proc.adjust_oom(os.getpid(), max(FIRST_TO_GO, proc.oom_adjustment()))
+    if namespace is not None:
+        syscalls.setns(namespace, syscalls.CLONE_NEWNS)
 
 
 def send(supervision: socket.socket, message: Mapping[str, Any]) -> None:

@@ -98,6 +98,7 @@ class Supervisor:
         self._cause = Cause.NONE
         self._oom_kills = 0
         self._pauses = restart_pauses()
+        self._oom_adjustment = proc.oom_adjustment()
 
     def start_server(self) -> None:
         """Have a server and wait until it serves. Raises ServerError."""
@@ -106,6 +107,7 @@ class Supervisor:
         self._oom_kills = proc.oom_kills()
         self._server.serve(self._restarts, self._gone_at, self._cause)
         self._wait(self._server, self._server.serves_within)
+        self._server.count_as_any_other(self._oom_adjustment)
         self._failpoint("server serves")
         self._started = time.monotonic()
         self._standby_at = self._started + STANDBY_DELAY

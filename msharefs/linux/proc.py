@@ -172,6 +172,20 @@ def oom_kills(root: str = "/") -> int:
     return int(counts.get(b"oom_kill", 0))
 
 
+def oom_adjustment() -> int:
+    """How likely the kernel ends this process for want of memory: from -1000, never, to 1000
+    (oom_score_adj of proc(5)). Children begin with the same."""
+    with open("/proc/self/oom_score_adj", "rb") as file:
+        return int(file.read())
+
+
+def adjust_oom(pid: int, adjustment: int) -> None:
+    """Set it, for one of our processes. Raises OSError, also where it would be less likely than it once
+    was made, which takes CAP_SYS_RESOURCE."""
+    with open(f"/proc/{pid}/oom_score_adj", "wb") as file:
+        file.write(b"%d" % adjustment)
+
+
 def _meminfo_line(line: str) -> tuple[str, int]:
     key, _, value = line.partition(":")
     number, *unit = value.split()

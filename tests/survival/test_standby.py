@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -84,6 +85,36 @@ def test_a_standby_that_died_is_done_without(make_mount: MakeMount) -> None:
             os.kill(server, signal.SIGKILL)
         assert mounted.server_pid not in (standby, server)
     assert mounted.status()["restarts"] == 2
+
+
+def oom_adjustment(pid: int) -> int:
+    """How likely the kernel ends it for want of memory: the more, the likelier."""
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+def test_where_memory_is_short_a_standby_goes_before_its_supervisor(make_mount: MakeMount) -> None:
+    """Until it serves. It is smaller than the supervisor at first, and would be spared."""
+    mounted = make_mount("size=16M")
+    mounted.expect_log(DEATHS)
+    standby, usual = standby_of(mounted), oom_adjustment(mounted.pid)
+    assert oom_adjustment(mounted.server_pid) == usual < oom_adjustment(standby)
+    os.kill(mounted.server_pid, signal.SIGKILL)
+    assert mounted.server_pid == standby
+    eventually(lambda: oom_adjustment(standby) == usual)
+
+
+def test_a_standby_that_gets_no_descriptor_is_done_without(make_mount: MakeMount) -> None:
+    """One line says so, and another server serves."""
+    mounted = make_mount("size=16M")
+    mounted.expect_log(DEATHS)
+    mounted.expect_log(r"the server cannot serve: .*Too many open files")
+    standby = standby_of(mounted)
+    _soft, hard = resource.prlimit(standby, resource.RLIMIT_NOFILE)
+    few = len(os.listdir(f"/proc/{standby}/fd"))
+    resource.prlimit(standby, resource.RLIMIT_NOFILE, (few, hard))
+    os.kill(mounted.server_pid, signal.SIGKILL)
+    assert mounted.server_pid != standby
+    assert "cannot serve" in mounted.log()
 
 
 class Installed(Background):

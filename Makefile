@@ -56,10 +56,13 @@ bench: setup  ## measure against the peers; prints a table and writes JSON (unde
 
 # How often the server is killed in a soak.
 KILLS ?= 200
+# How many seconds all goes wrong at once.
+HOSTILE ?= 120
 # How many requests of any kind its handlers get then.
 REQUESTS ?= 1000000
-soak: setup  ## kill the server KILLS times under sixteen clients, then send it REQUESTS odd requests (ten minutes)
+soak: setup  ## kill the server KILLS times under sixteen clients, let all go wrong for HOSTILE seconds, send REQUESTS odd requests
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --kills $(KILLS) $(ARGS)
+	@$(SUDO) $(BIN)/python -m tests.survival.soak --hostile $(HOSTILE)
 	@$(BIN)/python -m tests.survival.fuzz --requests $(REQUESTS)
 
 docs: setup  ## the documents as HTML and man pages in docs/_build; a warning is an error

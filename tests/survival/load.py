@@ -6,6 +6,7 @@ share. What a client does is the stress test's (tests/stress/random_client.py).
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import random
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.helpers import raw
-from tests.helpers.mount import Mount, arena_of
+from tests.helpers.mount import Mount, arena_of, standby_of
 from tests.helpers.raw import PAGE, opened
 from tests.helpers.users import in_child
 from tests.helpers.waiting import eventually
@@ -50,6 +51,7 @@ class Figures:
 
     kills: int = 0
     operations: int = 0
+    refused: int = 0
     resent: int = 0
     gaps: list[float] = field(default_factory=list)
     client_errors: list[str] = field(default_factory=list)
@@ -71,23 +73,37 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+Trouble = Callable[[list[int]], Figures]
+"""Makes it for the clients with these process ids, and returns what it has seen."""
+
+
 def run(mounted: Mount, kills: int, seed: int) -> Figures:
     """The whole run: clients, kills, comparison, and the mount empty again."""
+    chance = random.Random(seed)
+    return run_under(mounted, seed, lambda _: kill_again_and_again(mounted, kills, chance))
+
+
+def run_under(
+    mounted: Mount, seed: int, trouble: Trouble, refusals: frozenset[int] = frozenset()
+) -> Figures:
+    """The same with another trouble, in which operations may be refused with these errnos."""
     for pattern in EXPECTED_LOG:
         mounted.expect_log(pattern)
     (mounted.path / "shared").mkdir()
     with opened(mounted.path / "shared" / "region", os.O_CREAT | os.O_RDWR) as fd:
         os.ftruncate(fd, SHARED_SIZE)
-    descriptors = _descriptors(mounted.pid)
-    with started_clients(mounted.path, seed) as (clients, stop):
-        figures = kill_again_and_again(mounted, kills, random.Random(seed))
+    descriptors = _descriptors_of_supervisor(mounted)
+    with started_clients(mounted.path, seed, refusals) as (clients, stop):
+        figures = trouble([pid for pid, _ in clients])
         stop()
-        reports = _reports(clients, figures)
+        reports = _reports(clients, figures, refusals)
     if not figures.client_errors:
         figures.operations = sum(report.operations for report in reports)
+        figures.refused = sum(report.refused + report.out_of_memory for report in reports)
         _compare(mounted, reports, figures.zeros)
         _empty(mounted, figures.zeros)
-        figures.zeros["descriptors leaked"] += _descriptors(mounted.pid) - descriptors
+        leaked = _descriptors_of_supervisor(mounted) - descriptors
+        figures.zeros["descriptors leaked"] += leaked
     return figures
 
 
@@ -96,7 +112,7 @@ def run(mounted: Mount, kills: int, seed: int) -> Figures:
 
 @contextmanager
 def started_clients(
-    root: Path, seed: int
+    root: Path, seed: int, refusals: frozenset[int]
 ) -> Iterator[tuple[list[tuple[int, int]], Callable[[], None]]]:
     """Forked clients, as process id and the pipe of the report, and how to stop them. They
     are killed if the block fails."""
@@ -104,7 +120,7 @@ def started_clients(
     with mmap.mmap(-1, mmap.PAGESIZE) as stopped:
 
         def client(number: int) -> Report:
-            return RandomClient(root, number, seed).run_while(lambda: not stopped[0])
+            return RandomClient(root, number, seed, refusals).run_while(lambda: not stopped[0])
 
         try:
             clients.extend(start_client(partial(client, number)) for number in range(CLIENTS))
@@ -115,7 +131,9 @@ def started_clients(
             raise
 
 
-def _reports(clients: list[tuple[int, int]], figures: Figures) -> list[Report]:
+def _reports(
+    clients: list[tuple[int, int]], figures: Figures, refusals: frozenset[int]
+) -> list[Report]:
     """What the clients say at their end; what is no report is an error."""
     reports = []
     for number, (pid, reader) in enumerate(clients):
@@ -123,7 +141,7 @@ def _reports(clients: list[tuple[int, int]], figures: Figures) -> list[Report]:
         if not isinstance(answer, Report):
             figures.client_errors.append(str(answer))
             continue
-        if answer.out_of_memory:
+        if answer.out_of_memory and errno.ENOMEM not in refusals:
             figures.client_errors.append(f"client {number}: ENOMEM {answer.out_of_memory} times")
         reports.append(answer)
     return reports
@@ -240,6 +258,12 @@ def _empty(mounted: Mount, zeros: Counter[str]) -> None:
 def _segments(mounted: Mount) -> list[str]:
     """The names of the segments in the mount's own tmpfs."""
     return [name for name in os.listdir(arena_of(mounted.server_pid)) if name.isdecimal()]
+
+
+def _descriptors_of_supervisor(mounted: Mount) -> int:
+    """While it has a standby server."""
+    eventually(lambda: standby_of(mounted.pid), what="a standby server")
+    return _descriptors(mounted.pid)
 
 
 def _descriptors(pid: int) -> int:

@@ -3,7 +3,8 @@
 Prints a table whose figures below the line must all be 0, and ends with 1 if one is not.
 Needs root, as a mount with an arena of its own does. `make soak KILLS=200` runs it with
 sixteen clients that know what the mount must be; `make soak ARGS="--twins 3600"` for an hour
-with eight that do the same on tmpfs, which is what the mount must be.
+with eight that do the same on tmpfs, which is what the mount must be; `make soak ARGS="--hostile 600"`
+with the sixteen while all goes wrong at once.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
+from tests.helpers.memory_group import missing_for_memory_groups
 from tests.helpers.mount import STOP_SECONDS, Mount, missing_for_mounts, unmount
-from tests.survival import load, twins
+from tests.survival import hostile, load, twins
 
-Run = tuple[Callable[[Mount], load.Figures], str, str]
+Work = Callable[[Mount], load.Figures]
+Run = tuple[Work, str, str]
 """What is done with a mount, the options of the mount, and what it is in words."""
+LOG_SHOWN = 10_000
+"""Bytes of the daemon's log, should anything be wrong."""
 
 
 def main() -> int:
@@ -31,6 +37,12 @@ def main() -> int:
         metavar="SECONDS",
         help="instead, compare operations on names with tmpfs for so long",
     )
+    parser.add_argument(
+        "--hostile",
+        type=float,
+        metavar="SECONDS",
+        help="instead, use disk, memory and descriptors up and let neighbours attack for so long",
+    )
     parser.add_argument("--data", default="passthrough", help="data plane (passthrough)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     asked = parser.parse_args()
@@ -38,7 +50,12 @@ def main() -> int:
     if missing is not None:
         print(f"soak: {missing}", file=sys.stderr)
         return 2
-    work, options, what = load_of(asked) if asked.twins is None else twins_of(asked)
+    with run_of(asked) as (work, options, what):
+        return soak(work, options, what, asked)
+
+
+def soak(work: Work, options: str, what: str, asked: argparse.Namespace) -> int:
+    """Mount, work, and show what came of it. Returns the exit code."""
     print(f"{what}, data={asked.data}, seed {asked.seed}", flush=True)
     mounted = Mount(f"{options},data={asked.data}")
     try:
@@ -47,10 +64,30 @@ def main() -> int:
         figures = work(mounted)
         seconds = time.monotonic() - began
         figures.zeros["wrong ends"] += not ends_well(mounted)
+        log = "" if good(figures) else mounted.log()
+    except BaseException:
+        print(mounted.log()[-LOG_SHOWN:], file=sys.stderr)
+        raise
     finally:
         mounted.discard()
+    print(log[-LOG_SHOWN:], end="", file=sys.stderr)
     show(figures, seconds)
-    return int(bool(figures.client_errors or any(figures.zeros.values())))
+    return int(not good(figures))
+
+
+def good(figures: load.Figures) -> bool:
+    """Nothing is wrong."""
+    return not (figures.client_errors or any(figures.zeros.values()))
+
+
+@contextmanager
+def run_of(asked: argparse.Namespace) -> Iterator[Run]:
+    """What was asked for."""
+    if asked.hostile is not None:
+        with hostile_of(asked) as run:
+            yield run
+    else:
+        yield load_of(asked) if asked.twins is None else twins_of(asked)
 
 
 def load_of(asked: argparse.Namespace) -> Run:
@@ -63,6 +100,17 @@ def twins_of(asked: argparse.Namespace) -> Run:
     """So many seconds of the same on the mount and on tmpfs."""
     what = f"{twins.CLIENTS} clients, {asked.twins:.0f} s beside tmpfs"
     return partial(twins.run, seconds=asked.twins, seed=asked.seed), twins.OPTIONS, what
+
+
+@contextmanager
+def hostile_of(asked: argparse.Namespace) -> Iterator[Run]:
+    """So many seconds of all troubles at once."""
+    what = f"{load.CLIENTS} clients, {asked.hostile:.0f} s of troubles"
+    with hostile.surroundings() as group:
+        if group is None:
+            what += f", but not for want of memory: {missing_for_memory_groups()}"
+        work = partial(hostile.run, group=group, seconds=asked.hostile, seed=asked.seed)
+        yield work, hostile.OPTIONS, what
 
 
 def ends_well(mounted: Mount) -> bool:
@@ -78,6 +126,7 @@ def show(figures: load.Figures, seconds: float) -> None:
         ("seconds", f"{seconds:.0f}"),
         ("servers killed", figures.kills),
         ("operations of the clients", f"{figures.operations:,}"),
+        ("operations refused", f"{figures.refused:,}"),
         ("requests sent again", f"{figures.resent:,}"),
         ("gap, median (ms)", f"{figures.median_gap * 1000:.0f}"),
         ("gap, 95 % (ms)", f"{figures.gap(0.95) * 1000:.0f}"),

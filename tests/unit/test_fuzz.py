@@ -1,6 +1,6 @@
 """Anything that a kernel could send, and what it never would: one answer each, and on it goes.
 
-A sequence that fails is made shorter by hypothesis. The long run is `tests.survival.soak --fuzz`.
+A sequence that fails is made shorter by hypothesis. The long run is `tests.survival.fuzz`.
 """
 
 from __future__ import annotations

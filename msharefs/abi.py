@@ -130,6 +130,10 @@ UNMAP = _iow(1, Unmap.FORMAT.size)
 LAYOUT_ATTRIBUTE = b"user.msharefs.layout"
 """Extended attribute of a region: its size, mappings, creator and counters as JSON."""
 
+ADVICE_ATTRIBUTE = b"user.msharefs.advice"
+"""Extended attribute of a region, where it helps: the number of the madvise(2) advice with which
+first touches of a large attachment read far ahead, in decimal."""
+
 STATUS_ATTRIBUTE = b"user.msharefs.status"
 """Extended attribute of the root directory: the state of the mount as JSON."""
 

@@ -12,6 +12,7 @@ import mmap
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -74,10 +75,12 @@ class Attachment:
         size: int,
         *,
         writable: bool,
+        advice: int = 0,
         look: Look | None = None,
         enforce: bool = False,
     ) -> None:
-        """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on.
+        """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on, and advise the
+        kernel with `advice` (madvise(2); 0: with nothing), as far as it takes it.
 
         `look` gives the mappings that lie in the range now; `enforce`, which needs it, protects
         each byte as they say.
@@ -85,6 +88,10 @@ class Attachment:
         self._offset = offset
         self._size = size
         self._map = _map_shared(fd, offset, size, writable=writable)
+        if advice:
+            # A kernel without huge pages knows no such advice, and reads less ahead.
+            with suppress(OSError):
+                self._map.madvise(advice)
         self._own_references = sys.getrefcount(self._map)
         self._buf = self._view()
         self._address: int | None = None

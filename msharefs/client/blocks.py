@@ -38,6 +38,7 @@ from msharefs.client.errors import (
 )
 from msharefs.client.mount import alignment, not_mounted
 from msharefs.client.region import Region
+from msharefs.client.requests import attach_advice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -249,7 +250,8 @@ def _remove_unlocked(path: str) -> bool:
 
 def _attach_whole(region: Region, mapped: int) -> BlockAttachment:
     with translated("cannot attach the shared memory", region.path):
-        return BlockAttachment(region.fileno(), 0, mapped, writable=region.writable)
+        advice = attach_advice(region.fileno(), mapped, writable=region.writable)
+        return BlockAttachment(region.fileno(), 0, mapped, writable=region.writable, advice=advice)
 
 
 def _attach_by_footer(region: Region) -> Attachment | None:

@@ -239,7 +239,15 @@ class Region:
         rights = allowed if writable is None else writable
         look = partial(self._mappings, start, start + length)
         with translated(what, self._path):
-            return Attachment(self._fd, start, length, writable=rights, look=look, enforce=enforce)
+            return Attachment(
+                self._fd,
+                start,
+                length,
+                writable=rights,
+                advice=requests.attach_advice(self._fd, length, writable=rights),
+                look=look,
+                enforce=enforce,
+            )
 
     def layout(self) -> Layout:
         """What is mapped in the region now, and who made it.

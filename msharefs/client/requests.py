@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     Path = str | bytes
 
+WORTH_ADVICE = 2 << 20
+"""Bytes of an attachment from which on it is asked what helps its first touches."""
+
 
 def create_mapping(
     fd: int,
@@ -131,3 +134,19 @@ def _memory_left(fd: int) -> str:
         free, total = memory.f_bfree * memory.f_frsize, memory.f_blocks * memory.f_frsize
         return f" ({free} of the {total} bytes of the mount's size= are free)"
     return ""
+
+
+def attach_advice(fd: int, length: int, *, writable: bool) -> int:
+    """What an attachment of `length` bytes is advised with (madvise(2)); 0 for nothing.
+
+    Small ones are not worth the request. Nor are those for reading, of which the kernel may make
+    huge pages of its own that go again, with all pages of the file, when somebody opens it for
+    writing (CONFIG_READ_ONLY_THP_FOR_FS).
+    """
+    if not writable or length < WORTH_ADVICE:
+        return 0
+    try:
+        return int(os.getxattr(fd, abi.ADVICE_ATTRIBUTE))
+    except (OSError, ValueError):
+        # It needs none, or may not be asked by who has no right to read.
+        return 0

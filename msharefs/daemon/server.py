@@ -140,7 +140,9 @@ class Server:
                 **NameHandlers(self._manager).handlers(),
                 **HandleHandlers(self._manager, plane).handlers(),
                 **DirectoryHandlers(self._manager).handlers(),
-                **AttributeHandlers(self._manager, self._status, self._live).handlers(),
+                **AttributeHandlers(
+                    self._manager, self._status, self._live, plane.attach_advice
+                ).handlers(),
                 **Control(self._manager, plane).handlers(),
             },
             Account(self._metrics, self._manager.names.path_of),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
 from msharefs.abi import (
+    ADVICE_ATTRIBUTE,
     LAYOUT_ATTRIBUTE,
     OPTIONS_ATTRIBUTE,
     PAGE_SIZE,
@@ -62,14 +63,20 @@ class Options(Protocol):
 
 
 class AttributeHandlers:
-    """Handlers for the switchboard. `status` composes the mount's status."""
+    """Handlers for the switchboard. `status` composes the mount's status; `advice` is what large
+    attachments should be advised with, 0 for nothing."""
 
     def __init__(
-        self, manager: RegionManager, status: Callable[[], dict[str, Any]], options: Options
+        self,
+        manager: RegionManager,
+        status: Callable[[], dict[str, Any]],
+        options: Options,
+        advice: int = 0,
     ) -> None:
         self._manager = manager
         self._status = status
         self._options = options
+        self._advice = advice
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
         """Which request each of them answers."""
@@ -118,6 +125,8 @@ class AttributeHandlers:
             start = _layout_start(name)
             if start is not None:
                 return reports.layout_json(found, start, room)
+            if self._advice and name == ADVICE_ATTRIBUTE:
+                return b"%d\n" % self._advice
         elif ino == ROOT_INO and name == STATUS_ATTRIBUTE:
             return json.dumps(self._status()).encode()
         elif ino == ROOT_INO and name == OPTIONS_ATTRIBUTE:

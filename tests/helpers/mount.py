@@ -114,6 +114,16 @@ def processes_of(marker: str) -> list[int]:
     return found
 
 
+def as_a_user_has_it(path: Path) -> None:
+    """Let a mount be read ahead as far as the kernel does by itself (128 KiB). Root's mounts are
+    set to more, a user's cannot be."""
+    device = os.stat(path).st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if PRIVILEGED:
+        setting.write_text("128")
+    assert setting.read_text() == "128\n"
+
+
 def mount_lines(path: Path | str) -> list[str]:
     """The lines of our mountinfo whose mount point is `path`."""
     return [line for line in _table() if unescaped(line.split(" ")[4]) == str(path)]
@@ -326,6 +336,10 @@ class Mount:
     def status(self) -> dict[str, Any]:
         """user.msharefs.status of the root directory."""
         return read_status(self.path)
+
+    def requests(self, kind: str) -> int:
+        """How many requests of a kind ("READ") the server has answered since it began."""
+        return int(self.status()["operations"].get(kind, {"count": 0})["count"])
 
     def wait_until_empty(self) -> None:
         """Wait until no region is left and no memory is in use: close and exit are told late."""

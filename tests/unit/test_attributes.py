@@ -233,6 +233,7 @@ def test_the_status_of_the_mount(world: World, handlers: AttributeHandlers) -> N
         b"user.msharefs.layouts",
         b"user.msharefs.status",
         b"user.msharefs.",
+        b"user.msharefs.advice",
         b"security.capability",
         b"user.other",
         b"",
@@ -245,6 +246,15 @@ def test_a_region_has_no_other_attribute(
     region = world.region(b"a")
     with refused(errno.ENODATA):
         ask(handlers, region.ino, name)
+
+
+def test_a_region_tells_what_large_attachments_are_advised_with(world: World) -> None:
+    """Where the data plane has an advice; ENODATA otherwise (above)."""
+    handlers = AttributeHandlers(world.manager, dict, FakeOptions(), 14)
+    region = world.region(b"a")
+    assert int(ask(handlers, region.ino, b"user.msharefs.advice")) == 14
+    with refused(errno.ENODATA):
+        ask(handlers, ROOT_INO, b"user.msharefs.advice")
 
 
 def test_directories_and_mshare_info_have_none(world: World, handlers: AttributeHandlers) -> None:

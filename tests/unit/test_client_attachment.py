@@ -71,6 +71,15 @@ def test_window_has_its_own_offset_and_size(attach: Attach) -> None:
         assert (window.offset, window.size) == (2 * PAGE, PAGE + 5)
 
 
+def test_an_advice_that_the_kernel_does_not_take_is_passed_over(file: Path) -> None:
+    """It makes things faster, and is not worth an error."""
+    with (
+        file.open("r+b") as opened,
+        Attachment(opened.fileno(), 0, SIZE, writable=True, advice=9999) as window,
+    ):
+        assert window.buf[0] == 0
+
+
 def test_read_only_attachment_cannot_be_written(attach: Attach, file: Path) -> None:
     """Writing to a read-only attachment is a TypeError, as for bytes, and changes nothing."""
     with attach(writable=False) as window:

@@ -13,6 +13,7 @@ Who populates a hole gets zeros for a moment, because it cannot be refused (loan
 
 from __future__ import annotations
 
+import mmap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -54,6 +55,9 @@ class PagedPlane:
     # it a writer is put to sleep once 1 % of the dirty pages that the machine allows are of this
     # mount.
     tuning: Mapping[str, int] = {"read_ahead_kb": AHEAD // 1024, "strict_limit": 0}
+    # With it the kernel reads 2 MiB ahead, whatever read_ahead_kb says, which only root may set
+    # (do_sync_mmap_readahead in mm/filemap.c).
+    attach_advice = mmap.MADV_HUGEPAGE
 
     def __init__(
         self,

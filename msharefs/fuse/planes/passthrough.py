@@ -27,6 +27,7 @@ class PassthroughPlane:
     name = "passthrough"
     sees_touches = False
     tuning: Mapping[str, int] = {}
+    attach_advice = 0
 
     open_flags = kernel.FOPEN_DIRECT_IO | kernel.FOPEN_PASSTHROUGH
 

@@ -74,6 +74,10 @@ class DataPlane(Protocol):
     def tuning(self) -> Mapping[str, int]:
         """Settings in /sys/class/bdi/DEVICE (ABI/testing/sysfs-class-bdi) that it wishes."""
 
+    @property
+    def attach_advice(self) -> int:
+        """What large attachments should be advised with (madvise(2)), 0 for nothing."""
+
     def negotiate(self, offer: InitOffer) -> Negotiation:
         """What the reply to INIT asks for, of what the kernel offers: it may ask for nothing that was
         not offered (process_init_reply in fs/fuse/inode.c)."""

@@ -30,7 +30,7 @@ static long map_region(int fd, void *at, size_t size, int prot, int flags, uint6
 
 	if (region < 0)
 		return region;
-	result = call_mmap(at, size, prot, flags, region, offset);
+	result = region_window(at, size, prot, flags, region, offset);
 	call_close(region);
 	return result;
 }

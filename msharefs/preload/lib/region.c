@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define LAYOUT "user.msharefs.layout"
+#define ADVICE "user.msharefs.advice"
 /* The most that an extended attribute can have; one more byte makes it a string. */
 #define LAYOUT_SIZE 65536
 #define SCRATCH_SIZE (LAYOUT_SIZE + 1)
@@ -248,9 +249,40 @@ int region_unmap(int fd, uint64_t offset, uint64_t size)
 	return (int)call_ioctl(fd, MSHAREFS_UNMAP, &unmap);
 }
 
+/* The advice that the mount has for large windows, which first touches read far ahead with; 0 for
+ * none.  Asked once: all windows are of one mount. */
+static int mount_advice(int fd)
+{
+	static atomic_int known = -1;
+	int before = errno, advice = atomic_load(&known);
+	char text[16] = "";
+
+	if (advice >= 0)
+		return advice;
+	advice = 0;
+	if (syscall(SYS_fgetxattr, fd, ADVICE, text, sizeof(text) - 1) > 0)
+		for (const char *at = text; *at >= '0' && *at <= '9'; at++)
+			advice = advice * 10 + (*at - '0');
+	errno = before;
+	atomic_store(&known, advice);
+	return advice;
+}
+
+long region_window(void *at, size_t size, int prot, int flags, int fd, uint64_t offset)
+{
+	long window = call_mmap(at, size, prot, flags, fd, offset);
+
+	/* Of what is for reading the kernel may make huge pages of its own, which go again, with
+	 * all pages of the file, when somebody opens it for writing. */
+	if (!is_error(window) && prot & PROT_WRITE && (flags & MAP_TYPE) == MAP_SHARED &&
+	    size >= HUGE_PAGE && mount_advice(fd))
+		call_madvise((void *)window, size, mount_advice(fd));
+	return window;
+}
+
 static long attach_at(void *at, int fd, const struct window *window, int more, uint64_t offset)
 {
-	return call_mmap(at, window->size, window->prot, window->flags | more, fd, offset);
+	return region_window(at, window->size, window->prot, window->flags | more, fd, offset);
 }
 
 /* Where the program would like it, if that is free.  Left to itself the kernel would rather

@@ -135,7 +135,7 @@ static long attach_region(const struct segment *segment, uint64_t offset, const 
 		address -= address % settings()->page;
 	if (at)
 		map |= flags & SHM_REMAP ? MAP_FIXED : MAP_FIXED_NOREPLACE;
-	result = call_mmap((void *)address, atomic_load(&segment->size), prot, map, fd, offset);
+	result = region_window((void *)address, atomic_load(&segment->size), prot, map, fd, offset);
 	call_close(fd);
 	return result == -EEXIST ? -EINVAL : result;
 }

@@ -26,6 +26,7 @@ class FakePlane:
     why = "a test asks for it"
     sees_touches = True
     tuning: Mapping[str, int] = {}
+    attach_advice = 0
     open_flags = 0x81
 
     def __init__(self, flags2: int = 0x30) -> None:

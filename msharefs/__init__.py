@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         MountGone,
         MshareError,
         NotARegion,
+        NotMappable,
         NotMounted,
         OutOfInodes,
         OutOfMemory,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
         SizeAlreadySet,
         SizeNotSet,
     )
-    from msharefs.client.layout import Creator, Layout, Mapping
+    from msharefs.client.layout import Creator, Layout, MappedFile, Mapping
     from msharefs.client.mount import alignment, default_directory
     from msharefs.client.region import Region
 
@@ -46,11 +47,13 @@ __all__ = [
     "Creator",
     "InvalidArgument",
     "Layout",
+    "MappedFile",
     "Mapping",
     "MappingExists",
     "MountGone",
     "MshareError",
     "NotARegion",
+    "NotMappable",
     "NotMounted",
     "OutOfInodes",
     "OutOfMemory",
@@ -69,6 +72,7 @@ _MODULES = {
     "Attachment": "attachment",
     "Creator": "layout",
     "Layout": "layout",
+    "MappedFile": "layout",
     "Mapping": "layout",
     "Region": "region",
     "alignment": "mount",

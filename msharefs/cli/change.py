@@ -51,7 +51,7 @@ def create(path: str, size: int, *, mapped: bool, mode: int, huge: bool) -> None
 @click.argument("size", type=SIZE)
 @click.option("--file", "file", type=FILE, help="Map this file instead of zeroed memory.")
 @click.option("--file-offset", type=SIZE, help="Begin so far into the file.  [default: 0]")
-@click.option("--prot", type=PROT, default="rw", show_default=True, help="r, rw, rwx or none.")
+@click.option("--prot", type=PROT, help="r, rw, rwx or none.  [default: rw; r for a file]")
 @click.option("--huge", is_flag=True, help="In 2 MiB pages, or fail.")
 @click.option(
     "--no-reserve", is_flag=True, help="Let memory come at first touch, if the mount allows it."
@@ -64,12 +64,12 @@ def map_(  # noqa: PLR0913 - click passes each option by itself
     *,
     file: str | None,
     file_offset: int | None,
-    prot: str,
+    prot: str | None,
     huge: bool,
     no_reserve: bool,
     no_replace: bool,
 ) -> None:
-    """Map SIZE bytes at OFFSET of the region: zeroed memory, or a file.
+    """Map SIZE bytes at OFFSET of the region: zeroed memory, or a copy of a file.
 
     It is there at once, in every process that has the region attached. What was mapped there
     before is replaced.
@@ -81,13 +81,18 @@ def map_(  # noqa: PLR0913 - click passes each option by itself
     with Region.open(path) as region, terminal.working(f"mapping {notation.size(size)}"):
         if file is None:
             region.map(
-                offset, size, prot=prot, huge=huge, reserve=not no_reserve, replace=not no_replace
+                offset,
+                size,
+                prot="rw" if prot is None else prot,
+                huge=huge,
+                reserve=not no_reserve,
+                replace=not no_replace,
             )
             return
         flags = abi.MAP_SHARED | abi.MAP_FIXED
         flags |= abi.MAP_NORESERVE if no_reserve else 0
         flags |= abi.MAP_FIXED_NOREPLACE if no_replace else 0
-        bits = notation.prot_bits(prot)
+        bits = notation.prot_bits("r" if prot is None else prot)
         _map_file(region, file, abi.CreateMapping(offset, size, file_offset or 0, bits, flags))
 
 
@@ -149,6 +154,7 @@ def _map_file(region: Region, file: str, request: abi.CreateMapping) -> None:
     # Not to wait for the other end of a pipe, which is refused anyway.
     fd = os.open(file, access | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        _warn_of_readers(region, fd, file)
         fcntl.ioctl(region.fileno(), abi.CREATE_MAPPING, replace(request, fd=fd).pack())
     except OSError as error:
         raise CommandError(_file_refusal(region, file, request, error)) from error
@@ -156,12 +162,20 @@ def _map_file(region: Region, file: str, request: abi.CreateMapping) -> None:
         os.close(fd)
 
 
+def _warn_of_readers(region: Region, fd: int, file: str) -> None:
+    """Who may read the region sees the copy, whatever the file's own mode says."""
+    wider = os.fstat(region.fileno()).st_mode & ~os.fstat(fd).st_mode & 0o044
+    if wider:
+        name = formatting.name(os.fsdecode(region.path))
+        terminal.note(f"more users may read {name} than {formatting.name(file)}")
+
+
 def _file_refusal(region: Region, file: str, request: abi.CreateMapping, error: OSError) -> str:
     """Why a file was not mapped, as far as it can be told from here."""
     what = f"cannot map {formatting.name(file)} into {formatting.name(os.fsdecode(region.path))}"
     number = error.errno or errno.EIO
     if number == errno.EOPNOTSUPP:
-        return f"{what}: this mount cannot map files"
+        return f"{what}: this mount does not write to files; map it with --prot r"
     if number in {errno.ENODEV, errno.EACCES, errno.EBADF}:
         return f"{what}: it is not a file that can be mapped so ({os.strerror(number)})"
     if number == errno.EEXIST:

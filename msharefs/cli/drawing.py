@@ -20,6 +20,7 @@ class Kind(Enum):
 
     MEMORY = ("memory", "\u2588", "#", "green")
     HUGE = ("2 MiB pages", "\u2593", "H", "magenta")
+    FILE = ("bytes of a file", "\u2591", "F", "blue")
     LATER = ("memory at first touch", "\u2592", "~", "yellow")
     HOLE = ("hole", "\u00b7", ".", "dim")
 
@@ -47,6 +48,8 @@ class Cell:
 
 def kind_of(mapping: Mapping) -> Kind:
     """What a mapping is made of."""
+    if mapping.file is not None:
+        return Kind.FILE
     if not mapping.reserve:
         return Kind.LATER
     return Kind.HUGE if mapping.huge else Kind.MEMORY

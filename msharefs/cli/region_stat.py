@@ -143,6 +143,10 @@ def _rows(layout: Layout) -> Iterator[list[str | Text]]:
 
 def _what(mapping: Mapping) -> str:
     words = drawing.kind_of(mapping).label
+    if mapping.file is not None:
+        begin = mapping.file.offset
+        where = f" from {notation.exact_size(begin)}" if begin else ""
+        return f"{words}: {formatting.name(mapping.file.path)}{where}"
     return f"{words}, 2 MiB pages" if mapping.huge and not mapping.reserve else words
 
 

@@ -58,6 +58,10 @@ class NotMounted(MshareError):
     """ENODEV: the directory is not on a mounted msharefs."""
 
 
+class NotMappable(MshareError):
+    """ENODEV: the file is not one whose bytes can be mapped."""
+
+
 class OutOfMemory(MshareError):
     """ENOMEM: no memory, over the mount's size=, or too many mappings. Nothing has changed."""
 

@@ -26,9 +26,26 @@ Generation = tuple[int, int, int]
 
 _ATTRIBUTE = LAYOUT_ATTRIBUTE.decode("ascii")
 _VERSION = 1
+_FILE = ("path", "device", "inode", "offset", "uid")
 # A layout of more than one part is read again if it changed meanwhile. So many changes in a
 # row mean that somebody maps all the time, and no reading of it would be true for long.
 _ATTEMPTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """The file that a mapping's bytes were read from, as it was then."""
+
+    path: str
+    """What the kernel called it; of a long one the end, after "..."."""
+    device: int
+    """Its st_dev."""
+    inode: int
+    """Its st_ino."""
+    offset: int
+    """Where in it the mapping begins, in bytes."""
+    uid: int
+    """Who mapped it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +60,8 @@ class Mapping:
     """False if its pages come at first touch."""
     huge: bool
     """True if huge pages were asked for."""
+    file: MappedFile | None = None
+    """The file that its bytes came from; None for memory that began as zeros."""
 
     @property
     def end(self) -> int:
@@ -178,14 +197,24 @@ def _decode(text: bytes) -> _Part:
             raise _no_layout(f"it has version {facts['version']}, known is {_VERSION}")
         return _Part(
             facts=facts,
-            mappings=tuple(
-                Mapping(m["offset"], m["size"], m["prot"], m["reserve"], m["huge"])
-                for m in facts["mappings"]
-            ),
+            mappings=tuple(map(_mapping, facts["mappings"])),
             following=facts["next"],
         )
     except (ValueError, TypeError, KeyError) as error:
         raise _no_layout(repr(error)) from error
+
+
+def _mapping(facts: dict[str, Any]) -> Mapping:
+    # A daemon of an earlier version knows no files.
+    file = facts.get("file")
+    return Mapping(
+        facts["offset"],
+        facts["size"],
+        facts["prot"],
+        facts["reserve"],
+        facts["huge"],
+        None if file is None else MappedFile(**{name: file[name] for name in _FILE}),
+    )
 
 
 def _no_layout(why: str) -> MshareError:

@@ -12,7 +12,7 @@ import mmap
 import os
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from msharefs import abi
 from msharefs.client import creation, requests
@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     from msharefs.client.pickling import Reduced
 
 _LAYOUT = abi.LAYOUT_ATTRIBUTE.decode("ascii")
+
+
+class HasFileno(Protocol):
+    """An open file of Python's."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
 
 
 class Region:
@@ -182,6 +189,48 @@ class Region:
             prot=prot,
             huge=huge,
             reserve=reserve,
+            replace=replace,
+        )
+
+    def map_file(
+        self,
+        offset: int,
+        file: int | HasFileno,
+        size: int | None = None,
+        *,
+        file_offset: int = 0,
+        prot: str = "r",
+        replace: bool = True,
+    ) -> None:
+        """Put the bytes of an open file at `offset`, at once there in every process.
+
+        `file` is a descriptor that is open for reading, or an object with `fileno()`. `file_offset`
+        is where in it to begin, a multiple of the page size; without `size` the mapping reaches to
+        the end of the file as it is now. What is behind the end of the file is zeros. The bytes
+        are a copy: later changes of the file do not show, and the file is not needed any more.
+        `prot` and `replace` are those of `map`; a mapping that may be written to cannot be had.
+
+        Raises NotMappable (ENODEV) for what is no regular file of a file system on this machine,
+        AccessDenied (EACCES, EPERM) for a file that is not open for reading, InvalidArgument
+        (EINVAL) also for a region, MshareError with EOPNOTSUPP for a `prot` with "w", with
+        ETIMEDOUT for a file that does not answer, and what `map` raises. What fails changes
+        nothing.
+        """
+        start, begin = byte_count(offset, "offset"), byte_count(file_offset, "file_offset")
+        descriptor = file if isinstance(file, int) else file.fileno()
+        if size is None:
+            with translated("cannot map the file", self._path):
+                length = max(os.fstat(descriptor).st_size - begin, 0)
+        else:
+            length = byte_count(size, "size")
+        requests.map_file(
+            self.fileno(),
+            self._path,
+            start,
+            length,
+            file=descriptor,
+            file_offset=begin,
+            prot=prot,
             replace=replace,
         )
 

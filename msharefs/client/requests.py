@@ -20,6 +20,7 @@ from msharefs.client.errors import (
     AccessDenied,
     InvalidArgument,
     MappingExists,
+    NotMappable,
     SizeNotSet,
     from_os_error,
 )
@@ -34,6 +35,47 @@ if TYPE_CHECKING:
 
 WORTH_ADVICE = 2 << 20
 """Bytes of an attachment from which on it is asked what helps its first touches."""
+
+
+def map_file(
+    fd: int,
+    path: Path,
+    start: int,
+    length: int,
+    *,
+    file: int,
+    file_offset: int,
+    prot: str,
+    replace: bool,
+) -> None:
+    """CREATE_MAPPING of a file that is open here as `file`; the words are those of
+    `Region.map_file`, which see.
+
+    Raises what `create_mapping` does, NotMappable, and MshareError with EBADF.
+    What fails has changed nothing.
+    """
+    flags = abi.MAP_SHARED | abi.MAP_FIXED
+    if not replace:
+        flags |= abi.MAP_FIXED_NOREPLACE
+    request = abi.CreateMapping(
+        start, length, offset=file_offset, prot=prot_bits(prot), flags=flags, fd=file
+    )
+    try:
+        _send(fd, abi.CREATE_MAPPING, request.pack())
+    except OSError as error:
+        what = f"cannot map {length} bytes of the file at {start}"
+        if error.errno == errno.EEXIST:
+            text = f"{what}: something is mapped there"
+            raise MappingExists(errno.EEXIST, text, path) from None
+        if error.errno == errno.ENODEV:
+            text = f"{what}: it is no regular file of a file system on this machine"
+            raise NotMappable(errno.ENODEV, text, path) from None
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            _say_whose_rights(error, fd, path, what)
+        if error.errno == errno.EINVAL and file_offset % mmap.PAGESIZE:
+            text = f"{what}: the offset in the file is no multiple of {mmap.PAGESIZE}"
+            raise InvalidArgument(errno.EINVAL, text, path) from None
+        raise _refusal(error, fd, path, what, start, length, mmap.PAGESIZE) from None
 
 
 def create_mapping(
@@ -113,6 +155,13 @@ def _send(fd: int, number: int, payload: bytes) -> None:
             # The fcntl module leaves it to the caller (PEP 475 is about the os module).
             continue
         return
+
+
+def _say_whose_rights(error: OSError, fd: int, path: Path, what: str) -> None:
+    """The region's own refusals are told by `_refusal`; these are the file's."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+        text = f"{what}: the way it was opened does not allow it, or the daemon may not have it"
+        raise AccessDenied(error.errno, text, path) from None
 
 
 def _refusal(

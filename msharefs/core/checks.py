@@ -6,8 +6,6 @@ Looks at the arguments and the region only; memory and budget come later.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from msharefs.abi import (
     HUGE_PAGE_SIZE,
     MAP_ANONYMOUS,
@@ -20,42 +18,50 @@ from msharefs.abi import (
     MAP_NORESERVE,
     MAP_SHARED,
     MAP_TYPE,
+    MAX_FILE_SIZE,
     PAGE_SIZE,
     PROT_ALL,
     CreateMapping,
     Unmap,
 )
-from msharefs.core.errors import AlreadyExists, BadDescriptor, InvalidArgument, NotSupported
+from msharefs.core.errors import AlreadyExists, BadDescriptor, InvalidArgument
 from msharefs.core.layout import Mapping, Range
 from msharefs.core.region import Event, Region
 
 LARGEST_FD = (1 << 31) - 1
 
 
-def wanted_mapping(
-    region: Region, request: CreateMapping, has_descriptor: Callable[[int], bool]
-) -> Mapping:
-    """What CREATE_MAPPING asks for; `has_descriptor` tells what the caller has open.
+def wanted_mapping(region: Region, request: CreateMapping) -> Mapping:
+    """What CREATE_MAPPING asks for, of a file without the file: that is looked at later.
 
-    Raises SizeNotSet, InvalidArgument, BadDescriptor, NotSupported (file-backed) or
-    AlreadyExists (MAP_FIXED_NOREPLACE over a mapping)."""
+    Raises SizeNotSet, InvalidArgument, AlreadyExists (MAP_FIXED_NOREPLACE over a mapping) or
+    BadDescriptor (no number that a descriptor can have)."""
     region.next_state(Event.MAP)
     _check_within(region, request.region_offset, request.size)
     _check_flags(request.flags)
     unit = HUGE_PAGE_SIZE if request.flags & MAP_HUGETLB else PAGE_SIZE
     start, end = _in_units(region, request.region_offset, request.size, unit)
-    if not request.flags & MAP_ANONYMOUS:
-        _check_file(request, has_descriptor)
+    of_file = maps_file(request)
+    if of_file:
+        _check_offset(request, end - start)
     if request.flags & MAP_FIXED_NOREPLACE and region.layout.overlapping(start, end):
         raise AlreadyExists(f"something is mapped in {start:#x}-{end:#x}")
+    if of_file and request.fd > LARGEST_FD:
+        raise BadDescriptor(f"no MAP_ANONYMOUS, and {request.fd} is no descriptor")
     return Mapping(
         start,
         end,
         # mmap(2) ignores bits that it does not know, PROT_SEM among them.
         request.prot & PROT_ALL,
-        reserve=not request.flags & MAP_NORESERVE,
+        # A file's bytes are there at once, so that their memory has to be.
+        reserve=of_file or not request.flags & MAP_NORESERVE,
         huge=bool(request.flags & MAP_HUGETLB),
     )
+
+
+def maps_file(request: CreateMapping) -> bool:
+    """Whether it asks for a file's bytes."""
+    return not request.flags & MAP_ANONYMOUS
 
 
 def unmapped_range(region: Region, request: Unmap) -> Range:
@@ -95,7 +101,11 @@ def _in_units(region: Region, offset: int, size: int, unit: int) -> tuple[int, i
     return offset, end
 
 
-def _check_file(request: CreateMapping, has_descriptor: Callable[[int], bool]) -> None:
-    if request.fd > LARGEST_FD or not has_descriptor(request.fd):
-        raise BadDescriptor(f"no MAP_ANONYMOUS, and the caller has no descriptor {request.fd}")
-    raise NotSupported("file-backed mappings are not offered yet")
+def _check_offset(request: CreateMapping, size: int) -> None:
+    """Where in the file it begins, for a mapping of `size` bytes."""
+    if request.flags & MAP_HUGETLB:
+        raise InvalidArgument("MAP_HUGETLB is for anonymous memory")
+    if request.offset % PAGE_SIZE:
+        raise InvalidArgument(f"offset {request.offset:#x} is not page aligned")
+    if request.offset + size > MAX_FILE_SIZE:
+        raise InvalidArgument(f"no file has {size:#x} bytes at {request.offset:#x}")

@@ -147,6 +147,20 @@ class NotSupported(RefusedError):
     errno = errno.EOPNOTSUPP
 
 
+class NotMappable(RefusedError):
+    """The descriptor is of something that has no bytes to be mapped."""
+
+    errno = errno.ENODEV
+
+
+class FileFailed(RefusedError):
+    """A file of the caller cannot be had or read."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"the file: {cause}")
+        self.errno = cause.errno or errno.EIO
+
+
 class NoAttribute(RefusedError):
     """The inode has no extended attribute of this name."""
 

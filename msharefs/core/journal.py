@@ -8,6 +8,7 @@ synchronous=OFF, and no fsync anywhere.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,17 +18,18 @@ from typing import Any
 
 from msharefs.core.errors import NoRoom, RefusedError
 from msharefs.core.inode import Caller, Directory, Inode
-from msharefs.core.layout import Mapping
+from msharefs.core.layout import MappedFile, Mapping
 from msharefs.core.region import Region, State
 from msharefs.core.room import PAGE, Allocate, Room
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 REMEMBERED_REQUESTS = 64
 """More than can be applied and not yet answered at any moment."""
 STATEMENTS, DROP = 10, 2
 """Of a change at most, and of what goes with it at most: a rename over another name has eleven."""
 MAPPINGS_A_STATEMENT = 256
-"""Mappings are taken away by the range, and so many of them count as a statement of their own."""
+"""Mappings are taken away by the range, and so many of them count as a statement of their own; of
+those of files, whose records are longer, each does."""
 
 _SCHEMA = """
 -- kind: D a directory, R a region, I mshare_info. parent: of a directory.
@@ -42,20 +44,24 @@ CREATE TABLE inode (
 CREATE TABLE name (
     parent INTEGER, name BLOB, ino INTEGER, cookie INTEGER,
     PRIMARY KEY (parent, name)) WITHOUT ROWID;
+-- file: NULL, or which file the bytes came from, as words (_file_text). For reports alone.
 CREATE TABLE mapping (
     ino INTEGER, start INTEGER, end INTEGER, prot INTEGER, reserve INTEGER, huge INTEGER,
-    PRIMARY KEY (ino, start)) WITHOUT ROWID;
+    file TEXT, PRIMARY KEY (ino, start)) WITHOUT ROWID;
 -- The last requests applied, in the order of that, which is not that of their numbers;
 -- result is the inode number that the answer shows.
 CREATE TABLE applied (
     sequence INTEGER PRIMARY KEY, request INTEGER, opcode INTEGER, result INTEGER);
 """
-_FROM_SCHEMA_1 = """
+_STEPS = {
+    1: """
 ALTER TABLE inode RENAME COLUMN token TO registration;
 ALTER TABLE inode DROP COLUMN maps;
 ALTER TABLE inode DROP COLUMN unmaps;
-"""
-"""What version 0.1.0 wrote is changed in place when it is opened."""
+""",
+    2: "ALTER TABLE mapping ADD COLUMN file TEXT;",
+}
+"""What earlier versions wrote is changed in place when it is opened, from schema to schema."""
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 """Result codes (https://sqlite.org/rescode.html) that say so of a file; an SQL error is a table that
 is not there."""
@@ -240,8 +246,8 @@ class Journal:
             )
         for m in new:
             self._write(
-                "INSERT INTO mapping VALUES (?, ?, ?, ?, ?, ?)",
-                (ino, m.start, m.end, m.prot, m.reserve, m.huge),
+                "INSERT INTO mapping VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (ino, m.start, m.end, m.prot, m.reserve, m.huge, m.file and _file_text(m.file)),
             )
 
     # Rows are plain tuples, because there may be millions.
@@ -258,8 +264,9 @@ class Journal:
     def mappings(self) -> Iterator[tuple[int, Mapping]]:
         """All mappings in order, with their region's number."""
         rows = self._execute("SELECT * FROM mapping ORDER BY ino, start")
-        for ino, start, end, prot, reserve, huge in rows:
-            yield ino, Mapping(start, end, prot, reserve != 0, huge != 0)
+        for ino, start, end, prot, reserve, huge, text in rows:
+            file = None if text is None else _file_from(text)
+            yield ino, Mapping(start, end, prot, reserve != 0, huge != 0, file)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -328,6 +335,15 @@ def _stored_time(time_ns: int) -> int | bytes:
     return time_ns.to_bytes(16, "little", signed=True)
 
 
+def _file_text(file: MappedFile) -> str:
+    """The path may hold bytes that are no text: JSON has them as escapes."""
+    return json.dumps(file)
+
+
+def _file_from(text: str) -> MappedFile:
+    return MappedFile(*json.loads(text))
+
+
 def _open(path: str) -> sqlite3.Connection:
     fresh = not os.path.exists(path)
     db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
@@ -354,7 +370,7 @@ def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
     db.execute("PRAGMA wal_autocheckpoint = 0")
     earlier = db.execute("PRAGMA user_version").fetchone()[0]
     if earlier != SCHEMA_VERSION:
-        script = _FROM_SCHEMA_1 if earlier else _SCHEMA
+        script = "".join(_STEPS[n] for n in range(earlier, SCHEMA_VERSION)) if earlier else _SCHEMA
         db.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 

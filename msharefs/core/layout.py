@@ -17,6 +17,7 @@ from msharefs.abi import PROT_EXEC, PROT_READ, PROT_WRITE
 
 _start_of = attrgetter("start")
 _end_of = attrgetter("end")
+_file_of = attrgetter("file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,25 @@ class Range:
         return self.end - self.start
 
 
+class MappedFile(NamedTuple):
+    """The file that a mapping's bytes came from, as it was seen when it was mapped.
+
+    `device` and `inode` are its st_dev and st_ino, `offset` is where in it the mapping begins,
+    in bytes. `uid` is who mapped it, `path` what the kernel called it then.
+    """
+
+    device: int
+    inode: int
+    offset: int
+    uid: int
+    path: str
+
+
 class Mapping(NamedTuple):
     """One mapped range of a region. `prot` is recorded and shown, not enforced.
 
-    `reserve` is False for MAP_NORESERVE: its pages come at first touch.
+    `reserve` is False for MAP_NORESERVE: its pages come at first touch. `file` is None for
+    memory that began as zeros.
     """
 
     start: int
@@ -43,6 +59,7 @@ class Mapping(NamedTuple):
     prot: int
     reserve: bool = True
     huge: bool = False
+    file: MappedFile | None = None
 
     @property
     def size(self) -> int:
@@ -54,7 +71,10 @@ class Mapping(NamedTuple):
         if start <= self.start and self.end <= end:
             return self
         low, high = max(self.start, start), min(self.end, end)
-        return Mapping(low, high, self.prot, self.reserve, self.huge)
+        file = self.file
+        if file is not None:
+            file = file._replace(offset=file.offset + low - self.start)
+        return Mapping(low, high, self.prot, self.reserve, self.huge, file)
 
     @property
     def prot_text(self) -> str:
@@ -69,7 +89,8 @@ class Cut:
 
     `old` are the mappings that share a byte with the range, whole; `inside` is what of them
     is in it, `left` what is outside. All are in order. `mapped` and `reserved` are the bytes of
-    what is inside. Good until the layout changes.
+    what is inside, `files` says how many of the old ones are of files. Good until the layout
+    changes.
     """
 
     start: int
@@ -80,6 +101,7 @@ class Cut:
     left: list[Mapping]
     mapped: int
     reserved: int
+    files: int
 
     def gaps(self) -> Iterator[Range]:
         """The parts of the range with nothing mapped, in order."""
@@ -103,10 +125,11 @@ class Layout:
     (some microseconds at 60,000), which a tree in Python would not beat.
     """
 
-    __slots__ = ("_mappings", "mapped", "reserved")
+    __slots__ = ("_mappings", "files", "mapped", "reserved")
 
     def __init__(self) -> None:
         self._mappings: list[Mapping] = []
+        self.files = 0
         self.mapped = 0
         self.reserved = 0
 
@@ -158,7 +181,8 @@ class Layout:
             if last.end > end:
                 left.append(last.between(end, last.end))
             _clip(inside, start, end)
-        return Cut(start, end, where, old, inside, left, *_sizes(inside))
+        files = _files(old) if self.files else 0
+        return Cut(start, end, where, old, inside, left, *_sizes(inside), files)
 
     def apply(self, cut: Cut, new: Mapping | None) -> list[Mapping]:
         """Put `new`, or nothing, in the place of what `cut` found. Returns what there is now
@@ -167,6 +191,7 @@ class Layout:
         self._mappings[cut.where] = fresh
         self.mapped -= cut.mapped
         self.reserved -= cut.reserved
+        self.files += _files(cut.left) - cut.files
         if new is not None:
             self._count(new)
         return fresh
@@ -194,6 +219,7 @@ class Layout:
         self.mapped += size
         if mapping.reserve:
             self.reserved += size
+        self.files += mapping.file is not None
 
 
 def _clip(mappings: list[Mapping], start: int, end: int) -> None:
@@ -207,6 +233,10 @@ def _sizes(mappings: list[Mapping]) -> tuple[int, int]:
     """The bytes of all, and of those that are reserved. There may be tens of thousands."""
     mapped = _sum(mappings)
     return mapped, mapped - _sum([mapping for mapping in mappings if not mapping.reserve])
+
+
+def _files(mappings: list[Mapping]) -> int:
+    return len(mappings) - list(map(_file_of, mappings)).count(None)
 
 
 def _sum(mappings: list[Mapping]) -> int:

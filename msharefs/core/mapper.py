@@ -7,21 +7,22 @@ charged), it is acquired and cleared (plan.py), then committed or abandoned. The
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from msharefs.abi import CreateMapping, Unmap
-from msharefs.core.checks import unmapped_range, wanted_mapping
+from msharefs.core.checks import maps_file, unmapped_range, wanted_mapping
+from msharefs.core.contents import SCRATCH, FileBytes, Zeros
 from msharefs.core.errors import (
     AccessDenied,
+    BadDescriptor,
     NotAnIoctl,
     OutOfMappings,
     OutOfMemory,
     RefusedError,
 )
 from msharefs.core.journal import Request
-from msharefs.core.layout import Cut, Mapping, Range
+from msharefs.core.layout import Cut, MappedFile, Mapping, Range
 from msharefs.core.ledger import Totals, storage_error
 from msharefs.core.plan import STATEMENTS, MapPlan, Plan, UnmapPlan
 from msharefs.core.quotas import NO_LIMITS, UNLIMITED, Share
@@ -59,6 +60,12 @@ class Mapper:
             raise NotAnIoctl(f"inode {ino} is not a region")
         return inode
 
+    def check_map(self, region: Region, wanted: CreateMapping, *, writable: bool) -> None:
+        """Raise what a CREATE_MAPPING would be refused for at this moment, whatever file and
+        however much memory there is: AccessDenied and the errors of checks.wanted_mapping."""
+        _check_writable(writable)
+        wanted_mapping(region, wanted)
+
     def plan_map(
         self,
         request: Request | None,
@@ -66,14 +73,19 @@ class Mapper:
         wanted: CreateMapping,
         *,
         writable: bool,
-        has_descriptor: Callable[[int], bool],
+        file: MappedFile | None = None,
     ) -> MapPlan:
         """Check a CREATE_MAPPING and charge its memory; `writable` tells how the caller's
-        descriptor was opened, `has_descriptor` which others he has. The plan must be committed or
-        abandoned. Raises the errors of checks.wanted_mapping, AccessDenied, OutOfMemory,
-        OutOfMappings, OverQuota and NoRoom."""
+        descriptor was opened, `file` what was found where it names a file. The plan must be
+        committed or abandoned. Raises the errors of `check_map`, BadDescriptor without a file
+        that is needed, OutOfMemory, OutOfMappings, OverQuota, NoRoom, and NoDescriptor or
+        StorageFailed without a segment."""
         _check_writable(writable)
-        mapping = wanted_mapping(region, wanted, has_descriptor)
+        mapping = wanted_mapping(region, wanted)
+        if maps_file(wanted):
+            if file is None:
+                raise BadDescriptor(f"no MAP_ANONYMOUS, and no file is open as {wanted.fd}")
+            mapping = mapping._replace(file=file)
         if self.limits.reserve_always:
             mapping = mapping._replace(reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
@@ -82,11 +94,19 @@ class Mapper:
         need = 0
         if mapping.reserve:
             need = mapping.size - cut.reserved
+        if mapping.file is not None:
+            # For a while both are there, the old bytes and the new ones.
+            need += cut.mapped
         stray = segment.allocated() > region.layout.reserved
-        plan = MapPlan(request, region, segment, mapping, cut, need, stray)
+        plan = MapPlan(request, region, segment, mapping, cut, need, stray, Zeros())
         self._charge(plan, growth, statements=STATEMENTS)
         region.reserving = Range(mapping.start, mapping.end)
-        return plan
+        if mapping.file is None:
+            return plan
+        try:
+            return replace(plan, contents=self._file_bytes(region, mapping.file, plan))
+        except OSError as cause:
+            self.abandon(plan, cause)
 
     def plan_unmap(
         self, request: Request | None, region: Region, unwanted: Unmap, *, writable: bool
@@ -124,12 +144,16 @@ class Mapper:
 
     def abandon(self, plan: Plan, cause: OSError) -> NoReturn:
         """A plan's `acquire` failed and undid itself: take the charge back and raise why."""
+        self.withdraw(plan)
+        raise storage_error(cause) from cause
+
+    def withdraw(self, plan: Plan) -> None:
+        """A plan has got nothing, or has given it up: take back what was promised and charged."""
         self.tables.journal.withdraw(plan.statements)
         if isinstance(plan, MapPlan):
             plan.region.reserving = None
         self.tables.uncharge(plan.region, plan.need)
         self.tables.settle()
-        raise storage_error(cause) from cause
 
     def perform(self, plan: Plan) -> None:
         """Acquire, clear and commit in one go. Raises OutOfMemory or StorageFailed."""
@@ -163,6 +187,11 @@ class Mapper:
         if more and ledger.mappings + ledger.growing + more > limits.max_mappings_total:
             raise OutOfMappings(f"max_mappings_total={limits.max_mappings_total} reached")
         return Share(size=size, mappings=more)
+
+    def _file_bytes(self, region: Region, file: MappedFile, plan: MapPlan) -> FileBytes:
+        """Raises OSError where no scratch segment can be had."""
+        scratch = self.tables.memory.create(SCRATCH + region.ino) if plan.cut.inside else None
+        return FileBytes(plan.mapping, file, scratch)
 
 
 def _check_writable(writable: bool) -> None:

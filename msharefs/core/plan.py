@@ -12,6 +12,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msharefs.core.contents import Contents
 from msharefs.core.journal import MAPPINGS_A_STATEMENT, Request
 from msharefs.core.layout import Cut, Mapping, Range
 from msharefs.core.ports import OpenSegment
@@ -37,7 +38,8 @@ class MapPlan:
     """A CREATE_MAPPING for `request` that every rule allows and whose memory is charged.
 
     `cut` is its range as it was found; `need` is the number of bytes that were charged;
-    `stray` says that gaps may hold pages that somebody touched while budget was free.
+    `stray` says that gaps may hold pages that somebody touched while budget was free. What is
+    in `contents` is read, if it is to be, after `acquire` and before `clear`.
     """
 
     request: Request | None
@@ -47,6 +49,7 @@ class MapPlan:
     cut: Cut
     need: int
     stray: bool
+    contents: Contents
 
     @property
     def cost(self) -> int:
@@ -62,17 +65,39 @@ class MapPlan:
 
     @property
     def readable(self) -> bool:
-        """Whether what is stale can be read again: as zeros."""
+        """Whether what is stale can be read again, with new contents."""
         return True
 
     @property
     def statements(self) -> int:
         """Of its record in the journal, at most."""
-        return STATEMENTS + len(self.cut.old) // MAPPINGS_A_STATEMENT
+        return STATEMENTS + len(self.cut.old) // MAPPINGS_A_STATEMENT + self.cut.files
 
     def acquire(self, make_room: MakeRoom) -> None:
         """Get the memory. It was charged, so where there is none others have touched holes,
         and `make_room` is called before the next try. OSError leaves all as it was."""
+        try:
+            self._acquire_with(make_room)
+        except OSError:
+            self.contents.drop()
+            raise
+
+    def give_up(self) -> None:
+        """Undo `acquire`: what it got is not wanted any more. Does not fail."""
+        self._punch_gaps()
+        self.contents.drop()
+
+    def clear(self) -> None:
+        """Put the new contents in the place of what was mapped before. Does not fail."""
+        if self.mapping.reserve:
+            for old in self.cut.inside:
+                self.contents.fill(self.segment, old.start, old.size)
+        elif self.cut.inside:
+            # In one go, however many there were: nothing is in the gaps.
+            self.segment.punch(self.mapping.start, self.mapping.size)
+        self.contents.drop()
+
+    def _acquire_with(self, make_room: MakeRoom) -> None:
         for extra in EXTRAS:
             try:
                 self._acquire()
@@ -82,15 +107,6 @@ class MapPlan:
             else:
                 return
         self._acquire()
-
-    def clear(self) -> None:
-        """Make what was mapped before read as zeros. Does not fail."""
-        if self.mapping.reserve:
-            for old in self.cut.inside:
-                self.segment.zero(old.start, old.size)
-        elif self.cut.inside:
-            # In one go, however many there were: nothing is in the gaps.
-            self.segment.punch(self.mapping.start, self.mapping.size)
 
     def _acquire(self) -> None:
         if self.stray:
@@ -105,6 +121,7 @@ class MapPlan:
                 self.segment.reserve(part.start, part.size)
             if self.mapping.huge:
                 self.segment.make_huge(self.mapping.start, self.mapping.size)
+            self.contents.prepare(self.segment, self.cut)
         except OSError:
             self._punch_gaps()
             raise
@@ -144,7 +161,7 @@ class UnmapPlan:
     @property
     def statements(self) -> int:
         """Of its record in the journal, at most."""
-        return STATEMENTS + len(self.cut.old) // MAPPINGS_A_STATEMENT
+        return STATEMENTS + len(self.cut.old) // MAPPINGS_A_STATEMENT + self.cut.files
 
     def acquire(self, make_room: MakeRoom) -> None:
         """Nothing is needed: memory is only given back."""

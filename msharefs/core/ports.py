@@ -1,13 +1,14 @@
 """What core needs from the outside, as Protocols.
 
-Owns the shape of memory and of the kernel; implementations live in memory/ and fuse/,
-in-memory ones in the tests. All offsets and sizes are bytes and page aligned.
+Owns the shape of memory, of the kernel and of callers' files; implementations live in memory/,
+fuse/ and files/, in-memory ones in the tests. All offsets and sizes are bytes and page aligned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
 
 
 class OpenSegment(Protocol):
@@ -106,3 +107,63 @@ class Kernel(Protocol):
         """No name, handle or mapping refers to a region, of which `size` bytes are mapped:
         let go of its segment and destroy it. False where a worker will, and
         RegionManager.reclaimed be called later."""
+
+
+class Piece(NamedTuple):
+    """Bytes of a file on their way into a segment: into `descriptor` at `start`, from
+    `file_offset` on, `size` bytes."""
+
+    descriptor: int
+    start: int
+    file_offset: int
+    size: int
+
+
+class OpenFile(Protocol):
+    """A file that a caller has open, as another process has it that works with the caller's
+    rights. What it is was seen once, of the very file that is read."""
+
+    @property
+    def mode(self) -> int:
+        """Its st_mode."""
+
+    @property
+    def flags(self) -> int:
+        """The flags of its open file description, as fcntl(2) has them, O_PATH too."""
+
+    @property
+    def seals(self) -> int:
+        """Those of fcntl(2), 0 for a file that cannot have any."""
+
+    @property
+    def file_system(self) -> str:
+        """The name of its file system, as /proc/filesystems has it; empty for one that is not
+        known, and for what is no regular file."""
+
+    @property
+    def device(self) -> int:
+        """Its st_dev."""
+
+    @property
+    def inode(self) -> int:
+        """Its st_ino."""
+
+    @property
+    def path(self) -> str:
+        """What the kernel calls it; for people alone."""
+
+    async def read(self, pieces: Sequence[Piece]) -> None:
+        """Read them. Beyond the end of the file nothing is written, so that memory that is zeros
+        stays so. Raises OSError: of the file, ETIMEDOUT where it does not answer, EINTR where the
+        caller is being killed."""
+
+
+class Files(Protocol):
+    """The files of callers. The one port whose work is waited for: by its adapter's own caller,
+    never by core."""
+
+    def take(
+        self, thread: int, uid: int, gid: int, descriptor: int
+    ) -> AbstractAsyncContextManager[OpenFile]:
+        """What a thread of that user has open as `descriptor`, for a while. Raises OSError: EBADF
+        where it has nothing, EPERM where we may not look, ETIMEDOUT and EINTR as for `read`."""

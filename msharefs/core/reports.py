@@ -164,10 +164,13 @@ def _layout_text(region: Region, shown: list[Mapping], rest: list[Mapping]) -> b
 
 
 def _mapping(mapping: Mapping) -> dict[str, Any]:
-    return {
+    shown: dict[str, Any] = {
         "offset": mapping.start,
         "size": mapping.size,
         "prot": mapping.prot_text,
         "reserve": mapping.reserve,
         "huge": mapping.huge,
     }
+    if mapping.file is not None:
+        shown["file"] = mapping.file._asdict()
+    return shown

@@ -244,5 +244,6 @@ class Tables:
 def statements_to_drop(inode: Inode | None) -> int:
     """Of a change in which this inode may go with all its mappings, at most."""
     if isinstance(inode, Region):
-        return DROP + len(inode.layout) // MAPPINGS_A_STATEMENT
+        layout = inode.layout
+        return DROP + len(layout) // MAPPINGS_A_STATEMENT + layout.files
     return DROP

@@ -19,9 +19,6 @@ log = logging.getLogger(__name__)
 _TO_SERVE = rights.CAP_SYS_ADMIN
 """Backing ids of passthrough (FUSE_DEV_IOC_BACKING_OPEN) and the limit of the arena's tmpfs
 (a remount) ask for it."""
-_TO_LOOK_INTO_CALLERS = (rights.CAP_SYS_PTRACE, rights.CAP_DAC_READ_SEARCH)
-"""Which descriptors a caller has, whoever he is, stands in /proc. The first serves alone; in
-containers that withhold it the second does."""
 _TO_LOAD_CODE = rights.CAP_DAC_READ_SEARCH
 """Some modules are loaded when they are needed: from a home directory, too, that is closed to
 everybody else."""
@@ -59,8 +56,7 @@ def filter_system_calls(wanted: str) -> None:
 
 def needed(permitted: frozenset[int]) -> frozenset[int]:
     """Of the capabilities that are permitted."""
-    looking = [number for number in _TO_LOOK_INTO_CALLERS if number in permitted]
-    return permitted & {_TO_SERVE, *looking[:1]}
+    return permitted & {_TO_SERVE}
 
 
 def is_closed(directories: Iterable[str]) -> bool:

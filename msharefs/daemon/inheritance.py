@@ -18,6 +18,7 @@ from msharefs.daemon.confinement import confine
 from msharefs.daemon.server_process import receive, send
 from msharefs.daemon.state import INIT, Config
 from msharefs.daemon.storage import new_area, open_area, write_file
+from msharefs.files import broker
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.in_service import Cause
 from msharefs.fuse.mounting import REQUEST_ROOM
@@ -39,6 +40,8 @@ class Inheritance:
     """When the server before ended (time.monotonic)."""
     cause: Cause
     """Why that one ended."""
+    files: socket.socket
+    """By which files of callers are had (files/broker.py)."""
 
     def path(self, name: str) -> str:
         """A file of the state directory."""
@@ -69,6 +72,12 @@ def inherit() -> Inheritance | None:
     state, device, socket_fd = sys.argv[1:]
     supervision = socket.socket(fileno=int(socket_fd))
     try:
+        # While this process still has all rights, is where callers are, and has one thread.
+        files = broker.start()
+    except OSError as error:
+        report(supervision, {"error": f"the server cannot start the process for files: {error}"})
+        return None
+    try:
         enter(Config.load(os.path.join(state, CONFIG)).arena, state)
     except OSError as error:
         report(supervision, {"error": f"the server cannot get to its memory: {error}"})
@@ -83,7 +92,9 @@ def inherit() -> Inheritance | None:
     told = order["serve"]
     # A supervisor that an earlier version started does not say why.
     cause = Cause(told.get("cause", Cause.KILLED.value))
-    return Inheritance(state, int(device), supervision, told["restarts"], told["gone_at"], cause)
+    return Inheritance(
+        state, int(device), supervision, told["restarts"], told["gone_at"], cause, files
+    )
 
 
 def read_init(given: Inheritance, device: Device) -> bytes:

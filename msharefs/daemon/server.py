@@ -53,6 +53,7 @@ from msharefs.daemon.state import (
     read_devices,
 )
 from msharefs.daemon.storage import StateError, open_handles, open_journal
+from msharefs.files.callers import CallersFiles
 from msharefs.fuse import in_service
 from msharefs.fuse.account import Account
 from msharefs.fuse.attributes import AttributeHandlers
@@ -143,7 +144,7 @@ class Server:
                 **AttributeHandlers(
                     self._manager, self._status, self._live, plane.attach_advice
                 ).handlers(),
-                **Control(self._manager, plane).handlers(),
+                **Control(self._manager, plane, CallersFiles(given.files)).handlers(),
             },
             Account(self._metrics, self._manager.names.path_of),
             self._replay,

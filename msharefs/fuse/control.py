@@ -9,38 +9,45 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
 import trio
 
 from msharefs import abi
-from msharefs.core.errors import NotAnIoctl, OutOfMemory
+from msharefs.core.checks import maps_file
+from msharefs.core.errors import FileFailed, NotAnIoctl, OutOfMemory
 from msharefs.core.manager import RegionManager
-from msharefs.core.plan import Plan
+from msharefs.core.mappable import check_file, mapped_file
+from msharefs.core.plan import MapPlan, Plan
+from msharefs.core.ports import Files, OpenFile
 from msharefs.core.region import Region
 from msharefs.fuse import kernel, messages
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header, MalformedError
 from msharefs.fuse.payload import request_of
 from msharefs.fuse.planes.plane import DataPlane
-from msharefs.linux import proc
 
 RECLAIM_LOOK = 0.005
 """Seconds between looks at whether the memory of regions that are gone is free."""
 SLOW_WORK = 16 << 20
 """From this many bytes on memory is changed in a worker thread (about 2 ms in the loop)."""
 
+SomePlan = TypeVar("SomePlan", bound=Plan)
 MakePlan = Callable[[], Plan]
 """Makes the plan of one request, when its turn has come."""
 
 
 class Control:
     """Handlers for the switchboard. One change of a region's mappings runs at a time; later ones
-    wait in order, and each is checked when its turn comes."""
+    wait in order, and each is checked when its turn comes. A file is had before that, so that
+    nobody waits for a file but who maps it."""
 
-    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
+    def __init__(self, manager: RegionManager, plane: DataPlane, files: Files) -> None:
         self._manager = manager
+        self._files = files
         self._mappings = manager.mappings
         self._plane = plane
         # A region whose memory is being changed, and those who wait for it, in order.
@@ -63,7 +70,8 @@ class Control:
         """IOCTL: CREATE_MAPPING and UNMAP; any other number is ENOTTY in any state.
 
         A small change is done when this returns. A large one, one of pages that the kernel
-        holds, and one that has to wait for another of its region, is answered later.
+        holds, one that has to wait for another of its region, and the mapping of a file, is
+        answered later.
         """
         head, payload = messages.decode_ioctl(body)
         # The kernel sends as many bytes as the number encodes, none for a number without.
@@ -72,7 +80,25 @@ class Control:
         if len(payload) != _COMMANDS[head.command]:
             raise MalformedError(f"{len(payload)} bytes for ioctl {head.command:#x}")
         region = self._mappings.ioctl_region(header.nodeid)
-        make_plan = partial(self._plan, header, region, head, payload)
+        writable = head.handle in _WRITABLE
+        make_plan: MakePlan
+        if head.command == abi.UNMAP:
+            make_plan = partial(
+                self._mappings.plan_unmap,
+                request_of(header),
+                region,
+                abi.Unmap.unpack(payload),
+                writable=writable,
+            )
+        else:
+            wanted = abi.CreateMapping.unpack(payload)
+            plan_map = partial(
+                self._mappings.plan_map, request_of(header), region, wanted, writable=writable
+            )
+            if maps_file(wanted):
+                self._mappings.check_map(region, wanted, writable=writable)
+                return self._map_file(header, region, wanted, plan_map)
+            make_plan = plan_map
         waiting = self._waiting.get(region.ino)
         if waiting is not None:
             turn = trio.Event()
@@ -91,18 +117,52 @@ class Control:
         self._mappings.perform(plan)
         return messages.encode_ioctl()
 
-    def _plan(self, header: Header, region: Region, head: messages.IoctlIn, payload: bytes) -> Plan:
-        request, writable = request_of(header), head.handle in _WRITABLE
-        if head.command == abi.UNMAP:
-            unmap = abi.Unmap.unpack(payload)
-            return self._mappings.plan_unmap(request, region, unmap, writable=writable)
-        return self._mappings.plan_map(
-            request,
-            region,
-            abi.CreateMapping.unpack(payload),
-            writable=writable,
-            has_descriptor=partial(proc.has_descriptor, header.pid),
-        )
+    async def _map_file(
+        self,
+        header: Header,
+        region: Region,
+        wanted: abi.CreateMapping,
+        plan_map: Callable[..., MapPlan],
+    ) -> bytes:
+        """CREATE_MAPPING of a file: had and looked at first, then read in this region's turn."""
+        try:
+            async with self._files.take(header.pid, header.uid, header.gid, wanted.fd) as file:
+                check_file(file, wanted.prot)
+                found = mapped_file(file, wanted.offset, header.uid)
+                async with self._turn(region.ino):
+                    plan = await self._plan_patiently(partial(plan_map, file=found))
+                    await self._read(plan, file)
+                    await self._clear_and_commit(plan)
+        except OSError as cause:
+            raise FileFailed(cause) from cause
+        return messages.encode_ioctl()
+
+    async def _read(self, plan: MapPlan, file: OpenFile) -> None:
+        """The file's bytes to where they are needed. Raises OSError of the file, and undoes all
+        then, as at the end of the mount."""
+        await self._acquire_in_thread(plan)
+        try:
+            await file.read(plan.contents.pieces)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(plan.give_up)
+            self._mappings.withdraw(plan)
+            raise
+
+    @asynccontextmanager
+    async def _turn(self, ino: int) -> AsyncIterator[None]:
+        """Wait for a region's turn, and hand it on in the end."""
+        waiting = self._waiting.get(ino)
+        if waiting is None:
+            self._waiting[ino] = deque()
+        else:
+            turn = trio.Event()
+            waiting.append(turn)
+            await turn.wait()
+        try:
+            yield
+        finally:
+            self._next_turn(ino)
 
     async def _change_in_turn(self, turn: trio.Event, region: Region, make_plan: MakePlan) -> bytes:
         await turn.wait()
@@ -118,7 +178,7 @@ class Control:
             raise
         return await self._change_slowly(plan)
 
-    async def _plan_patiently(self, make_plan: MakePlan) -> Plan:
+    async def _plan_patiently(self, make_plan: Callable[[], SomePlan]) -> SomePlan:
         while True:
             try:
                 return make_plan()
@@ -135,10 +195,16 @@ class Control:
         return messages.encode_ioctl()
 
     async def _work_in_thread(self, plan: Plan) -> None:
+        await self._acquire_in_thread(plan)
+        await self._clear_and_commit(plan)
+
+    async def _acquire_in_thread(self, plan: Plan) -> None:
         try:
             await trio.to_thread.run_sync(plan.acquire, self._make_room_from_thread)
         except OSError as cause:
             self._mappings.abandon(plan, cause)
+
+    async def _clear_and_commit(self, plan: Plan) -> None:
         with self._plane.changing(plan):
             await trio.to_thread.run_sync(self._clear, plan)
             self._mappings.commit(plan)

@@ -41,7 +41,7 @@
  *   EEXIST  MAP_FIXED_NOREPLACE, and something is mapped in the range
  *   ENOMEM  no memory, over the size of the mount, or too many mappings
  *   EBADF   no MAP_ANONYMOUS, and fd is not open
- *   EOPNOTSUPP  this version of msharefs does not map files
+ *   EOPNOTSUPP  a file with PROT_WRITE: its bytes are read in, not written back
  *   ENOTTY  the descriptor is not that of a region
  */
 struct mshare_create {

@@ -48,7 +48,7 @@ class Header:
     @classmethod
     def of(cls, mappings: Sequence[Mapping], **facts: Any) -> Self:
         """The header of a region with these mappings. HeaderError if they are too many."""
-        layout = b", ".join(json.dumps(asdict(mapping)).encode() for mapping in mappings)
+        layout = b", ".join(json.dumps(_saved(mapping)).encode() for mapping in mappings)
         if len(layout) > LARGEST - _LARGEST_FACTS:
             raise HeaderError(f"{len(mappings)} mappings are too many for a dump")
         return cls(layout=layout, **facts)
@@ -109,6 +109,13 @@ class Header:
             position = mapping.end
         if position > self.size:
             raise ValueError("a mapping beyond the end")
+
+
+def _saved(mapping: Mapping) -> dict[str, Any]:
+    """What comes back: bytes of a file are memory like all others then."""
+    facts = asdict(mapping)
+    del facts["file"]
+    return facts
 
 
 def _mapping(facts: dict[str, Any]) -> Mapping:

@@ -8,6 +8,7 @@ caller's business. A process that has ended is ProcessLookupError, whatever file
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,6 +49,15 @@ class Stat:
     state: str
     parent: int
     is_kernel_thread: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FileRights:
+    """By which the kernel judges what a thread does with files."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
 
 
 def pids() -> list[int]:
@@ -133,15 +143,26 @@ def name(pid: int) -> bytes:
     return _read(pid, "comm").removesuffix(b"\n")
 
 
-def has_descriptor(thread: int, fd: int) -> bool:
-    """Whether a thread of our pid namespace has `fd` open. Follows nothing.
+def process_of(thread: int) -> int:
+    """The process that a thread belongs to. Raises ProcessLookupError."""
+    return int(status_field(_read(thread, "status"), b"Tgid"))
 
-    fdinfo asks for the right to look into the thread (Linux 5.14), fd for that to enter the
-    directory: either will do.
-    """
-    return thread > 0 and any(
-        os.path.lexists(f"/proc/{thread}/{directory}/{fd}") for directory in ("fdinfo", "fd")
-    )
+
+def file_rights(thread: int) -> FileRights:
+    """With what rights a thread touches files. Raises ProcessLookupError."""
+    status = _read(thread, "status")
+    uid, gid = (int(status_field(status, name).split()[3]) for name in (b"Uid", b"Gid"))
+    return FileRights(uid, gid, tuple(map(int, status_field(status, b"Groups").split())))
+
+
+def is_being_killed(thread: int) -> bool:
+    """Whether a thread that is in a system call will end instead of returning from it. False
+    for one that cannot be seen."""
+    try:
+        pending = int(status_field(_read(thread, "status"), b"SigPnd"), 16)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return bool(pending >> (signal.SIGKILL - 1) & 1)
 
 
 def descriptors(pid: int) -> Iterator[os.stat_result]:
@@ -172,10 +193,10 @@ def oom_kills(root: str = "/") -> int:
     return int(counts.get(b"oom_kill", 0))
 
 
-def oom_adjustment() -> int:
-    """How likely the kernel ends this process for want of memory: from -1000, never, to 1000
+def oom_adjustment(pid: int | str = "self") -> int:
+    """How likely the kernel ends a process for want of memory: from -1000, never, to 1000
     (oom_score_adj of proc(5)). Children begin with the same."""
-    with open("/proc/self/oom_score_adj", "rb") as file:
+    with open(f"/proc/{pid}/oom_score_adj", "rb") as file:
         return int(file.read())
 
 

@@ -8,11 +8,15 @@ Which rights somebody needs is not decided here.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 CAP_DAC_READ_SEARCH = 2
+CAP_KILL = 5
+CAP_SETGID = 6
+CAP_SETUID = 7
 CAP_SETPCAP = 8
 CAP_SYS_PTRACE = 19
 CAP_SYS_ADMIN = 21
@@ -25,6 +29,8 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _WORD_BITS = 32
+_NOBODY = -1
+"""No user's number: who asks for it changes nothing."""
 
 
 class _Header(ctypes.Structure):
@@ -83,6 +89,19 @@ def keep_capabilities(numbers: frozenset[int]) -> None:
             if number not in numbers and _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
                 _prctl(_PR_CAPBSET_DROP, number)
     _set(effective=numbers, permitted=numbers)
+
+
+def touch_files_as(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """From now on files are touched as that user with these groups does (setfsuid(2)); all else
+    stays, so that he can neither signal this process nor look into it. OSError (EPERM) where
+    that may not be."""
+    if CAP_SETGID in permitted():
+        os.setgroups(groups)
+    for change, number in ((_libc.setfsgid, gid), (_libc.setfsuid, uid)):
+        change(number)
+        # It returns what it was before, and that alone.
+        if change(_NOBODY) != number:
+            raise OSError(errno.EPERM, f"cannot touch files as user {uid}")
 
 
 def forbid_new_privileges() -> None:

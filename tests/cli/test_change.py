@@ -126,18 +126,39 @@ def test_a_region_without_a_size_is_explained(region: Path) -> None:
     assert "no size yet" in mshare("unmap", region, "0", "4K").refused()
 
 
-def test_mapping_a_file_works_or_is_refused_in_a_sentence(region: Path, tmp_path: Path) -> None:
-    """A mount that cannot map files says so, and nothing is mapped; one that can has its bytes."""
+def test_mapping_a_file(region: Path, tmp_path: Path) -> None:
+    """Its bytes are there, for reading; stat says which file it was, and where it begins."""
     mshare("create", region, "2M").ok()
     file = tmp_path / "file"
     file.write_bytes(bytes(4096) + b"from the file".ljust(4096))
-    result = mshare("map", region, "0", "4K", "--file", file, "--file-offset", "4K", "--prot", "r")
-    if result.code == 0:
-        with Region.open(region) as opened, opened.attach(0, 4096) as attachment:
-            assert bytes(attachment.buf[:13]) == b"from the file"
-    else:
-        assert result.refused() == f"cannot map {file} into {region}: this mount cannot map files"
-        assert mappings(region) == []
+    file.chmod(0o600)
+    result = mshare("map", region, "0", "4K", "--file", file, "--file-offset", "4K").ok()
+    assert (result.out, result.err) == ("", "")
+    with Region.open(region) as opened, opened.attach(0, 4096) as attachment:
+        assert bytes(attachment.buf[:13]) == b"from the file"
+        (mapping,) = opened.layout().mappings
+    assert (mapping.prot, mapping.file and mapping.file.path) == ("r--", str(file))
+    assert f"bytes of a file: {file} from 4 KiB" in mshare("stat", region).ok().out
+
+
+def test_a_file_that_fewer_may_read_than_the_region(region: Path, tmp_path: Path) -> None:
+    """A note on stderr: it is done, but the copy is for all of them."""
+    mshare("create", region, "2M", "--mode", "644").ok()
+    file = tmp_path / "private"
+    file.write_bytes(b"private")
+    file.chmod(0o600)
+    result = mshare("map", region, "0", "4K", "--file", file).ok()
+    assert result.err == f"more users may read {region} than {file}\n"
+
+
+def test_a_file_cannot_be_mapped_for_writing(region: Path, tmp_path: Path) -> None:
+    """The sentence says what can be had."""
+    mshare("create", region, "2M").ok()
+    file = tmp_path / "file"
+    file.write_bytes(b"bytes")
+    sentence = mshare("map", region, "0", "4K", "--file", file, "--prot", "rw").refused()
+    assert sentence.endswith("this mount does not write to files; map it with --prot r")
+    assert mappings(region) == []
 
 
 def test_files_that_cannot_be_mapped_are_refused(region: Path, tmp_path: Path) -> None:

@@ -90,6 +90,13 @@ def create_mapping(
     fcntl.ioctl(fd, CREATE_MAPPING, payload)
 
 
+def map_file(
+    fd: int, region_offset: int, size: int, file: int, *, offset: int = 0, prot: int = PROT_READ
+) -> None:
+    """MSHAREFS_CREATE_MAPPING of a file that is open as `file`. Raises OSError."""
+    create_mapping(fd, region_offset, size, prot=prot, flags=FROM_FILE, file=file, offset=offset)
+
+
 def unmap(fd: int, region_offset: int, size: int) -> None:
     """MSHAREFS_UNMAP. Raises OSError."""
     fcntl.ioctl(fd, UNMAP, unmap_payload(region_offset, size))

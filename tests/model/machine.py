@@ -404,15 +404,11 @@ class Machine(RuleBasedStateMachine):
             wanted = abi.CreateMapping(start, size, 0, prot, how)
             self.manager.mappings.perform(
                 self.manager.mappings.plan_map(
-                    self.request,
-                    self.region(area.ino),
-                    wanted,
-                    writable=writable,
-                    has_descriptor=lambda fd: False,
+                    self.request, self.region(area.ino), wanted, writable=writable
                 )
             )
 
-        # A descriptor would be needed without MAP_ANONYMOUS, and none is open.
+        # A file would be needed without MAP_ANONYMOUS, and none is open.
         if not how & abi.MAP_ANONYMOUS:
             errors.add(errno.EBADF)
         self.expect(errors, work)

@@ -344,6 +344,47 @@ def test_layout_of_many_mappings_is_complete(place: Path) -> None:
             assert whole.readonly
 
 
+def test_the_bytes_of_a_file(place: Path, tmp_path: Path) -> None:
+    """All of it, or a part; the layout names it, and an attachment cannot write to it."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE) + b"bytes of the file")
+    with Region.create(place, UNIT) as region:
+        with path.open("rb") as file:
+            region.map_file(0, file)
+            region.map_file(4 * PAGE, file.fileno(), PAGE, file_offset=PAGE)
+            with pytest.raises(msharefs.MappingExists):
+                region.map_file(PAGE, file, replace=False)
+        whole, part = region.layout().mappings
+        assert (whole.offset, whole.size, part.offset, part.size) == (0, 2 * PAGE, 4 * PAGE, PAGE)
+        assert (part.file and part.file.path, part.file and part.file.offset) == (str(path), PAGE)
+        with region.attach(4 * PAGE, PAGE) as attachment:
+            assert bytes(attachment.buf[:17]) == b"bytes of the file"
+            assert attachment.buf.readonly
+
+
+def test_files_that_cannot_be_mapped(place: Path, tmp_path: Path) -> None:
+    """Each exception says why, and nothing is mapped."""
+    path = tmp_path / "file"
+    path.write_bytes(b"bytes")
+    with Region.create(place, UNIT) as region, path.open("r+b") as file:
+        with open("/dev/null", "rb") as null:
+            with pytest.raises(msharefs.NotMappable, match="no regular file"):
+                region.map_file(0, null, PAGE)
+        with pytest.raises(msharefs.MshareError) as refused:
+            region.map_file(0, file, prot="rw")
+        assert refused.value.errno == errno.EOPNOTSUPP
+        with pytest.raises(msharefs.AccessDenied, match="the way it was opened"):
+            region.map_file(0, file, prot="rx")
+        with pytest.raises(msharefs.InvalidArgument, match="offset in the file"):
+            region.map_file(0, file, PAGE, file_offset=1)
+        with pytest.raises(msharefs.InvalidArgument, match="the region ends"):
+            region.map_file(UNIT, file)
+        with pytest.raises(msharefs.MshareError) as refused:
+            region.map_file(0, 4321, PAGE)
+        assert refused.value.errno == errno.EBADF
+        assert region.layout().mappings == ()
+
+
 def test_map_replaces_unless_it_must_not(place: Path) -> None:
     """A new mapping starts with zeros; replace=False is MappingExists and changes nothing."""
     with Region.create(place, UNIT) as region:

@@ -385,14 +385,6 @@ def test_file_that_is_not_open(place: Path, region: int) -> None:
             create_mapping(region, 0, PAGE, flags=raw.FROM_FILE, file=number)
 
 
-def test_file_mappings_are_not_offered_yet(place: Path, region: int, tmp_path: Path) -> None:
-    """C17: a file that is open and would do: EOPNOTSUPP until file-backed mappings exist."""
-    file = tmp_path / "file"
-    file.write_bytes(bytes(HUGE))
-    with opened(file) as fd, unchanged(place, errno.EOPNOTSUPP):
-        create_mapping(region, 0, HUGE, flags=raw.FROM_FILE, file=fd)
-
-
 def test_hundreds_of_mappings(place: Path, client: poke.Poke) -> None:
     """C10: every second page of 4 MiB, mapped one by one in any order, is there and no other."""
     with raw.region(place, 2 * HUGE) as fd:

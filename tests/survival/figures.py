@@ -113,11 +113,7 @@ class Bench:
     def map(self) -> None:
         """A page."""
         mappings = self.manager.mappings
-        mappings.perform(
-            mappings.plan_map(
-                self.request(), self.region, MAP, writable=True, has_descriptor=lambda _: True
-            )
-        )
+        mappings.perform(mappings.plan_map(self.request(), self.region, MAP, writable=True))
         unmap = abi.Unmap(0, 4096)
         mappings.perform(mappings.plan_unmap(self.request(), self.region, unmap, writable=True))
 

@@ -215,6 +215,16 @@ def _mapper(first: int, count: int) -> Callable[[Scene], None]:
     return lambda scene: raw.create_mapping(scene.fd, first * PAGE, count * PAGE)
 
 
+def _file_mapper(first: int, count: int) -> Callable[[Scene], None]:
+    """Maps this very file."""
+
+    def act(scene: Scene) -> None:
+        with opened(__file__, os.O_RDONLY) as file:
+            raw.map_file(scene.fd, first * PAGE, count * PAGE, file)
+
+    return act
+
+
 def _unmapper(first: int, count: int) -> Callable[[Scene], None]:
     return lambda scene: raw.unmap(scene.fd, first * PAGE, count * PAGE)
 
@@ -247,6 +257,8 @@ OPERATIONS = [
     Operation("fallocate", _open_without_size, lambda s: os.posix_fallocate(s.fd, 0, PAGE)),
     Operation("map", _open_region, _mapper(PAGES // 2, 4), MEMORY),
     Operation("map_over", _open_region, _mapper(2, 3), MEMORY),
+    Operation("map_file", _open_region, _file_mapper(PAGES // 2, 2), MEMORY),
+    Operation("map_file_over", _open_region, _file_mapper(PAGES // 2 - 2, 4), MEMORY),
     Operation("unmap", _open_region, _unmapper(0, PAGES), MEMORY),
     Operation("unmap_middle", _open_region, _unmapper(2, 3), MEMORY),
     Operation(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from msharefs import abi
 from msharefs.abi import CreateMapping, Unmap
-from msharefs.core.checks import unmapped_range, wanted_mapping
+from msharefs.core.checks import maps_file, unmapped_range
+from msharefs.core.checks import wanted_mapping as wanted
 from msharefs.core.errors import RefusedError
 from msharefs.core.layout import Mapping, Range
 from msharefs.core.region import Region
@@ -18,7 +19,6 @@ from tests.unit.support.worlds import (
     ALICE,
     ANONYMOUS,
     MIB,
-    OPEN_FD,
     PAGE,
     READ_WRITE,
     attempt,
@@ -31,6 +31,7 @@ TOP = 1 << 64
 
 # What mmap(2) refuses for shared anonymous memory: another type, and a stack.
 FORBIDDEN_FLAGS = {0x2: "MAP_PRIVATE", 0x4: "type", 0x8: "MAP_DROPPABLE", 0x100: "MAP_GROWSDOWN"}
+FROM_FILE = abi.MAP_SHARED | abi.MAP_FIXED
 # Beside MAP_SHARED, MAP_FIXED and MAP_ANONYMOUS these bits mean something.
 MEANINGFUL_FLAGS = {0x4000: "MAP_NORESERVE", 0x40000: "MAP_HUGETLB"}
 
@@ -47,11 +48,6 @@ def sized_region(size: int = SIZE) -> Region:
     if size:
         region.become_sized(size)
     return region
-
-
-def wanted(region: Region, request: CreateMapping) -> Mapping:
-    """The mapping, for a caller that has one descriptor open."""
-    return wanted_mapping(region, request, lambda fd: fd == OPEN_FD)
 
 
 def create(
@@ -163,7 +159,7 @@ def test_random_requests_are_mapped_or_refused(
     request = CreateMapping(start, size, offset, prot, flags, fd)
     outcome = attempt(lambda: wanted(sized_region(), request))
     if isinstance(outcome, RefusedError):
-        assert outcome.errno in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP)
+        assert outcome.errno in (errno.EINVAL, errno.EBADF)
     else:
         assert 0 <= outcome.start < outcome.end <= SIZE
 
@@ -239,19 +235,53 @@ def test_other_protection_bits_mean_nothing(bit: int) -> None:
 # Files and overlap
 
 
-@pytest.mark.parametrize("fd", [abi.NO_FD, 1 << 31, OPEN_FD + 1, 0])
-def test_a_descriptor_that_is_not_open(fd: int) -> None:
+def of_file(offset: int = 0, size: int = PAGE, *, flags: int = 0, fd: int = 5) -> CreateMapping:
+    """A request for a file's bytes, with further `flags`."""
+    return CreateMapping(0, size, offset, READ_WRITE, FROM_FILE | flags, fd)
+
+
+@pytest.mark.parametrize("fd", [abi.NO_FD, 1 << 31])
+def test_a_number_that_no_descriptor_has(fd: int) -> None:
     """EBADF without MAP_ANONYMOUS."""
-    request = CreateMapping(0, PAGE, 0, READ_WRITE, abi.MAP_SHARED | abi.MAP_FIXED, fd)
     with refused(errno.EBADF):
-        wanted(sized_region(), request)
+        wanted(sized_region(), of_file(fd=fd))
 
 
-def test_files_are_not_offered_yet() -> None:
-    """EOPNOTSUPP for a descriptor that is open."""
-    request = CreateMapping(0, PAGE, 0, READ_WRITE, abi.MAP_SHARED | abi.MAP_FIXED, OPEN_FD)
-    with refused(errno.EOPNOTSUPP):
-        wanted(sized_region(), request)
+def test_a_mapping_of_a_file() -> None:
+    """Its memory is there at once, whatever the flags say: the bytes have to be somewhere."""
+    request = of_file(PAGE, 3 * PAGE - 1, flags=abi.MAP_NORESERVE)
+    assert maps_file(request)
+    assert not maps_file(create())
+    assert wanted(sized_region(), request) == Mapping(0, 3 * PAGE, READ_WRITE)
+
+
+@pytest.mark.parametrize("offset", [1, PAGE - 1, PAGE + 512, abi.MAX_FILE_SIZE, TOP - PAGE])
+def test_where_in_no_file_a_mapping_can_begin(offset: int) -> None:
+    """EINVAL for what is not page aligned, and beyond the largest file that there can be."""
+    with refused(errno.EINVAL):
+        wanted(sized_region(), of_file(offset))
+
+
+def test_the_end_of_the_largest_file() -> None:
+    """The last whole page of it, and no byte more."""
+    last = abi.MAX_FILE_SIZE // PAGE * PAGE - PAGE
+    assert wanted(sized_region(), of_file(last)).size == PAGE
+    with refused(errno.EINVAL):
+        wanted(sized_region(), of_file(last, PAGE + 1))
+
+
+def test_huge_pages_are_for_memory_alone() -> None:
+    """EINVAL, as mmap(2) has it for a file of any other file system than hugetlbfs."""
+    with refused(errno.EINVAL):
+        wanted(sized_region(), of_file(size=HUGE, flags=abi.MAP_HUGETLB))
+
+
+def test_overlap_comes_before_the_descriptor() -> None:
+    """EEXIST, whatever the number is."""
+    region = sized_region()
+    region.layout.insert(Mapping(0, PAGE, READ_WRITE))
+    with refused(errno.EEXIST):
+        wanted(region, of_file(flags=abi.MAP_FIXED_NOREPLACE, fd=abi.NO_FD))
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msharefs import Mapping
+from msharefs import MappedFile, Mapping
 from msharefs.cli import drawing
 
 GIB = 1 << 30
@@ -38,6 +40,14 @@ def test_kinds_have_characters_of_their_own() -> None:
     assert (
         text(mappings, 8192, 8, unicode=True) == "\u2588\u2588\u2593\u2593\u2592\u2592\u00b7\u00b7"
     )
+
+
+def test_bytes_of_a_file_are_drawn_as_such() -> None:
+    """In a character of their own, and in the legend."""
+    file = MappedFile("/tmp/file", 1, 2, 0, 0)
+    row = drawing.cells([replace(mapping(0, 4096), file=file)], 8192, 2)
+    assert "".join(part for part, _ in drawing.runs(row, unicode=False)) == "F."
+    assert "bytes of a file" in "".join(part for part, _ in drawing.legend(row, unicode=False))
 
 
 def test_a_single_page_of_a_huge_region_shows() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msharefs import Creator, Layout, Mapping, MshareError
+from msharefs import Creator, Layout, MappedFile, Mapping, MshareError
 from msharefs.client.layout import mappings_within, read_layout
 
 NAME = "user.msharefs.layout"
@@ -80,6 +80,16 @@ def test_layout_in_one_part() -> None:
         maps=7,
         unmaps=3,
     )
+
+
+def test_a_mapping_of_a_file() -> None:
+    """With all that is told of it; what a later version tells besides is passed over."""
+    text = json.loads(document([at(0), at(2)]))
+    file = {"path": "/tmp/f\udcff", "device": 1, "inode": 2, "offset": PAGE, "uid": 3}
+    text["mappings"][1]["file"] = file | {"colour": "blue"}
+    mappings = read_layout(Mount((NAME, json.dumps(text).encode())).read).mappings
+    assert mappings[0].file is None
+    assert mappings[1].file == MappedFile("/tmp/f\udcff", 1, 2, PAGE, 3)
 
 
 def test_layout_in_several_parts() -> None:

@@ -28,6 +28,7 @@ from msharefs.core.region import Region
 from msharefs.fuse.control import SLOW_WORK, Control
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import MalformedError
+from tests.unit.support.files import FakeFiles
 from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import (
     ALICE,
@@ -56,7 +57,8 @@ class Desk:
     uniques: Iterator[int] = field(default_factory=lambda: itertools.count(2, 2))
 
     def __post_init__(self) -> None:
-        self.control = Control(self.world.manager, self.plane)
+        self.files = FakeFiles(self.world.memory)
+        self.control = Control(self.world.manager, self.plane, self.files)
 
     def ioctl(
         self, ino: int, command: int, payload: bytes, *, handle: int = os.O_RDWR, flags: int = 0
@@ -231,36 +233,6 @@ def test_random_payloads_are_refused_whole(payload: bytes) -> None:
     with pytest.raises(RefusedError):
         desk.ioctl(region.ino, command, payload)
     assert desk.world.snapshot() == before
-
-
-# The file that a request names
-
-
-def test_the_descriptor_is_looked_for_in_the_caller(desk: Desk) -> None:
-    """EBADF where it is not open there, or the caller is outside our pid namespace;
-    EOPNOTSUPP where it is, as files are not offered yet."""
-    region = desk.world.region(size=SIZE)
-    reader, writer = os.pipe()
-    os.close(writer)
-
-    def ask(fd: int, pid: int) -> None:
-        request = abi.CreateMapping(0, PAGE, 0, 3, abi.MAP_SHARED | abi.MAP_FIXED, fd)
-        payload = request.pack()
-        head = struct.pack("<QIIQII", os.O_RDWR, 0, abi.CREATE_MAPPING, 0, len(payload), 0)
-        caller = header(Opcode.IOCTL, region.ino)._replace(pid=pid)
-        desk.control.ioctl(caller, memoryview(head + payload))
-
-    try:
-        with refused(errno.EOPNOTSUPP):
-            ask(reader, os.getpid())
-        with refused(errno.EBADF):
-            ask(writer, os.getpid())
-        with refused(errno.EBADF):
-            ask(reader, 0)
-        with refused(errno.EBADF):
-            ask(abi.NO_FD, os.getpid())
-    finally:
-        os.close(reader)
 
 
 # Slow changes

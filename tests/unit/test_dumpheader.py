@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msharefs import Mapping
+from msharefs import MappedFile, Mapping
 from msharefs.inspect import dumpheader
 from msharefs.inspect.dumpheader import Header, HeaderError
 
@@ -47,6 +48,12 @@ def test_what_was_written_is_read(name: str, mappings: list[Mapping]) -> None:
     read = Header.parse(written.encode())
     assert read == written
     assert list(read.mappings()) == mappings
+
+
+def test_a_mapped_file_is_not_saved() -> None:
+    """Its bytes come back as memory, and whose path it was is nobody's business."""
+    file = MappedFile("/home/alice/secret", 1, 2, 0, 1001)
+    assert Header.of([replace(FIRST, file=file)], **FACTS) == Header.of([FIRST], **FACTS)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from msharefs.fuse.names import NameHandlers
 from msharefs.fuse.replay import Replay
 from tests.unit.support.durables import Host
 from tests.unit.support.fakes import FakeOptions
+from tests.unit.support.files import FakeFiles
 from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE, World
 
@@ -43,7 +44,7 @@ class Server:
             **NameHandlers(manager).handlers(),
             **HandleHandlers(manager, plane).handlers(),
             **AttributeHandlers(manager, dict, FakeOptions()).handlers(),
-            **Control(manager, plane).handlers(),
+            **Control(manager, plane, FakeFiles(world.memory)).handlers(),
         }
 
     def serve(self, request: Header, body: bytes) -> bytes:

@@ -19,6 +19,8 @@ from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import NoRoom, OutOfMemory
 from msharefs.core.inode import ROOT_INO
 from msharefs.core.journal import DROP, MAPPINGS_A_STATEMENT, Journal, Request
+from msharefs.core.layout import MappedFile, Mapping
+from msharefs.core.mappable import LONGEST_PATH
 from msharefs.core.namespace import RENAME_EXCHANGE
 from msharefs.core.room import GROWN, SPARE, Room
 from msharefs.core.room import PAGE as DATABASE_PAGE
@@ -297,11 +299,30 @@ def test_what_takes_away_much_has_room_for_it(path: str) -> None:
     for first in range(0, 65_000, 1000):
         with journal.change(None, statements=1000):
             for start in range(first, first + 1000):
-                journal._write("INSERT INTO mapping VALUES (5, ?, ?, 3, 1, 0)", (start, 1 << 40))
+                journal._write(
+                    "INSERT INTO mapping VALUES (5, ?, ?, 3, 1, 0, NULL)", (start, 1 << 40)
+                )
     journal.close()
     watched = Watched(path)
     journal = opened(path, watched)
     with journal.rewrite(None, statements=DROP + 65_000 // MAPPINGS_A_STATEMENT):
+        journal.drop(5)
+    assert os.stat(path + "-wal").st_size <= watched.sizes["-wal"]
+    journal.close()
+
+
+def test_what_takes_away_many_files_has_room_for_it(path: str) -> None:
+    """Their records are the longest that there are of mappings."""
+    file = MappedFile(1 << 40, 1 << 60, 1 << 62, 1 << 31, "\udcff" * LONGEST_PATH)
+    journal = opened(path, Files(path))
+    for first in range(0, 2000, 100):
+        with journal.change(None, statements=100):
+            mappings = [Mapping(n, n + 1, 3, file=file) for n in range(first, first + 100)]
+            journal.replace_mappings(5, [], mappings)
+    journal.close()
+    watched = Watched(path)
+    journal = opened(path, watched)
+    with journal.rewrite(None, statements=DROP + 2000):
         journal.drop(5)
     assert os.stat(path + "-wal").st_size <= watched.sizes["-wal"]
     journal.close()
@@ -327,7 +348,11 @@ def _record_something(
         "REPLACE INTO inode VALUES (?,'R',33188,0,0,1,?,?,?,0,?,?,?,1,2,3)",
         (ino, *[chance.randrange(1 << 62) for _ in range(4)], ino, ino),
     )
-    write("REPLACE INTO mapping VALUES (?, ?, ?, 3, 1, 0)", (ino, start, start + 1))
+    path = "/" + "\udcff" * chance.choice([0, 20, LONGEST_PATH - 1])
+    file = MappedFile(1 << 40, 1 << 60, 1 << 62, 1 << 31, path) if chance.random() < 0.5 else None
+    mapping = Mapping(start, start + 1, 3, file=file)
+    # In place of another that begins there.
+    journal.replace_mappings(ino, [mapping], [mapping])
 
 
 def test_a_log_that_cannot_be_emptied_is_no_room(path: str) -> None:

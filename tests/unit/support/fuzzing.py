@@ -31,6 +31,7 @@ from msharefs.fuse.replay import Replay
 from tests.unit.support.devices import ScriptedDevice
 from tests.unit.support.exchange import Exchange, exchange
 from tests.unit.support.fakes import FakeOptions
+from tests.unit.support.files import FakeFiles
 from tests.unit.support.planes import OUT_HEADER_SIZE, reply
 from tests.unit.support.worlds import MIB, PAGE, World, inode_numbers, make_world
 
@@ -122,7 +123,7 @@ async def fuzzed(plane: DataPlane) -> AsyncIterator[Fuzzed]:
         **HandleHandlers(manager, plane).handlers(),
         **DirectoryHandlers(manager).handlers(),
         **AttributeHandlers(manager, metrics.report, FakeOptions()).handlers(),
-        **Control(manager, plane).handlers(),
+        **Control(manager, plane, FakeFiles(world.memory)).handlers(),
     }
     with complaints_of("msharefs") as complaints:
         with exchange(handlers, replay=Replay(manager, plane)) as board:

@@ -19,6 +19,7 @@ from msharefs.core.errors import RefusedError
 from msharefs.core.handles import HandleCounts
 from msharefs.core.inode import ROOT_INO, Caller, Directory, Inode
 from msharefs.core.journal import Journal, Request
+from msharefs.core.layout import MappedFile
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
@@ -38,7 +39,6 @@ ALICE = Caller(pid=101, uid=1001, gid=2001)
 BOB = Caller(pid=102, uid=1002, gid=2002)
 ANONYMOUS = abi.MAP_SHARED | abi.MAP_FIXED | abi.MAP_ANONYMOUS
 DEFAULT_ROOT = RootAttributes()
-OPEN_FD = 5
 READ_WRITE = abi.PROT_READ | abi.PROT_WRITE
 
 
@@ -121,14 +121,17 @@ class World:
         wanted = abi.CreateMapping(start, size, 0, prot, ANONYMOUS | flags)
         self.manager.mappings.perform(self.plan(region, wanted, writable=writable))
 
-    def plan(self, region: Region, wanted: abi.CreateMapping, *, writable: bool = True) -> MapPlan:
-        """What a CREATE_MAPPING would do, its memory charged; the caller has descriptor 5."""
+    def plan(
+        self,
+        region: Region,
+        wanted: abi.CreateMapping,
+        *,
+        writable: bool = True,
+        file: MappedFile | None = None,
+    ) -> MapPlan:
+        """What a CREATE_MAPPING would do, of `file` if it names one, its memory charged."""
         return self.manager.mappings.plan_map(
-            self.request,
-            region,
-            wanted,
-            writable=writable,
-            has_descriptor=lambda fd: fd == OPEN_FD,
+            self.request, region, wanted, writable=writable, file=file
         )
 
     def unmap(self, region: Region, start: int, size: int, *, writable: bool = True) -> None:

@@ -1,0 +1,141 @@
+"""A helper: has one file of one caller, tells what it is, reads it, and ends.
+
+Owns the order in which that is safe: the caller is held and compared with what the kernel said of
+him, his descriptor is duplicated, all rights but his are given up, and only then is the file
+looked at. Nothing is opened by a name. It may hang in any of the later steps; whoever wants it
+ends it, and waits for it not.
+
+The descriptor is the caller's own open file: its position, flags and locks are not touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from msharefs.files import wire
+from msharefs.files.wire import Facts, Wanted
+from msharefs.linux import descriptors, mountinfo, proc, rights, syscalls
+from msharefs.linux.descriptors import Thread
+
+WINDOW = 64 << 20
+"""Bytes of memory that are mapped at a time."""
+CHUNK = 4 << 20
+"""Bytes that are read at a time, after which it is told that it goes on."""
+
+
+def run(conversation: socket.socket, wanted: Wanted) -> None:
+    """The whole life of a helper. Raises OSError where the server has gone."""
+    try:
+        fd, facts = _take(wanted)
+    except OSError as error:
+        wire.send(conversation, wire.failure(error))
+        return
+    wire.send(conversation, {"file": asdict(facts)})
+    while True:
+        message, targets = wire.receive(conversation)
+        if not message:
+            return
+        try:
+            for done in _read_all(fd, message["read"], targets):
+                wire.send(conversation, {"read": done})
+        except OSError as error:
+            wire.send(conversation, wire.failure(error))
+            return
+        for target in targets:
+            os.close(target)
+        wire.send(conversation, {"done": True})
+
+
+def _take(wanted: Wanted) -> tuple[int, Facts]:
+    """The caller's file and what it is. Raises OSError."""
+    with Thread(wanted.thread) as caller:
+        # Held by now: who this number belongs to does not change any more.
+        has = proc.file_rights(wanted.thread)
+        if (has.uid, has.gid) != (wanted.uid, wanted.gid):
+            raise OSError(errno.EBADF, "the caller is not there any more")
+        tables = list(_mount_tables(wanted.thread))
+        fd = caller.duplicate(wanted.descriptor)
+    rights.touch_files_as(has.uid, has.gid, has.groups)
+    rights.forbid_new_privileges()
+    rights.keep_capabilities(frozenset())
+    rights.forbid_dumps()
+    return fd, _look_at(fd, tables)
+
+
+def _mount_tables(thread: int) -> Iterator[bytes]:
+    """In which the file system of a file of his may be found, so that it need not be asked."""
+    for path in (f"/proc/{thread}/mountinfo", mountinfo.OWN):
+        try:
+            with open(path, "rb") as table:
+                yield table.read()
+        except OSError:
+            continue
+
+
+def _look_at(fd: int, tables: Sequence[bytes]) -> Facts:
+    """Step by step, and no further than what it is allows."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    known = descriptors.identity(fd)
+    file_system, seals = "", 0
+    if stat.S_ISREG(known.mode) and not flags & os.O_PATH:
+        file_system = _file_system(known.device, tables) or descriptors.file_system(fd)
+        seals = descriptors.seals(fd)
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    return Facts(known.mode, flags, seals, file_system, known.device, known.inode, path)
+
+
+def _file_system(device: int, tables: Sequence[bytes]) -> str:
+    mark = b" %d:%d " % (os.major(device), os.minor(device))
+    for table in tables:
+        lines = (line for line in table.split(b"\n") if mark in line)
+        for mount in mountinfo.parse(b"\n".join(lines)):
+            if mount.device == device:
+                return mount.kind
+    return ""
+
+
+def _read_all(
+    fd: int, pieces: Sequence[tuple[int, int, int, int]], targets: Sequence[int]
+) -> Iterator[int]:
+    """Read pieces into memory; after each part it tells how much it was. Raises OSError."""
+    for which, start, file_offset, size in pieces:
+        for done in range(0, size, WINDOW):
+            length = min(WINDOW, size - done)
+            with mmap.mmap(targets[which], length, offset=start + done) as memory:
+                yield from _read_into(memory, fd, file_offset + done)
+
+
+def _read_into(memory: mmap.mmap, fd: int, offset: int) -> Iterator[int]:
+    """Up to the end of the file, wherever that is by now."""
+    position = 0
+    with memoryview(memory) as view:
+        while position < len(view):
+            with view[position : position + CHUNK] as part:
+                done = _pread(fd, part, offset + position)
+            if not done:
+                return
+            position += done
+            yield done
+
+
+def _pread(fd: int, part: memoryview, offset: int) -> int:
+    try:
+        return os.preadv(fd, [part], offset)
+    except OSError as error:
+        if error.errno == errno.EFAULT:
+            # What a store would get SIGBUS for.
+            raise OSError(errno.ENOMEM, "no memory for the file's bytes") from error
+        raise
+
+
+def be_helper(conversation: socket.socket, wanted: Wanted) -> None:
+    """In a process that was forked for it: keep nothing else open, and do the work."""
+    syscalls.call_ourselves("msharefs-file")
+    run(conversation, wanted)

@@ -1,0 +1,85 @@
+"""What server, broker and helpers say to one another: JSON and descriptors, a message a packet.
+
+Owns the form of the messages. All are of one version: the broker is a fork of the server, and a
+helper of the broker.
+
+    server to broker    {"thread": T, "uid": U, "gid": G, "descriptor": D}     and a socket: the helper's
+    helper to server    {"file": {...}}                                        what it has
+    server to helper    {"read": [[WHICH, START, FILE_OFFSET, SIZE], ...]}     and descriptors: WHICH of these
+    helper to server    {"read": BYTES}, again and again, then {"done": true}
+    both to server      {"errno": N, "why": "a sentence"}                      instead of any of them
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LARGEST = 1 << 16
+"""Bytes of a message."""
+PIECES = 500
+"""In one message at most; a piece takes up to 80 bytes of it."""
+MOST_DESCRIPTORS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whose descriptor: that of a thread of this user, as the kernel has told of him."""
+
+    thread: int
+    uid: int
+    gid: int
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was seen of a file: see core's port OpenFile."""
+
+    mode: int
+    flags: int
+    seals: int
+    file_system: str
+    device: int
+    inode: int
+    path: str
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """A message as the bytes of a packet."""
+    return json.dumps(message).encode()
+
+
+def decode(packet: bytes) -> dict[str, Any]:
+    """The message in a packet; an empty one where there is none, because the sender is gone."""
+    message: dict[str, Any] = json.loads(packet) if packet else {}
+    return message
+
+
+def failure(error: OSError) -> dict[str, Any]:
+    """The message that says why something cannot be done."""
+    return {"errno": error.errno, "why": error.strerror or str(error)}
+
+
+def send(
+    conversation: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int] = ()
+) -> None:
+    """Raises OSError where the other side is gone."""
+    socket.send_fds(conversation, [encode(message)], descriptors)
+
+
+def receive(conversation: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """The next message and its descriptors, which are the receiver's now. Raises OSError."""
+    packet, descriptors, _flags, _address = socket.recv_fds(
+        conversation, LARGEST, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+    )
+    return decode(packet), descriptors
+
+
+def batches(pieces: Sequence[tuple[int, int, int, int]]) -> Iterable[Sequence[tuple[int, ...]]]:
+    """The same in parts that a message has room for."""
+    for first in range(0, len(pieces), PIECES):
+        yield pieces[first : first + PIECES]

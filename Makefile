@@ -4,18 +4,15 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PREFIX ?= /usr/local
-# What mount(8) looks for: -t msharefs, and -t fuse.msharefs, the type that /proc/mounts shows.
-HELPERS ?= /sbin/mount.msharefs /sbin/mount.fuse.msharefs
-COMMANDS := msharefs-mount mshare
 # Mounting in a private arena needs root; so do the tests of it.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
-# The data plane of the demo; paged needs no root: make demo DATA=paged
-DATA ?= auto
+# The data plane of the demo: paged, which needs no root, for who has neither root nor sudo.
+DATA ?= $(if $(filter 0,$(shell id -u)),auto,$(if $(shell command -v sudo),auto,paged))
 # Extra words for pytest: make test ARGS='-k unlink -x'
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo unit test check format bench soak docs dist clean install-helper uninstall-helper
+.PHONY: help setup lock demo unit test check format bench soak docs dist deb try-packages clean install-helper uninstall-helper
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,17 +70,17 @@ dist: setup  ## wheel and source archive in dist/
 	@rm -rf dist
 	@$(BIN)/hatchling build
 
+deb: docs dist  ## a Debian package for this release of Debian in dist/, with Debian's own tools
+	@scripts/deb
+
+try-packages: deb  ## install, use and remove package and wheel in an empty Debian (root; some minutes)
+	@$(SUDO) scripts/try_packages
+
 install-helper: setup  ## the commands in /usr/local/bin and the helpers of mount(8) in /sbin, as links into .venv
-	@set -e; for name in $(COMMANDS); do \
-	    $(SUDO) ln -sfn "$(CURDIR)/$(BIN)/$$name" "$(PREFIX)/bin/$$name"; \
-	    echo "$(PREFIX)/bin/$$name -> $(CURDIR)/$(BIN)/$$name"; done
-	@set -e; for helper in $(HELPERS); do \
-	    $(SUDO) ln -sfn "$(PREFIX)/bin/msharefs-mount" "$$helper"; \
-	    echo "$$helper -> $(PREFIX)/bin/msharefs-mount"; done
+	@$(SUDO) $(BIN)/mshare install --commands-only --prefix "$(PREFIX)"
 
 uninstall-helper:  ## take those links away again
-	@set -e; for link in $(HELPERS) $(COMMANDS:%=$(PREFIX)/bin/%); do \
-	    if [ -L "$$link" ]; then $(SUDO) rm -- "$$link"; echo "removed $$link"; fi; done
+	@$(SUDO) $(BIN)/mshare install --commands-only --prefix "$(PREFIX)" --remove
 
 clean:  ## take away all that make made, .venv too
 	rm -rf .venv build dist docs/_build .coverage .hypothesis .import_linter_cache \

@@ -14,6 +14,8 @@ WHEEL_HOLDS = (
     "msharefs/cli/mount.py",
     "msharefs/include/msharefs.h",
     "msharefs/py.typed",
+    "msharefs/share/man/mshare.1",
+    "msharefs/share/msharefs@.service",
 )
 SOURCE_HOLDS = (
     "CHANGELOG.md",

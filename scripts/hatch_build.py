@@ -1,4 +1,5 @@
-"""Part of the package build: compiles the library that mshare run preloads.
+"""Part of the package build: compiles the library that mshare run preloads, and adds what
+`mshare install` places.
 
 It loads msharefs/preload/library.py by itself, because the package cannot be imported
 before it is installed. A machine without a C compiler still gets the package: the library
@@ -22,8 +23,10 @@ LIBRARY = Path("msharefs", "preload", "library.py")
 class LibraryHook(BuildHookInterface[BuilderConfig]):
     """Adds the compiled library to a wheel, or puts it beside its sources."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatch has it
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before the wheel is made; `version` is "standard" or "editable"."""
+        if version == "standard":
+            build_data["force_include"].update(self._shared())
         library = _load(Path(self.root, LIBRARY))
         target = Path(self.root, LIBRARY).with_name(library.file_name())
         try:
@@ -39,6 +42,17 @@ class LibraryHook(BuildHookInterface[BuilderConfig]):
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
+
+    def _shared(self) -> dict[str, str]:
+        """What `mshare install` places in the system, by where it is in a wheel. Man pages are there
+        if they were built."""
+        root = Path(self.root)
+        found = {root / "packaging/msharefs@.service": "msharefs/share/msharefs@.service"}
+        for example in sorted(root.glob("examples/*.[chp]*")):
+            found[example] = f"msharefs/share/examples/{example.name}"
+        for page in sorted(root.glob("docs/_build/man/*.[1-9]")):
+            found[page] = f"msharefs/share/man/{page.name}"
+        return {str(path): place for path, place in found.items()}
 
 
 def _load(path: Path) -> ModuleType:

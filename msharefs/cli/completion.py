@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+SHELLS = ("bash", "zsh", "fish")
 _VARIABLE = "_MSHARE_COMPLETE"
 
 
 @click.command(short_help="Print a script for shell completion.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the completion script of a shell.
@@ -18,10 +19,15 @@ def completion(ctx: click.Context, shell: str) -> None:
     zsh   eval "$(mshare completion zsh)" in ~/.zshrc
     fish  mshare completion fish > ~/.config/fish/completions/mshare.fish
     """
+    print(script(ctx.find_root().command, shell))
+
+
+def script(command: click.Command, shell: str) -> str:
+    """The script of one of SHELLS for mshare, which is `command`."""
     from click.shell_completion import get_completion_class  # noqa: PLC0415 - only here
 
     kind = get_completion_class(shell)
     assert kind is not None
-    script = kind(ctx.find_root().command, {}, "mshare", _VARIABLE)
+    made = kind(command, {}, "mshare", _VARIABLE)
     # Not source(): for bash that runs a bash to see how old it is, and this one may not be it.
-    print(script.source_template % script.source_vars())
+    return made.source_template % made.source_vars()

@@ -41,6 +41,7 @@ COMMANDS = {
     "doctor": "doctor:doctor",
     "run": "run:run",
     "completion": "completion:completion",
+    "install": "install:install",
 }
 """Every command in the order of the help: where it is, as "module:function" below msharefs.cli."""
 
@@ -148,7 +149,7 @@ def _start_as_expected() -> None:
 
 def _suspects(command: str, words: list[str]) -> list[str]:
     """The mount points that a command line is about, told without touching them."""
-    if command in {"doctor", "completion", ""}:
+    if command in {"doctor", "completion", "install", ""}:
         return []
     after = words[words.index(command) + 1 :]
     paths = [word.rpartition("=")[2] if word.startswith("--") else word for word in after]

@@ -20,12 +20,13 @@ exclude_patterns = ["_build"]
 
 html_theme = "alabaster"
 html_theme_options = {
-    "description": "Shared memory with shared page tables, as files",
+    "description": "Shared memory with small page tables, as files",
     "fixed_sidebar": True,
     "page_width": "1080px",
 }
 html_show_sourcelink = False
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 
 # sphinx-build -b man docs docs/_build/man
 man_pages = [

@@ -200,9 +200,9 @@ def test_header_and_abi_agree_in_cxx(tmp_path: Path, dialect: str, compiler: str
 
 
 def programs_of_pages() -> list[str]:
-    """The C of the README and of the page about it, as whole programs."""
+    """The C of the page about it, as whole programs."""
     found = []
-    for page in ("README.md", "docs/api-c.md"):
+    for page in ("docs/api-c.md",):
         blocks = re.findall(
             r"^```c\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
         )

@@ -1,8 +1,12 @@
 """The journal: a mount's state in sqlite3, so that it outlives the process that serves it.
 
-Owns the schema, every statement, and the transaction: one an operation, which also
-remembers which request it answers, so that one that the kernel sends again is not applied
-twice. It survives the death of a process, not of the machine, whose memory goes with it:
+Owns the schema, and the change: one an operation, which also remembers which request it
+answers, so that one that the kernel sends again is not applied twice. A change is durable when it is in the
+tail (tail.py); changes are moved from there into sqlite many at once, one transaction for all. A
+process that is killed after the transaction and before the tail is empty leaves changes in both:
+each row is put or taken away whatever was there before, so that to move them again changes nothing.
+
+It survives the death of a process, not of the machine, whose memory goes with it:
 synchronous=OFF, and no fsync anywhere.
 """
 
@@ -10,19 +14,25 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from msharefs.core import records
 from msharefs.core.errors import NoRoom, RefusedError
 from msharefs.core.inode import Caller, Directory, Inode
 from msharefs.core.layout import MappedFile, Mapping
+from msharefs.core.records import Kind, Values
 from msharefs.core.region import Region, State
 from msharefs.core.room import PAGE, Allocate, Room
+from msharefs.core.tail import Tail, TailError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 REMEMBERED_REQUESTS = 64
 """More than can be applied and not yet answered at any moment."""
 STATEMENTS, DROP = 10, 2
@@ -60,8 +70,11 @@ ALTER TABLE inode DROP COLUMN maps;
 ALTER TABLE inode DROP COLUMN unmaps;
 """,
     2: "ALTER TABLE mapping ADD COLUMN file TEXT;",
+    3: "",
 }
-"""What earlier versions wrote is changed in place when it is opened, from schema to schema."""
+"""What earlier versions wrote is changed in place when it is opened, from schema to schema. Up to 3 there
+was no tail: who knows only that must not read a journal that may have one."""
+_FORGET_OLD = "DELETE FROM applied WHERE sequence <= (SELECT max(sequence) FROM applied) - ?"
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 """Result codes (https://sqlite.org/rescode.html) that say so of a file; an SQL error is a table that
 is not there."""
@@ -77,6 +90,10 @@ class NewerJournalError(JournalError):
 
 class DamagedJournalError(JournalError):
     """It is torn or foreign. One that cannot be read for want of disk, memory or descriptors is not."""
+
+
+class DamagedTailError(JournalError):
+    """Its tail is torn or foreign, and sqlite has all that was before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +118,44 @@ class Journal:
     def __init__(
         self,
         path: str,
+        open_tail: Callable[[], memoryview],
         failpoint: Callable[[str], None],
         broken: Callable[[], None],
         allocate: Allocate,
     ) -> None:
-        """Open or make it. `failpoint` is called at each step, for tests that end the
-        process there; `broken` that the tables and the journal may differ, after which the
-        process has to start again from the journal; `allocate` has room on disk for its files.
-        Raises DamagedJournalError where it is torn or foreign, NewerJournalError, or JournalError
-        where it cannot be read or made now."""
+        """Open or make it; `open_tail` gives the memory for its tail (tail.py). `failpoint` is called
+        at each step, for tests that end the process there; `broken` that the tables and the
+        journal may differ, after which the process has to start again from the journal;
+        `allocate` has room on disk for its files. Raises DamagedJournalError or DamagedTailError where it
+        is torn or foreign, NewerJournalError, or JournalError where it cannot be read or made now."""
         self.failpoint = failpoint
         self.broken = broken
+        # What sqlite does not have: the last row of each key, and what is kept in order.
+        self._rows: dict[Values, tuple[Kind, Values]] = {}
+        self._ordered: list[tuple[Kind, Values]] = []
+        # The change that is being made.
+        self._change: list[tuple[Kind, Values]] = []
         try:
             self._db = _open(path)
-            self._execute = self._db.execute
-            self._sequence = self._last_sequence()
         except sqlite3.Error as error:
             raise _why_not(path, error) from error
-        self._room = Room(self._execute, allocate)
-        # Whether anything was written since the last commit.
-        self.pending = False
+        self._execute = self._db.execute
+        try:
+            self._tail = Tail(open_tail(), self._number())
+            self._take_up()
+            self._sequence = self._last_sequence()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise _why_not(path, error) from error
+        except (TailError, KeyError, ValueError, struct.error) as error:
+            self._db.close()
+            raise DamagedTailError(f"the last changes of {path} cannot be read: {error}") from error
+        self._room = Room(self._execute, allocate, self.move)
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything was written since the last commit."""
+        return bool(self._change)
 
     def change(
         self, request: Request | None, result: int = 0, *, statements: int = STATEMENTS
@@ -133,14 +168,14 @@ class Journal:
         was changed, any other exception that the tables and the journal may differ (`broken`).
         """
         self._room.claim(statements, statements)
-        return Transaction(self, request, result)
+        return Transaction(self, request, result, statements)
 
     def rewrite(
         self, request: Request | None, result: int = 0, *, statements: int = STATEMENTS
     ) -> Transaction:
         """The same for a change that takes away or overwrites, which a full disk allows."""
         self._room.claim(statements, 0)
-        return Transaction(self, request, result)
+        return Transaction(self, request, result, statements)
 
     def promise(self, statements: int, *, growing: int) -> None:
         """Room for a change that comes later, of which so many statements may add something. Raises
@@ -161,33 +196,41 @@ class Journal:
             self.broken()
             raise
 
-    def commit(self, request: Request | None, result: int) -> None:
+    def commit(self, request: Request | None, result: int, statements: int = STATEMENTS) -> None:
         """Make all that was written durable, together with the fact that it answers
-        `request`."""
+        `request`. Room was claimed for so many statements."""
         if request is not None:
             self._sequence += 1
             self._write(
-                "INSERT INTO applied VALUES (?, ?, ?, ?)",
-                (self._sequence, request.unique, request.opcode, result),
+                records.PUT_APPLIED, (self._sequence, request.unique, request.opcode, result)
             )
-            if self._sequence % REMEMBERED_REQUESTS == 0:
-                oldest = self._sequence - REMEMBERED_REQUESTS
-                self._write("DELETE FROM applied WHERE sequence <= ?", (oldest,))
-        if self.pending:
-            self._execute("COMMIT")
-            self.pending = False
+        change, self._change = self._change, []
+        record = _encoded(change)
+        recorded = self._append(record)
+        if not recorded:
+            # Else a later process would take what is in the tail for newer than this.
+            self.move()
+            recorded = self._append(record)
+        # More than ordinary changes have are for mappings, which are taken away by the range.
+        self._room.used(max(self._keep(change), statements - STATEMENTS))
+        if not recorded:
+            self._transact()
+
+    def move(self) -> None:
+        """Have sqlite take what is in the tail. Raises sqlite3.Error."""
+        if self._rows or self._ordered:
+            self._transact()
 
     def applied(self, unique: int) -> Applied | None:
         """What a request did, if it was applied."""
-        row = self._execute(
-            "SELECT opcode, result FROM applied WHERE request = ?", (unique,)
-        ).fetchone()
+        row = self._read("SELECT opcode, result FROM applied WHERE request = ?", unique).fetchone()
         return None if row is None else Applied(*row)
 
     def forget_connection(self) -> None:
-        """The one whose requests were remembered, and that knew segments, is gone."""
-        self._write("DELETE FROM applied")
-        self._write("UPDATE inode SET registration = 0 WHERE registration")
+        """The one whose requests were remembered, and that knew segments, is gone. In a change
+        that writes nothing else."""
+        self._write(records.FORGET_APPLIED, ())
+        self._write(records.FORGET_REGISTRATIONS, ())
 
     def save(self, inode: Inode) -> None:
         """Write an inode as it is now, in place of what was known of it."""
@@ -199,7 +242,7 @@ class Journal:
             kind, size = "R", inode.size if inode.state is State.SIZED else -1
             registration, slot, creator = inode.registration, inode.slot, inode.creator
         self._write(
-            "REPLACE INTO inode VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            records.PUT_INODE,
             (
                 inode.ino,
                 kind,
@@ -222,63 +265,105 @@ class Journal:
 
     def drop(self, ino: int) -> None:
         """Remove an inode and its mappings."""
-        self._write("DELETE FROM inode WHERE ino = ?", (ino,))
-        self._write("DELETE FROM mapping WHERE ino = ?", (ino,))
+        self._write(records.DROP_INODE, (ino,))
+        self._write(records.DROP_ALL_MAPPINGS, (ino,))
 
     def put_name(self, directory: Directory, name: bytes) -> None:
         """Write a name as it is in the directory now."""
         entry = directory.entry(name)
-        self._write(
-            "REPLACE INTO name VALUES (?, ?, ?, ?)",
-            (directory.ino, name, entry.ino, entry.cookie),
-        )
+        self._write(records.PUT_NAME, (directory.ino, name, entry.ino, entry.cookie))
 
     def drop_name(self, parent: int, name: bytes) -> None:
         """A name is gone; what it meant is not touched."""
-        self._write("DELETE FROM name WHERE parent = ? AND name = ?", (parent, name))
+        self._write(records.DROP_NAME, (parent, name))
 
     def replace_mappings(self, ino: int, old: list[Mapping], new: Iterable[Mapping]) -> None:
         """Write what became of some mappings of a region, which lie side by side."""
         if old:
-            self._write(
-                "DELETE FROM mapping WHERE ino = ? AND start BETWEEN ? AND ?",
-                (ino, old[0].start, old[-1].start),
-            )
+            self._write(records.DROP_MAPPINGS, (ino, old[0].start, old[-1].start))
         for m in new:
-            self._write(
-                "INSERT INTO mapping VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (ino, m.start, m.end, m.prot, m.reserve, m.huge, m.file and _file_text(m.file)),
-            )
+            file = m.file and _file_text(m.file)
+            self._write(records.PUT_MAPPING, (ino, m.start, m.end, m.prot, m.reserve, m.huge, file))
 
     # Rows are plain tuples, because there may be millions.
 
     def inodes(self) -> Iterator[tuple[Any, ...]]:
         """All inodes by number, with the columns in the order of the schema."""
-        return self._execute("SELECT * FROM inode ORDER BY ino")
+        return self._read("SELECT * FROM inode ORDER BY ino")
 
     def names(self) -> Iterator[tuple[int, bytes, int, int]]:
         """All names, each directory's in the order of its listing: the directory, the name,
         the inode that it means and its cookie."""
-        return self._execute("SELECT * FROM name ORDER BY parent, cookie")
+        return self._read("SELECT * FROM name ORDER BY parent, cookie")
 
     def mappings(self) -> Iterator[tuple[int, Mapping]]:
         """All mappings in order, with their region's number."""
-        rows = self._execute("SELECT * FROM mapping ORDER BY ino, start")
+        rows = self._read("SELECT * FROM mapping ORDER BY ino, start")
         for ino, start, end, prot, reserve, huge, text in rows:
             file = None if text is None else _file_from(text)
             yield ino, Mapping(start, end, prot, reserve != 0, huge != 0, file)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. What is in the tail stays there."""
         self._db.close()
 
-    def _write(self, statement: str, values: Sequence[object] = ()) -> None:
-        """A refused request writes nothing, so a transaction begins with its first record."""
+    def _write(self, kind: Kind, values: Values) -> None:
+        """A refused request writes nothing, so a change begins with its first record."""
+        self._change.append((kind, values))
+
+    def _append(self, record: bytes | None) -> bool:
+        return record is not None and self._tail.append(record)
+
+    def _keep(self, change: Iterable[tuple[Kind, Values]]) -> int:
+        """For sqlite. Returns how many statements that is more."""
+        before = len(self._rows) + len(self._ordered)
+        for kind, values in change:
+            key = kind.key(values)
+            if key is None:
+                self._ordered.append((kind, values))
+            else:
+                self._rows[key] = kind, values
+        return len(self._rows) + len(self._ordered) - before
+
+    def _take_up(self) -> None:
+        """What an earlier process left in the tail."""
+        for record in self._tail.records():
+            self._keep(records.decode(record))
+        self.move()
+
+    def _transact(self) -> None:
+        """All that sqlite does not have, in one transaction; then nothing is in the tail. At any
+        moment between the two it is in both. Raises sqlite3.Error, with nothing moved."""
+        by_kind = defaultdict(list)
+        for kind, values in self._rows.values():
+            by_kind[kind.sql].append(values)
+        self.failpoint("before move")
+        self._execute("BEGIN")
+        try:
+            for sql, rows in by_kind.items():
+                self._db.executemany(sql, rows)
+            for kind, values in self._ordered:
+                self._execute(kind.sql, values)
+            self._execute(_FORGET_OLD, (REMEMBERED_REQUESTS,))
+            self._execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+        self.failpoint("moved")
+        self._tail.clear()
+        self._rows.clear()
+        self._ordered.clear()
+
+    def _read(self, statement: str, *values: object) -> sqlite3.Cursor:
+        """What sqlite has, and that is all but for a change that is being made."""
         if not self.pending:
-            self._execute("BEGIN")
-            self.pending = True
-        self._room.used()
-        self._execute(statement, values)
+            self.move()
+        return self._execute(statement, values)
+
+    def _number(self) -> int:
+        """Which journal it is."""
+        return int(self._execute("PRAGMA application_id").fetchone()[0])
 
     def _last_sequence(self) -> int:
         row = self._execute("SELECT max(sequence) FROM applied").fetchone()
@@ -288,12 +373,15 @@ class Journal:
 class Transaction:
     """A context for one change and its record. Plain, because it is on every hot path."""
 
-    __slots__ = ("_journal", "_request", "_result")
+    __slots__ = ("_journal", "_request", "_result", "_statements")
 
-    def __init__(self, journal: Journal, request: Request | None, result: int) -> None:
+    def __init__(
+        self, journal: Journal, request: Request | None, result: int, statements: int
+    ) -> None:
         self._journal = journal
         self._request = request
         self._result = result
+        self._statements = statements
 
     def __enter__(self) -> None:
         assert not self._journal.pending, "one change at a time"
@@ -314,11 +402,19 @@ class Transaction:
             return
         self._journal.failpoint("before commit")
         try:
-            self._journal.commit(self._request, self._result)
+            self._journal.commit(self._request, self._result, self._statements)
         except Exception:
             self._journal.broken()
             raise
         self._journal.failpoint("after commit")
+
+
+def _encoded(change: list[tuple[Kind, Values]]) -> bytes | None:
+    """A change as a record of the tail; None where that has no form for it."""
+    try:
+        return b"".join([kind.encode(values) for kind, values in change])
+    except struct.error:
+        return None
 
 
 def time_from(stored: int | bytes) -> int:
@@ -371,7 +467,10 @@ def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
     earlier = db.execute("PRAGMA user_version").fetchone()[0]
     if earlier != SCHEMA_VERSION:
         script = "".join(_STEPS[n] for n in range(earlier, SCHEMA_VERSION)) if earlier else _SCHEMA
-        db.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        db.executescript(
+            f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION};"
+            f" PRAGMA application_id = {secrets.randbelow((1 << 31) - 1) + 1}; COMMIT;"
+        )
 
 
 def _check(db: sqlite3.Connection, path: str) -> None:

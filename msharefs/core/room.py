@@ -23,12 +23,12 @@ LOGGED, GROWN = 12, 4
 moments, in which a commit can fail as before if there is no disk either. Measured with names of any
 length, 60,000 in a directory: a name's own record up to 19, all others up to 11; the
 changes of an operation together stay below."""
-LOG = 640
-"""Pages that the log has, for some ten changes."""
+LOG = 1280
+"""Pages that the log has, for some thirty changes, which are moved into it at once."""
 SPARE = 64
 """Free pages that are left for what takes away."""
-GROWTH = 128
-"""Free pages that the database gets at a time."""
+GROWTH = 512
+"""Free pages that the database gets at a time, so that it is not asked again soon."""
 _FRAME = PAGE + 24
 _LOG_HEADER = 32
 _OVERFLOW = PAGE - 4
@@ -40,10 +40,17 @@ Allocate = Callable[[str, int], None]
 class Room:
     """Of one open journal. `promised` pages are for changes that are on their way."""
 
-    def __init__(self, execute: Callable[..., sqlite3.Cursor], allocate: Allocate) -> None:
-        """Nothing is had yet, and what the log holds is not known."""
+    def __init__(
+        self,
+        execute: Callable[..., sqlite3.Cursor],
+        allocate: Allocate,
+        move: Callable[[], None],
+    ) -> None:
+        """Nothing is had yet, and what the log holds is not known. `move` has sqlite execute all
+        statements that were counted."""
         self._execute = execute
         self._allocate = allocate
+        self._move = move
         self._log_length = 0
         self._log = 0
         self._free = 0
@@ -66,20 +73,31 @@ class Room:
         """What was promised is needed now, or not any more."""
         self._promised -= statements
 
-    def used(self) -> None:
-        """A statement is executed. On the path of every change."""
-        self._log -= LOGGED
-        self._free -= GROWN
+    def used(self, statements: int) -> None:
+        """So many are going to be executed. On the path of every change."""
+        self._log -= statements * LOGGED
+        self._free -= statements * GROWN
 
     def _have(self, logged: int, free: int) -> None:
         try:
+            self._move()
             self._empty_log()
             self._lengthen_log(max(logged, LOG))
             self._free = self._number("freelist_count")
-            if free > self._free:
-                self._grow(free + GROWTH)
+            if free:
+                self._have_free(free)
         except (OSError, sqlite3.OperationalError) as cause:
             raise NoRoom(f"no room for the journal: {cause}") from cause
+
+    def _have_free(self, free: int) -> None:
+        """And some for later, where there are."""
+        if self._free - free >= GROWTH // 2:
+            return
+        try:
+            self._grow(free + GROWTH)
+        except (OSError, sqlite3.OperationalError):
+            if self._free < free:
+                raise
 
     def _empty_log(self) -> None:
         """Into the database, which has all pages that the log tells of."""
@@ -97,7 +115,8 @@ class Room:
     def _grow(self, free: int) -> None:
         """Have so many free pages, on disk: a value that takes them all, and is taken away. That
         goes through the log, which is empty and longer than the database ever grows at a time."""
-        more = free - self._free
+        # Its row may need some pages for itself.
+        more = free - self._free + GROWN
         self._allocate("", (self._number("page_count") + more) * PAGE)
         self._execute("BEGIN")
         try:

@@ -9,15 +9,19 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
 from msharefs.core.handles import HandleCounts
-from msharefs.core.journal import DamagedJournalError, Journal
+from msharefs.core.journal import DamagedJournalError, DamagedTailError, Journal
+from msharefs.core.tail import SIZE as TAIL_SIZE
 from msharefs.daemon.state import write_whole
 
 log = logging.getLogger(__name__)
+
+TAIL = "-tail"
+"""The name of the file of a journal's last changes ends like this."""
 
 
 class StateError(Exception):
@@ -28,18 +32,34 @@ def open_journal(
     path: str, failpoint: Callable[[str], None], broken: Callable[[], None]
 ) -> Journal:
     """The journal; `failpoint` and `broken` are its own (see Journal). One that is torn or foreign
-    is set aside, and a new one begun; its regions are lost, and that is logged. Raises
-    JournalError where it cannot be opened now, or by this version."""
+    is set aside, and a new one begun; its regions are lost, and that is logged. Where that is
+    so of its last changes, they alone are. Raises JournalError where it cannot be opened now, or by
+    this version, and StateError."""
+
+    def opened() -> Journal:
+        open_tail = partial(open_area, path + TAIL, TAIL_SIZE)
+        return Journal(path, open_tail, failpoint, broken, Files(path).allocate)
+
     try:
-        return Journal(path, failpoint, broken, Files(path).allocate)
+        try:
+            return opened()
+        except DamagedTailError as error:
+            aside = _set_aside(path, (TAIL,))
+            log.error("%s; set aside as %s", error, aside + TAIL)
+            return opened()
     except DamagedJournalError as error:
-        aside = f"{path}.bad-{time.time_ns()}"
+        aside = _set_aside(path, ("", "-wal", "-shm", TAIL))
         log.error("%s; set aside as %s, its regions are lost", error, aside)
-        os.rename(path, aside)
-        for suffix in ("-wal", "-shm"):
-            if os.path.exists(path + suffix):
-                os.rename(path + suffix, aside + suffix)
-        return Journal(path, failpoint, broken, Files(path).allocate)
+        return opened()
+
+
+def _set_aside(path: str, suffixes: Iterable[str]) -> str:
+    """Give those files of a journal that there are another name, which is returned."""
+    aside = f"{path}.bad-{time.time_ns()}"
+    for suffix in suffixes:
+        if os.path.exists(path + suffix):
+            os.rename(path + suffix, aside + suffix)
+    return aside
 
 
 class Files:

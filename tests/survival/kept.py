@@ -7,6 +7,7 @@ import signal
 import sqlite3
 from pathlib import Path
 
+from msharefs.daemon.storage import open_journal
 from tests.helpers import mount
 from tests.helpers.background import Background
 from tests.helpers.waiting import eventually
@@ -54,7 +55,8 @@ class Kept(Background):
 
 
 def in_one_file(journal: Path) -> None:
-    """Move everything out of the write-ahead log, so that the journal is one file."""
+    """Move everything out of the tail and the write-ahead log, so that the journal is one file."""
+    open_journal(str(journal), lambda _step: None, lambda: None).close()
     db = sqlite3.connect(journal)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()

@@ -19,6 +19,8 @@ __all__ = ["quiet"]
 
 pytestmark = pytest.mark.mount
 MOUNT_OPTIONS = f"size=128M,align=4096,{gap.CRASH_OPTION}"
+CROWD = 100
+"""Names, whose changes are more than wait for sqlite."""
 CASES = [(operation, step) for operation in OPERATIONS for step in operation.steps]
 
 
@@ -31,6 +33,23 @@ def test_an_operation_is_done_exactly_once(
     """Its call succeeds, and names, attributes, layouts, contents, handles and df are the
     same as after one that nothing disturbed."""
     done_exactly_once(quiet, operation, step)
+
+
+@pytest.mark.parametrize("step", ["before_move", "moved"])
+def test_changes_on_their_way_into_sqlite_are_done_once(quiet: mount.Mount, step: str) -> None:
+    """They go there many at once; the server that dies at that has answered most of them."""
+    with new_scene(quiet) as scene:
+        names = [f"name{number}" for number in range(CROWD)]
+
+        def act() -> None:
+            for name in names:
+                (scene / name).touch(0o600)
+                (scene / name).rename(scene / f"{name}-new")
+                if int(name[4:]) % 2:
+                    (scene / f"{name}-new").unlink()
+
+        gap.through_a_crash(quiet, step, act)
+        assert sorted(os.listdir(scene.path)) == sorted(f"{name}-new" for name in names[::2])
 
 
 @pytest.mark.parametrize("step", MEMORY)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from msharefs.core.journal import SCHEMA_VERSION
+from msharefs.core.room import PAGE
 from tests.helpers import mount
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import opened
@@ -41,9 +42,9 @@ def left() -> Iterator[tuple[Kept, dict[str, object]]]:
 
 
 def tear(journal: Path) -> None:
-    """Bytes in the middle are not what was written."""
+    """Bytes in the first of the tables are not what was written; much behind them is free."""
     with journal.open("r+b") as file:
-        file.seek(journal.stat().st_size // 2)
+        file.seek(2 * PAGE)
         file.write(b"\xff" * 6000)
 
 
@@ -80,6 +81,22 @@ def test_a_journal_that_cannot_be_read_is_set_aside(
     (aside,) = kept.state.glob("journal.sqlite.bad-*[0-9]")
     assert aside.read_bytes() == bad
     assert re.search(rf"ERROR .*set aside as {re.escape(str(aside))}", kept.log())
+    kept.unmount_and_check()
+
+
+def test_last_changes_that_cannot_be_read_are_set_aside(
+    left: tuple[Kept, dict[str, object]],
+) -> None:
+    """The log says so, and the mount goes on with what was before them."""
+    kept, _ = left
+    tail = kept.journal.with_name("journal.sqlite-tail")
+    bad = b"\xff" * len(tail.read_bytes())
+    tail.write_bytes(bad)
+    kept.mount_again()
+    (aside,) = kept.state.glob("journal.sqlite.bad-*-tail")
+    assert aside.read_bytes() == bad
+    assert re.search(rf"ERROR .*last changes.* set aside as {re.escape(str(aside))}", kept.log())
+    (kept.path / "new").mkdir()
     kept.unmount_and_check()
 
 

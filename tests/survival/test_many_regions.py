@@ -14,7 +14,7 @@ from msharefs.linux import syscalls
 from tests.helpers import mount, raw
 from tests.helpers.raw import HUGE, PAGE, opened
 from tests.helpers.waiting import eventually
-from tests.survival.kept import Kept
+from tests.survival.kept import Kept, in_one_file
 
 pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("requires_fuse")]
 
@@ -40,6 +40,7 @@ def kept() -> Iterator[Kept]:
 def inflate(journal: Path, pattern: bytes, count: int) -> None:
     """Many regions more, made in the journal of a mount that is not served: each like the one
     region that is there, but without a size and with names of their own."""
+    in_one_file(journal)
     db = sqlite3.connect(journal)
     (row,) = db.execute("SELECT * FROM inode WHERE kind = 'R'")
     first, slot = 1_000_000, 10

@@ -25,6 +25,7 @@ from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RENAME_EXCHANGE
+from msharefs.core.tail import Tail
 from msharefs.fuse.kernel import Opcode
 from tests.unit.support.durables import Host, Killed
 from tests.unit.support.fakes import FIRST_REGISTRATION
@@ -462,12 +463,13 @@ def test_a_slow_change_is_remembered_for_its_own_request(host: Host) -> None:
     assert applied.opcode == Opcode.IOCTL
 
 
-def test_a_journal_that_fails_ends_the_process(host: Host) -> None:
+def test_a_journal_that_fails_ends_the_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables have changed and the journal has not: `broken`, and the exception."""
     world = host.start()
     manager = world.manager
     assert host.journal is not None
     host.journal.close()
+    monkeypatch.setattr(Tail, "append", lambda *_: False)
     with pytest.raises(sqlite3.Error):
         manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
     assert host.broken > 0

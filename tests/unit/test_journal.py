@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from msharefs.core import tail
 from msharefs.core.errors import NotFound
 from msharefs.core.inode import Directory, InfoFile
 from msharefs.core.journal import (
     REMEMBERED_REQUESTS,
     SCHEMA_VERSION,
+    STATEMENTS,
     Applied,
+    DamagedTailError,
     Journal,
     JournalError,
     NewerJournalError,
@@ -23,7 +29,7 @@ from msharefs.core.journal import (
 )
 from msharefs.core.layout import Mapping
 from msharefs.core.region import Region
-from msharefs.daemon.storage import Files
+from msharefs.daemon.storage import TAIL, Files, open_area
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE
 
 
@@ -43,7 +49,8 @@ def journal(path: str) -> Iterator[Journal]:
 
 def opened(path: str) -> Journal:
     """As a process that starts does it. No change may break off."""
-    return Journal(path, lambda step: None, not_expected, Files(path).allocate)
+    open_tail = partial(open_area, path + TAIL, tail.SIZE)
+    return Journal(path, open_tail, lambda step: None, not_expected, Files(path).allocate)
 
 
 def not_expected() -> NoReturn:
@@ -254,6 +261,191 @@ def test_another_connection_is_forgotten(journal: Journal) -> None:
         journal.forget_connection()
     assert journal.applied(10) is None
     assert [row[11] for row in journal.inodes()] == [0]
+
+
+# Between the tail and sqlite
+
+
+class Killed(BaseException):
+    """The process is dead. No `except Exception` may catch it."""
+
+
+class Dying:
+    """A failpoint that ends the process at one step, after some that are let pass."""
+
+    def __init__(self) -> None:
+        self.left = -1
+
+    def __call__(self, step: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed(step)
+
+
+def rows(journal: Journal) -> object:
+    """All that it tells, in the order in which it tells it."""
+    return (list(journal.inodes()), list(journal.names()), list(journal.mappings()))
+
+
+def far_away(ino: int) -> Region:
+    """One with a time that the tail has no form for."""
+    region = a_region(ino)
+    region.mtime_ns = 1 << 70
+    return region
+
+
+@pytest.mark.parametrize("step", ["before move", "moved"])
+def test_a_process_that_is_killed_while_it_moves_changes(
+    journal: Journal, path: str, step: str
+) -> None:
+    """They are in the tail, or in both: once in what comes back."""
+
+    def killed(at: str) -> None:
+        if at == step:
+            raise Killed
+
+    directory = Directory(1, 1, 0o755, 0, 0, 0)
+    with journal.change(Request(10, 9), 5):
+        directory.put(b"first", 5)
+        journal.put_name(directory, b"first")
+        journal.save(a_region(5))
+        journal.replace_mappings(5, [], [Mapping(0, PAGE, 3), Mapping(2 * PAGE, 3 * PAGE, 3)])
+    with journal.change(Request(12, 9), 6):
+        journal.save(a_region(6))
+        journal.drop_name(1, b"first")
+        journal.replace_mappings(5, [Mapping(0, PAGE, 3)], [])
+        journal.drop(5)
+    journal.failpoint = killed
+    with pytest.raises(Killed):
+        journal.move()
+    journal = again(journal, path)
+    assert rows(journal) == ([journal_row(6)], [], [])
+    assert (journal.applied(10), journal.applied(12)) == (Applied(9, 5), Applied(9, 6))
+    journal.close()
+
+
+def journal_row(ino: int) -> tuple[object, ...]:
+    """What is told of `a_region`."""
+    return (ino, "R", 0o100640, 11, 12, 3, -1, (1 << 63) - 1, 17, 0, ALIGN, 99, 7, *CREATOR)
+
+
+CREATOR = (ALICE.pid, ALICE.uid, ALICE.gid)
+
+
+@pytest.mark.parametrize("kind", ["unusual", "long", "ordinary"])
+def test_an_older_change_never_overtakes(path: str, kind: str) -> None:
+    """One that the tail has no form or no room for goes to sqlite, and what is in the tail has to be
+    there before; a process may be killed at any step of that."""
+    for kill in range(1, 10):
+        for file in Path(path).parent.iterdir():
+            file.unlink()
+        journal, dying = opened(path), Dying()
+        with journal.change(None):
+            journal.save(Directory(6, 1, 0o755, 0, 0, 0))
+        journal.failpoint = dying
+        dying.left = kill
+        statements = 2000 if kind == "long" else STATEMENTS
+        with suppress(Killed), journal.change(Request(10, 9), 6, statements=statements):
+            journal.save(far_away(6) if kind == "unusual" else a_region(6))
+            if kind == "long":
+                wide = [Mapping(n * PAGE, (n + 1) * PAGE, 3) for n in range(2000)]
+                journal.replace_mappings(6, [], wide)
+        journal = again(journal, path)
+        ((_ino, letter, *_),) = journal.inodes()
+        applied = journal.applied(10)
+        count = len(list(journal.mappings()))
+        journal.close()
+        assert letter == ("R" if applied else "D")
+        assert count == (2000 if applied and kind == "long" else 0)
+
+
+Write = Callable[[Journal], None]
+
+
+class Changes:
+    """Changes by chance, each to be made in as many journals as one likes."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._directory = Directory(1, 1, 0o755, 0, 0, 0)
+        self._mapped: dict[int, list[Mapping]] = {}
+
+    def next(self) -> list[Write]:
+        """What one writes."""
+        kinds = (self._save, self._drop, self._name, self._map)
+        number = self._chance.randrange(1, 4)
+        return [self._chance.choice(kinds)(self._chance.randrange(2, 12)) for _ in range(number)]
+
+    def _save(self, ino: int) -> Write:
+        unusual = self._chance.random() < 0.1
+        return lambda journal: journal.save(far_away(ino) if unusual else a_region(ino))
+
+    def _drop(self, ino: int) -> Write:
+        self._mapped.pop(ino, None)
+        return lambda journal: journal.drop(ino)
+
+    def _name(self, ino: int) -> Write:
+        name = b"%d" % self._chance.randrange(20)
+        if self._chance.random() < 0.5:
+            return lambda journal: journal.drop_name(1, name)
+        if self._directory.find(name) is None:
+            self._directory.put(name, ino)
+        return lambda journal: journal.put_name(self._directory, name)
+
+    def _map(self, ino: int) -> Write:
+        old = self._mapped.get(ino, [])
+        new = [Mapping(self._chance.randrange(8) * PAGE, 9 * PAGE, 3)]
+        self._mapped[ino] = new
+        return lambda journal: journal.replace_mappings(ino, old, new)
+
+
+def make(journal: Journal, unique: int, writes: list[Write]) -> None:
+    """A change, for a request."""
+    with journal.change(Request(unique, 9), unique):
+        for write in writes:
+            write(journal)
+
+
+def test_whatever_is_changed_and_whenever_it_is_killed(path: str) -> None:
+    """What comes back is what a journal has that is never killed."""
+    chance = random.Random(1)
+    changes, dying = Changes(chance), Dying()
+    reference, journal = opened(f"{path}-reference"), opened(path)
+    for unique in range(2, 800):
+        writes = changes.next()
+        make(reference, unique, writes)
+        journal.failpoint = dying
+        dying.left = chance.randrange(6)
+        try:
+            make(journal, unique, writes)
+        except Killed:
+            journal = again(journal, path)
+            if journal.applied(unique) is None:
+                make(journal, unique, writes)
+    dying.left = -1
+    assert rows(journal) == rows(reference)
+    assert [journal.applied(unique) for unique in (750, 799)] == [Applied(9, 750), Applied(9, 799)]
+    journal.close()
+    reference.close()
+
+
+def test_a_tail_that_cannot_be_read_is_refused(journal: Journal, path: str) -> None:
+    """Torn, of another journal, or with what is no record in it."""
+    with journal.change(None):
+        journal.save(a_region(5))
+    journal.close()
+    whole = Path(path + TAIL).read_bytes()
+    foreign = memoryview(bytearray(tail.SIZE))
+    number = int.from_bytes(whole[8:16], "little")
+    tail.Tail(foreign, number).append(b"Dear diary")
+    for content in (b"Dear diary, ", whole[:30] + b"x", bytes(foreign), whole[:8] + b"\1" * 8):
+        Path(path + TAIL).write_bytes(content.ljust(tail.SIZE, b"\0"))
+        with pytest.raises(DamagedTailError, match="last changes"):
+            opened(path)
+    Path(path + TAIL).write_bytes(whole)
+    journal = opened(path)
+    assert [row[0] for row in journal.inodes()] == [5]
+    journal.close()
 
 
 # What cannot be read

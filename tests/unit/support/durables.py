@@ -12,7 +12,7 @@ from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RootAttributes
 from tests.unit.support.disks import FakeDisk
 from tests.unit.support.fakes import FakeClock, FakeKernel, FakeMemory, Faults
-from tests.unit.support.worlds import DEFAULT_ROOT, SharedBytes, World
+from tests.unit.support.worlds import DEFAULT_ROOT, SharedBytes, World, new_tail
 
 
 class Killed(BaseException):
@@ -44,6 +44,7 @@ class Host:
         self.progress: list[str] = []
         self.journal: Journal | None = None
         self._path = directory / "journal"
+        self._tail = new_tail()
         self._uniques = itertools.count(2, 2)
 
     def start(self, *, same_connection: bool = True, root: RootAttributes = DEFAULT_ROOT) -> World:
@@ -51,7 +52,9 @@ class Host:
         if self.journal is not None:
             self.journal.close()
         self._kill_at = None
-        self.journal = Journal(str(self._path), self._reached, self._broke, self.disk.allocate)
+        self.journal = Journal(
+            str(self._path), lambda: self._tail, self._reached, self._broke, self.disk.allocate
+        )
         manager = RegionManager(
             self.memory,
             self.kernel,

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import pytest
 
 from msharefs import abi
-from msharefs.core import recovery
+from msharefs.core import recovery, tail
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
 from msharefs.core.handles import HandleCounts
@@ -208,10 +208,15 @@ def make_manager(
     disk: FakeDisk,
 ) -> RegionManager:
     """A manager of a new mount, its journal in memory, but with as much room as `disk` gives."""
-    journal = Journal(":memory:", lambda step: None, journal_is_broken, disk.allocate)
+    journal = Journal(":memory:", new_tail, lambda step: None, journal_is_broken, disk.allocate)
     manager = RegionManager(memory, kernel, limits, root, clock, journal, SharedBytes().open())
     recovery.on_new_mount(manager.tables, lambda _: None)
     return manager
+
+
+def new_tail() -> memoryview:
+    """Memory for the tail of a new journal."""
+    return memoryview(bytearray(tail.SIZE))
 
 
 def journal_is_broken() -> NoReturn:

@@ -15,6 +15,7 @@ from msharefs.core.errors import Busy, NoDescriptor, OutOfMemory, RefusedError, 
 from msharefs.core.layout import Layout
 from msharefs.core.ports import Memory
 from msharefs.core.region import Region
+from msharefs.core.sweeping import sweep
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class Ledger:
         self.reserved = 0
         self.pending = 0
         self.optional = 0
+        # What is in use beyond what is reserved, and which a look at all regions did not find.
+        self._not_found = 0
 
     @property
     def capacity(self) -> int:
@@ -62,12 +65,21 @@ class Ledger:
         need be looked at to know that."""
         return self._memory.used() > self.reserved
 
+    def looked_at_all(self) -> None:
+        """Every region has been swept. What is in use beyond what is reserved now is none of
+        theirs: of regions that are gone and still attached, or touched without reservation."""
+        self._not_found = self._memory.used() - self.reserved
+
+    def look_again(self) -> None:
+        """Sweep where more is in use than is reserved, whatever was found the last time."""
+        self._not_found = 0
+
     def charge(self, need: int, regions: Iterable[Region]) -> None:
         """Set `need` bytes aside and raise the limit. Raises OutOfMemory."""
         if not need:
             return
-        if self._left() < need and self.has_more_than_reserved:
-            sweep(regions)
+        if self._left() < need:
+            self._sweep(regions)
         if self._left() < need:
             left = max(0, self._left())
             raise OutOfMemory(f"{need} bytes wanted, {left} of {self.capacity} left")
@@ -104,7 +116,7 @@ class Ledger:
         for _ in range(SETTLE_TRIES):
             if self._try_limit(self.limit):
                 return True
-            sweep(regions)
+            self._sweep(regions)
         # Pages that cannot be had back now: touched again each time, or part of a huge page
         # that is pinned.
         self._try_limit(min(self.capacity, self._memory.used() + self.pending))
@@ -118,6 +130,13 @@ class Ledger:
         sweep(regions)
         self._try_limit(min(self.capacity, self._memory.used() + self.pending + extra))
         self._limit = None
+
+    def _sweep(self, regions: Iterable[Region]) -> None:
+        """Where it may find something."""
+        beyond = self._memory.used() - self.reserved
+        self._not_found = min(self._not_found, beyond)
+        if beyond > max(0, self._not_found):
+            sweep(regions)
 
     def _left(self) -> int:
         return self.capacity - self._in_use()
@@ -137,30 +156,6 @@ class Ledger:
             return False
         self._limit = limit
         return True
-
-
-def sweep(regions: Iterable[Region]) -> int:
-    """Take back pages in holes, touched while budget was free. Returns their bytes."""
-    swept = 0
-    for region in regions:
-        segment, layout = region.segment, region.layout
-        if segment is None:
-            continue
-        before = segment.allocated()
-        if before <= layout.reserved:
-            continue
-        try:
-            opened = segment.open()
-        except OSError as error:
-            log.warning("cannot sweep region %d now: %s", region.ino, error)
-            continue
-        for gap in region.holes():
-            opened.punch(gap.start, gap.size)
-        # More may be touched meanwhile than was there before.
-        swept += max(0, before - opened.allocated())
-    if swept:
-        log.debug("swept %d bytes that were touched outside of mappings", swept)
-    return swept
 
 
 def storage_error(cause: OSError) -> RefusedError:

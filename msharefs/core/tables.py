@@ -17,11 +17,12 @@ from msharefs.core.handles import HandleCounts
 from msharefs.core.inode import Inode
 from msharefs.core.journal import DROP, MAPPINGS_A_STATEMENT, Journal, Request
 from msharefs.core.layout import Layout
-from msharefs.core.ledger import Ledger, Totals, storage_error, sweep
+from msharefs.core.ledger import Ledger, Totals, storage_error
 from msharefs.core.namespace import Namespace
 from msharefs.core.ports import Kernel, Memory, OpenSegment, Segment
 from msharefs.core.quotas import Quotas, Share
 from msharefs.core.region import NO_GROWTH, Region
+from msharefs.core.sweeping import Rounds, sweep
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Tables:
         self.ledger = Ledger(memory)
         self.quotas = quotas
         self.regions: dict[int, Region] = {}
+        self._rounds = Rounds(self.regions, self.ledger.looked_at_all)
         self.open_handles = 0
         self._reclaiming: dict[int, Region] = {}
 
@@ -107,7 +109,7 @@ class Tables:
         """Let what is charged win against touches of holes: sweep, and allow `extra` bytes
         more until the limit is settled. Returns whether that can be."""
         try:
-            self.ledger.make_room(extra, self.regions.values())
+            self.ledger.make_room(extra, self._rounds)
         except OSError as error:
             log.error("cannot set the memory's limit: %s", error)
             return False
@@ -117,7 +119,7 @@ class Tables:
         """Let the memory's limit follow what is charged. Returns whether it does; a change
         that is done stays done where the limit cannot follow now."""
         try:
-            return self.ledger.settle(self.regions.values())
+            return self.ledger.settle(self._rounds)
         except OSError as error:
             log.error("cannot set the memory's limit, will try again: %s", error)
             return False
@@ -125,6 +127,15 @@ class Tables:
     def sweep(self) -> int:
         """Take back pages in holes, touched while budget was free. Returns their bytes."""
         return sweep(self.regions.values())
+
+    def sweep_some(self) -> bool:
+        """The same in the next few regions. Returns whether there are more to be looked at."""
+        sweep(self._rounds)
+        return self._rounds.unfinished
+
+    def look_again(self) -> None:
+        """Let `settle` begin another look at all regions, if it has one at all."""
+        self.ledger.look_again()
 
     def change_owner(self, inode: Inode, before: int) -> None:
         """An inode belonged to the user `before`, and counts for its owner from now on."""
@@ -197,6 +208,17 @@ class Tables:
     # Memory of regions that are gone
 
     @property
+    def may_come(self) -> bool:
+        """Whether memory may be there in a moment that is not there now: of regions that are
+        gone, or in holes of those that have not been looked at yet."""
+        return bool(self._reclaiming) or self._rounds.unfinished
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether some regions have been looked at for pages in holes, and others not yet."""
+        return self._rounds.unfinished
+
+    @property
     def reclaiming(self) -> int:
         """How many regions are gone whose memory a worker is giving back."""
         return len(self._reclaiming)
@@ -209,7 +231,7 @@ class Tables:
 
     def _charge(self, region: Region, need: int, growth: Share) -> None:
         self.quotas.check(region.uid, growth)
-        self.ledger.charge(need, self.regions.values())
+        self.ledger.charge(need, self._rounds)
         self.ledger.growing += growth.mappings
         self.quotas.add(region.uid, growth)
         region.growth = growth

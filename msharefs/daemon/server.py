@@ -7,7 +7,6 @@ supervision socket, on which it reports and whose end means that the supervisor 
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -26,7 +25,7 @@ from msharefs.core.journal import JournalError
 from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.ports import Segment
-from msharefs.daemon import logs
+from msharefs.daemon import garbage, logs
 from msharefs.daemon.backing import open_arena
 from msharefs.daemon.confinement import filter_system_calls
 from msharefs.daemon.failpoint import Failpoint
@@ -180,12 +179,10 @@ class Server:
         return gone
 
     def _recover(self) -> None:
-        # All that is made here stays, so that to look for garbage among it, now or later,
-        # takes time and finds nothing.
-        gc.disable()
-        self._take_up(Progress(lambda words: report(self._given.supervision, {"progress": words})))
-        gc.enable()
-        gc.freeze()
+        with garbage.all_stays():
+            self._take_up(
+                Progress(lambda words: report(self._given.supervision, {"progress": words}))
+            )
 
     def _take_up(self, progress: Progress) -> None:
         if self._given.restarts:
@@ -220,9 +217,15 @@ class Server:
             self._manager.tables.reclaimed(ino)
 
     async def _settle(self) -> None:
+        tables = self._manager.tables
         while True:
             await trio.sleep(SETTLE_INTERVAL)
-            self._manager.tables.settle()
+            tables.look_again()
+            if not tables.settle():
+                while tables.sweep_some():
+                    await trio.lowlevel.checkpoint()
+                tables.settle()
+            garbage.freeze_what_stays()
 
     async def _publish(self) -> None:
         """Metrics, wherever they are to be served now."""

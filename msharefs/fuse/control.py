@@ -106,16 +106,16 @@ class Control:
             return self._change_in_turn(turn, region, make_plan)
         try:
             plan = make_plan()
+            if plan.cost < SLOW_WORK and not self._plane.has_stale_pages(plan):
+                self._mappings.perform(plan)
+                return messages.encode_ioctl()
         except OutOfMemory:
-            if not self._manager.tables.reclaiming:
+            if not self._manager.tables.may_come:
                 raise
             self._waiting[region.ino] = deque()
-            return self._change_after_reclaiming(region, make_plan)
-        if plan.cost >= SLOW_WORK or self._plane.has_stale_pages(plan):
-            self._waiting[region.ino] = deque()
-            return self._change_slowly(plan)
-        self._mappings.perform(plan)
-        return messages.encode_ioctl()
+            return self._change_patiently(region, make_plan)
+        self._waiting[region.ino] = deque()
+        return self._change_slowly(plan)
 
     async def _map_file(
         self,
@@ -166,11 +166,10 @@ class Control:
 
     async def _change_in_turn(self, turn: trio.Event, region: Region, make_plan: MakePlan) -> bytes:
         await turn.wait()
-        return await self._change_after_reclaiming(region, make_plan)
+        return await self._change_patiently(region, make_plan)
 
-    async def _change_after_reclaiming(self, region: Region, make_plan: MakePlan) -> bytes:
-        """It is this region's turn; if memory is short, that of regions that are gone may come
-        yet."""
+    async def _change_patiently(self, region: Region, make_plan: MakePlan) -> bytes:
+        """It is this region's turn; if memory is short, there may be some in a moment."""
         try:
             plan = await self._plan_patiently(make_plan)
         except BaseException:
@@ -179,13 +178,18 @@ class Control:
         return await self._change_slowly(plan)
 
     async def _plan_patiently(self, make_plan: Callable[[], SomePlan]) -> SomePlan:
+        tables = self._manager.tables
         while True:
             try:
                 return make_plan()
             except OutOfMemory:
-                if not self._manager.tables.reclaiming:
+                if not tables.may_come:
                     raise
-            await trio.sleep(RECLAIM_LOOK)
+            if tables.sweeping:
+                tables.sweep_some()
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.sleep(RECLAIM_LOOK)
 
     async def _change_slowly(self, plan: Plan) -> bytes:
         try:
@@ -211,7 +215,14 @@ class Control:
 
     def _make_room_from_thread(self, extra: int) -> bool:
         """The tables belong to the loop."""
-        return trio.from_thread.run_sync(self._manager.tables.make_room, extra)
+        return trio.from_thread.run(self._make_room, extra)
+
+    async def _make_room(self, extra: int) -> bool:
+        """After a look at all regions, between which others are served."""
+        tables = self._manager.tables
+        while tables.sweep_some():
+            await trio.lowlevel.checkpoint()
+        return tables.make_room(extra)
 
     def _clear(self, plan: Plan) -> None:
         """In the worker thread: dropping pages waits for requests that the loop answers."""

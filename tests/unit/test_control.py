@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msharefs import abi
+from msharefs.core import sweeping
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.journal import Request
@@ -450,6 +451,27 @@ async def test_work_is_tried_again_after_a_sweep(desk: Desk) -> None:
         assert await tasks.until(1) == ["map"]
     assert segment_of(region).pages == set(range(SLOW_WORK // PAGE))
     assert desk.world.memory.limit == SLOW_WORK
+
+
+async def test_a_small_change_waits_for_a_look_at_all_regions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody has touched holes of many others: their pages are had back, some regions at a time,
+    and nobody is told that there is no memory."""
+    monkeypatch.setattr(sweeping, "SLICE", 2)
+    world = make_world(capacity=20 * PAGE)
+    regions = [world.region(b"%d" % number) for number in range(20)]
+    for region in regions[1:]:
+        segment_of(region).pages.add(9)
+    desk = Desk(world)
+    answer = desk.map(regions[0], 0, 10 * PAGE)
+    assert not isinstance(answer, bytes)
+    assert await answer == SUCCESS
+    full = desk.map(regions[0], 10 * PAGE, 11 * PAGE)
+    assert not isinstance(full, bytes)
+    with refused(errno.ENOMEM):
+        await full
+    assert pages(regions[0]) == [(0, 10)]
 
 
 async def test_a_change_is_remembered_for_its_own_request(desk: Desk) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from msharefs.core.errors import OutOfMemory, StorageFailed
 from msharefs.core.layout import Layout, Mapping
-from msharefs.core.ledger import Ledger, Totals, storage_error, sweep
+from msharefs.core.ledger import Ledger, Totals, storage_error
 from msharefs.core.region import Region
+from msharefs.core.sweeping import sweep
 from tests.unit.support.fakes import FakeMemory, FakeSegment, failure
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE, refused
 

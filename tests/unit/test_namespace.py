@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from msharefs.core import namespace
 from msharefs.core.inode import FIRST_FREE_INO, INFO_INO, ROOT_INO, Directory, Inode
 from msharefs.core.namespace import (
     LEVELS_SHOWN,
@@ -527,6 +528,25 @@ def test_renames_far_down_do_not_walk_up() -> None:
     assert looks.count < 50
     with refused(errno.EINVAL):
         names.rename(ROOT_INO, b"d", parent, b"x", 0)
+
+
+def test_a_walk_up_is_not_longer_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within it a loop is refused; beyond it the kernel has, before it asked."""
+    monkeypatch.setattr(namespace, "LONGEST_WALK", 100)
+    names = make_names(nr_inodes=2000)
+    top = add_directory(names, b"top")
+    add_directory(names, b"below", top.ino)
+    parent, places = top.ino, []
+    for _ in range(1000):
+        parent = add_directory(names, b"d", parent).ino
+        places.append(parent)
+    other = add_directory(names, b"other")
+    add_directory(names, b"below", other.ino)
+    with refused(errno.EINVAL):
+        names.rename(ROOT_INO, b"top", places[98], b"x", 0)
+    names._inodes = looks = Looks(names._inodes)
+    names.rename(ROOT_INO, b"other", parent, b"x", 0)
+    assert looks.count < 120
 
 
 # Looking up and listing

@@ -1,0 +1,68 @@
+"""Pages in holes, taken back region by region; and all regions gone over, some at a time.
+
+Owns what a sweep is and how far the look at all regions has come: there may be very many, and to look at
+one takes microseconds, so that nobody is kept waiting for more than some of them. When it is worth
+while is for the ledger to say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from msharefs.core.region import Region
+
+log = logging.getLogger(__name__)
+
+SLICE = 256
+"""Regions that are looked at in one go: a millisecond."""
+
+
+def sweep(regions: Iterable[Region]) -> int:
+    """Take back pages in holes, touched while budget was free. Returns their bytes."""
+    swept = 0
+    for region in regions:
+        segment, layout = region.segment, region.layout
+        if segment is None:
+            continue
+        before = segment.allocated()
+        if before <= layout.reserved:
+            continue
+        try:
+            opened = segment.open()
+        except OSError as error:
+            log.warning("cannot sweep region %d now: %s", region.ino, error)
+            continue
+        for gap in region.holes():
+            opened.punch(gap.start, gap.size)
+        # More may be touched meanwhile than was there before.
+        swept += max(0, before - opened.allocated())
+    if swept:
+        log.debug("swept %d bytes that were touched outside of mappings", swept)
+    return swept
+
+
+class Rounds(Iterable[Region]):
+    """All regions, again and again: each iteration gives the next few. Where there are few in all,
+    that is all of them each time."""
+
+    def __init__(self, regions: Mapping[int, Region], over: Callable[[], None]) -> None:
+        """`regions` may change meanwhile. `over` is told when each of a round has been given."""
+        self._regions = regions
+        self._over = over
+        self._left: list[int] = []
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are more in this round."""
+        return bool(self._left)
+
+    def __iter__(self) -> Iterator[Region]:
+        if not self._left:
+            self._left = list(self._regions)
+        some, self._left = self._left[-SLICE:], self._left[:-SLICE]
+        for ino in some:
+            if (region := self._regions.get(ino)) is not None:
+                yield region
+        if not self._left:
+            self._over()

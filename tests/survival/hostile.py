@@ -68,7 +68,9 @@ def run(mounted: Mount, group: MemoryGroup | None, seconds: float, seed: int) ->
     def trouble(clients: list[int]) -> Figures:
         with Neighbours(mounted.path / "neighbours") as neighbours:
             troubles = Troubles(mounted, group, neighbours, Watch(clients, neighbours), chance)
-            return troubles.go_on(seconds)
+            figures = troubles.go_on(seconds)
+        figures.zeros["callers that do not end"] += len(neighbours.immortal)
+        return figures
 
     return load.run_under(mounted, seed, trouble, REFUSALS)
 
@@ -99,6 +101,7 @@ class Watch:
 
     def look(self) -> None:
         """At all of them, now."""
+        self._neighbours.look()
         now, before = time.monotonic(), self._since
         self._since = {}
         for pid in [*self._clients, *self._neighbours.pids]:
@@ -161,7 +164,6 @@ class Troubles:
             self._pause(0)
         figures, watch = self._figures, self._watch
         figures.zeros["callers in state D for 5 s"] += len(watch.stuck)
-        figures.zeros["callers that do not end"] += len(self._neighbours.immortal)
         figures.zeros["tracebacks in the log"] += self._mounted.log().count("Traceback")
         return figures
 
@@ -247,6 +249,7 @@ class Neighbours:
         self._home = home
         self._kinds = cycle(KINDS)
         self.pids: list[int] = []
+        self._killed: dict[int, float] = {}
         self.immortal: set[int] = set()
 
     def __enter__(self) -> Neighbours:
@@ -259,12 +262,27 @@ class Neighbours:
     def __exit__(self, *_: object) -> None:
         for pid in list(self.pids):
             self._kill(pid)
-        shutil.rmtree(self._home)
+        try:
+            eventually(self._all_have_ended, timeout=2 * PATIENCE)
+        finally:
+            shutil.rmtree(self._home)
 
     def kill_one(self, chance: random.Random) -> None:
         """And start another."""
         self._kill(chance.choice(self.pids))
         self._start()
+
+    def look(self) -> None:
+        """Which of those that were killed have ended, and which should have."""
+        for pid, killed_at in list(self._killed.items()):
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                del self._killed[pid]
+            elif time.monotonic() - killed_at > PATIENCE:
+                self.immortal.add(pid)
+
+    def _all_have_ended(self) -> bool:
+        self.look()
+        return not self._killed
 
     def _start(self) -> None:
         kind = next(self._kinds)
@@ -276,10 +294,7 @@ class Neighbours:
     def _kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
         self.pids.remove(pid)
-        try:
-            eventually(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, timeout=PATIENCE)
-        except AssertionError:
-            self.immortal.add(pid)
+        self._killed[pid] = time.monotonic()
 
 
 def _be(kind: Neighbour, home: Path) -> NoReturn:

@@ -191,6 +191,12 @@ class ServersEnded(RefusedError):
         self.errno = errno.ENOMEM if for_memory else errno.EIO
 
 
+class Interrupted(RefusedError):
+    """Whoever asked is being killed, or has been told to stop."""
+
+    errno = errno.EINTR
+
+
 class NothingMapped(RefusedError):
     """A page that no mapping holds was touched: SIGBUS in the process."""
 

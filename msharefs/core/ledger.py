@@ -11,7 +11,14 @@ import errno
 import logging
 from collections.abc import Iterable
 
-from msharefs.core.errors import Busy, NoDescriptor, OutOfMemory, RefusedError, StorageFailed
+from msharefs.core.errors import (
+    Busy,
+    Interrupted,
+    NoDescriptor,
+    OutOfMemory,
+    RefusedError,
+    StorageFailed,
+)
 from msharefs.core.layout import Layout
 from msharefs.core.ports import Memory
 from msharefs.core.region import Region
@@ -163,6 +170,8 @@ def storage_error(cause: OSError) -> RefusedError:
     expect ENOMEM."""
     if cause.errno in (errno.ENOSPC, errno.ENOMEM):
         return OutOfMemory(f"no memory: {cause}")
+    if cause.errno == errno.EINTR:
+        return Interrupted(f"not done: {cause}")
     if cause.errno in (errno.EMFILE, errno.ENFILE):
         return NoDescriptor(f"no descriptor: {cause}")
     return StorageFailed(cause)

@@ -9,13 +9,14 @@ loop serves others. The manager makes plans and commits them.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from msharefs.core.contents import Contents
 from msharefs.core.journal import MAPPINGS_A_STATEMENT, Request
 from msharefs.core.layout import Cut, Mapping, Range
-from msharefs.core.ports import OpenSegment
+from msharefs.core.ports import IsInterrupted, OpenSegment, never
 from msharefs.core.region import Region
 
 STATEMENTS = 6
@@ -73,11 +74,12 @@ class MapPlan:
         """Of its record in the journal, at most."""
         return STATEMENTS + len(self.cut.old) // MAPPINGS_A_STATEMENT + self.cut.files
 
-    def acquire(self, make_room: MakeRoom) -> None:
+    def acquire(self, make_room: MakeRoom, interrupted: IsInterrupted = never) -> None:
         """Get the memory. It was charged, so where there is none others have touched holes,
-        and `make_room` is called before the next try. OSError leaves all as it was."""
+        and `make_room` is called before the next try. OSError leaves all as it was, also EINTR
+        where it was `interrupted`."""
         try:
-            self._acquire_with(make_room)
+            self._acquire_with(make_room, interrupted)
         except OSError:
             self.contents.drop()
             raise
@@ -97,28 +99,30 @@ class MapPlan:
             self.segment.punch(self.mapping.start, self.mapping.size)
         self.contents.drop()
 
-    def _acquire_with(self, make_room: MakeRoom) -> None:
+    def _acquire_with(self, make_room: MakeRoom, interrupted: IsInterrupted) -> None:
         for extra in EXTRAS:
             try:
-                self._acquire()
+                self._acquire(interrupted)
             except OSError as cause:
                 if cause.errno != errno.ENOSPC or not make_room(extra):
                     raise
             else:
                 return
-        self._acquire()
+        self._acquire(interrupted)
 
-    def _acquire(self) -> None:
+    def _acquire(self, interrupted: IsInterrupted) -> None:
         if self.stray:
             self._punch_gaps()
         if self.mapping.reserve:
-            self._reserve()
+            self._reserve(interrupted)
 
-    def _reserve(self) -> None:
+    def _reserve(self, interrupted: IsInterrupted) -> None:
         unreserved = [Range(old.start, old.end) for old in self.cut.inside if not old.reserve]
         try:
             for part in (*self.cut.gaps(), *unreserved):
-                self.segment.reserve(part.start, part.size)
+                if interrupted():
+                    raise OSError(errno.EINTR, os.strerror(errno.EINTR))
+                self.segment.reserve(part.start, part.size, interrupted)
             if self.mapping.huge:
                 self.segment.make_huge(self.mapping.start, self.mapping.size)
             self.contents.prepare(self.segment, self.cut)
@@ -163,7 +167,7 @@ class UnmapPlan:
         """Of its record in the journal, at most."""
         return STATEMENTS + len(self.cut.old) // MAPPINGS_A_STATEMENT + self.cut.files
 
-    def acquire(self, make_room: MakeRoom) -> None:
+    def acquire(self, make_room: MakeRoom, interrupted: IsInterrupted = never) -> None:
         """Nothing is needed: memory is only given back."""
 
     def clear(self) -> None:

@@ -6,9 +6,17 @@ fuse/ and files/, in-memory ones in the tests. All offsets and sizes are bytes a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
+
+IsInterrupted = Callable[[], bool]
+"""Whether what is being done is to be given up."""
+
+
+def never() -> bool:
+    """Nothing is given up."""
+    return False
 
 
 class OpenSegment(Protocol):
@@ -21,7 +29,7 @@ class OpenSegment(Protocol):
     def set_size(self, size: int) -> None:
         """Set the length to `size` bytes. It is set once; after a crash perhaps again to the same."""
 
-    def reserve(self, start: int, size: int) -> None:
+    def reserve(self, start: int, size: int, interrupted: IsInterrupted = never) -> None:
         """Give every page of the range memory, and none outside; pages that have some keep
         their contents. After an OSError a part may have memory."""
 

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -158,14 +159,25 @@ class Control:
         else:
             turn = trio.Event()
             waiting.append(turn)
-            await turn.wait()
+            await self._wait_for(turn, ino)
         try:
             yield
         finally:
             self._next_turn(ino)
 
+    async def _wait_for(self, turn: trio.Event, ino: int) -> None:
+        """Who gives up has no turn, and hands on what he has got already."""
+        try:
+            await turn.wait()
+        except trio.Cancelled:
+            if turn.is_set():
+                self._next_turn(ino)
+            else:
+                self._waiting[ino].remove(turn)
+            raise
+
     async def _change_in_turn(self, turn: trio.Event, region: Region, make_plan: MakePlan) -> bytes:
-        await turn.wait()
+        await self._wait_for(turn, region.ino)
         return await self._change_patiently(region, make_plan)
 
     async def _change_patiently(self, region: Region, make_plan: MakePlan) -> bytes:
@@ -204,18 +216,28 @@ class Control:
 
     async def _acquire_in_thread(self, plan: Plan) -> None:
         try:
-            await trio.to_thread.run_sync(plan.acquire, self._make_room_from_thread)
+            await trio.to_thread.run_sync(
+                plan.acquire, self._make_room_from_thread, _is_interrupted
+            )
         except OSError as cause:
             self._mappings.abandon(plan, cause)
+        except trio.Cancelled:
+            # Before it began.
+            self._mappings.abandon(plan, OSError(errno.EINTR, os.strerror(errno.EINTR)))
 
     async def _clear_and_commit(self, plan: Plan) -> None:
-        with self._plane.changing(plan):
+        # From here on there is no way back.
+        with trio.CancelScope(shield=True), self._plane.changing(plan):
             await trio.to_thread.run_sync(self._clear, plan)
             self._mappings.commit(plan)
 
     def _make_room_from_thread(self, extra: int) -> bool:
         """The tables belong to the loop."""
-        return trio.from_thread.run(self._make_room, extra)
+        try:
+            return trio.from_thread.run(self._make_room, extra)
+        except trio.Cancelled:
+            # The next try is given up.
+            return True
 
     async def _make_room(self, extra: int) -> bool:
         """After a look at all regions, between which others are served."""
@@ -235,6 +257,15 @@ class Control:
             waiting.popleft().set()
         else:
             del self._waiting[ino]
+
+
+def _is_interrupted() -> bool:
+    """In a worker thread: whether the request that it works for is given up."""
+    try:
+        trio.from_thread.check_cancelled()
+    except trio.Cancelled:
+        return True
+    return False
 
 
 _WRITABLE = frozenset({os.O_WRONLY, os.O_RDWR})

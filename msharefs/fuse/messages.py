@@ -236,6 +236,12 @@ def decode_forget(body: memoryview) -> int:
     return lookups
 
 
+def decode_interrupt(body: memoryview) -> int:
+    """struct fuse_interrupt_in: the number of the request."""
+    unique: int = _unpack(_U64, body)[0]
+    return unique
+
+
 def decode_batch_forget(body: memoryview) -> Iterator[tuple[int, int]]:
     """struct fuse_batch_forget_in and what follows: (inode number, look-ups) of each. Raises
     MalformedError where there are fewer than it says."""

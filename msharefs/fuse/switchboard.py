@@ -18,15 +18,17 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 
 import trio
 
-from msharefs.core.errors import ServersEnded, StorageFailed, Unanswered
+from msharefs.core.errors import Interrupted, ServersEnded, StorageFailed, Unanswered
 from msharefs.fuse import handshake, messages
 from msharefs.fuse.account import Account
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.in_service import DEATHS, InService
+from msharefs.fuse.interrupts import Interrupts
 from msharefs.fuse.kernel import FUSE_UNIQUE_RESEND, NO_REPLY, Opcode
 from msharefs.fuse.messages import Header, MalformedError
 from msharefs.fuse.mounting import REQUEST_ROOM
@@ -36,6 +38,7 @@ from msharefs.fuse.planes.plane import Negotiation
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.turns import Turns
 from msharefs.fuse.waiting import Waiting
+from msharefs.linux import proc
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Switchboard(trio.abc.Instrument):
         self._replay = replay
         self._outstanding = outstanding
         self._in_service = in_service
+        self._interrupts = Interrupts(proc.is_told_to_stop)
         self._failpoint = failpoint
         self._turns = Turns(device, outstanding)
         self._scope = trio.CancelScope()
@@ -137,6 +141,7 @@ class Switchboard(trio.abc.Instrument):
                 while self._forwarded:
                     await trio.lowlevel.checkpoint()
             finally:
+                self._interrupts.forget()
                 trio.lowlevel.remove_instrument(self)
                 self._to_serve.close()
         return gone
@@ -199,8 +204,7 @@ class Switchboard(trio.abc.Instrument):
         if handler is not None:
             self._handle(handler, header, message, nursery)
         elif header.opcode == Opcode.INTERRUPT:
-            # All that can take long holds memory that was charged and is not cut short.
-            return
+            self._handle(partial(self._interrupt, nursery), header, message, nursery)
         else:
             await self._forward(header, message)
 
@@ -245,17 +249,25 @@ class Switchboard(trio.abc.Instrument):
             else:
                 nursery.start_soon(self._finish_later, header, answer, started)
 
+    def _interrupt(self, nursery: trio.Nursery, header: Header, body: memoryview) -> bytes:
+        if self._interrupts.ask(messages.decode_interrupt(body)):
+            nursery.start_soon(self._interrupts.watch)
+        return b""
+
     async def _finish_later(
         self, header: Header, answer: Awaitable[Payload], started: float
     ) -> None:
         place = self._in_service.begin_later(header.unique)
+        outcome: Payload | Exception = Interrupted("its caller is killed or told to stop")
         try:
-            payload = await answer
+            with self._interrupts.begin(header):
+                outcome = await answer
         except Exception as error:  # noqa: BLE001 - answered and logged in _finish
             self._finish(header, error, started)
         else:
-            self._finish(header, payload, started)
+            self._finish(header, outcome, started)
         finally:
+            self._interrupts.end(header.unique)
             self._in_service.end_later(place)
             self._later -= 1
 
@@ -277,6 +289,7 @@ class Switchboard(trio.abc.Instrument):
         and EIO."""
         if header.unique & FUSE_UNIQUE_RESEND:
             self._in_service.answered(header.unique)
+        self._interrupts.end(header.unique)
         error = self._account.explain(outcome, header) if isinstance(outcome, Exception) else 0
         if header.opcode not in NO_REPLY:
             if isinstance(outcome, Exception):
@@ -336,6 +349,7 @@ class Switchboard(trio.abc.Instrument):
         _length, error, unique = messages.decode_out_header(reply)
         opcode, started = self._forwarded.pop(unique)
         self._in_service.answered(unique)
+        self._interrupts.end(unique)
         # It serves them one by one.
         self._in_service.forwarded(next(iter(self._forwarded), 0))
         self._write(reply)

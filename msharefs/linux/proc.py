@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _KERNEL_THREAD = 0x00200000
+_STOPPING = sum(
+    1 << number - 1
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
+)
 """PF_KTHREAD of the kernel's include/linux/sched.h."""
 
 
@@ -163,6 +167,20 @@ def is_being_killed(thread: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return bool(pending >> (signal.SIGKILL - 1) & 1)
+
+
+def is_told_to_stop(thread: int) -> bool:
+    """Whether a thread of our pid namespace, or its process, has a signal coming that it does
+    not block and that is meant to end something: SIGKILL, as every signal that kills is, or one of
+    those that users send. One that cannot be looked at counts as told."""
+    try:
+        status = _read(thread, "status")
+    except (OSError, ProcessLookupError):
+        return True
+    own, common, blocked = (
+        int(status_field(status, name), 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk")
+    )
+    return bool((own | common) & ~blocked & _STOPPING)
 
 
 def descriptors(pid: int) -> Iterator[os.stat_result]:

@@ -10,17 +10,25 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Callable
 
 from msharefs.abi import HUGE_PAGE_SIZE
 from msharefs.linux import syscalls
 from msharefs.memory.headroom import LARGEST_GRANT, Headroom
 from msharefs.memory.objects import Descriptor, SharedObjects
 
+IsInterrupted = Callable[[], bool]
+"""Whether a reservation is to be given up."""
 COLLAPSE_TRIES = 3
 PIECE = LARGEST_GRANT
 """Bytes, of whole huge pages: a large reservation asks again after so many what the machine has
 left, because others take of it, too."""
 _ZEROS = bytes(1 << 20)
+
+
+def never() -> bool:
+    """Nothing is given up."""
+    return False
 
 
 class PosixSegment:
@@ -67,11 +75,11 @@ class OpenPosixSegment:
         """Set the length. Raises OSError."""
         os.ftruncate(self._fd, size)
 
-    def reserve(self, start: int, size: int) -> None:
+    def reserve(self, start: int, size: int, interrupted: IsInterrupted = never) -> None:
         """Give every page of the range memory, zeros where there was none.
 
         Raises OSError: ENOSPC over the arena's limit, ENOMEM where the machine or a control
-        group has no more. A part may then have memory already.
+        group has no more, EINTR where it was `interrupted`. A part may then have memory already.
         """
         if size > PIECE:
             self._headroom.check(size)
@@ -85,6 +93,8 @@ class OpenPosixSegment:
             self._take(start, first)
             syscalls.populate_small(self._fd, start, first - start)
         for piece in range(first, last, PIECE):
+            if piece > first and interrupted():
+                raise OSError(errno.EINTR, os.strerror(errno.EINTR), self._name)
             piece_end = min(piece + PIECE, last)
             self._take(piece, piece_end)
             os.posix_fallocate(self._fd, piece, piece_end - piece)

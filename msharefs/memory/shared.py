@@ -16,7 +16,7 @@ import threading
 from msharefs.abi import PAGE_SIZE
 from msharefs.memory.headroom import Headroom
 from msharefs.memory.objects import SHM, Descriptor, SharedObjects
-from msharefs.memory.segment import OpenPosixSegment, PosixSegment
+from msharefs.memory.segment import IsInterrupted, OpenPosixSegment, PosixSegment, never
 
 PREFIX = "msharefs-"
 _WHOLE_PREFIX = re.compile(rf"{PREFIX}[0-9a-f]{{32}}-")
@@ -143,11 +143,11 @@ class OpenCountedSegment(OpenPosixSegment):
         self._segment = segment
         self._arena = arena
 
-    def reserve(self, start: int, size: int) -> None:
+    def reserve(self, start: int, size: int, interrupted: IsInterrupted = never) -> None:
         """Give every page of the range memory, within the arena's capacity. OSError (ENOSPC)
-        beyond it; pages that were there before do not count again."""
+        beyond it, and EINTR where it was `interrupted`; pages that were there before do not count again."""
         if self._arena.room_for(size):
-            self._reserve_and_count(start, size)
+            self._reserve_and_count(start, size, interrupted)
             return
         # Some of the pages may be there already: only new ones are over the capacity.
         for page in range(start, start + size, PAGE_SIZE):
@@ -165,9 +165,9 @@ class OpenCountedSegment(OpenPosixSegment):
         super().write(data, start)
         self._segment.count()
 
-    def _reserve_and_count(self, start: int, size: int) -> int:
+    def _reserve_and_count(self, start: int, size: int, interrupted: IsInterrupted = never) -> int:
         try:
-            super().reserve(start, size)
+            super().reserve(start, size, interrupted)
         except OSError:
             self._segment.count()
             raise

@@ -11,6 +11,7 @@ import itertools
 import os
 import struct
 from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -267,7 +268,9 @@ class Gates:
     def _pass(self, step: str, ino: int) -> None:
         gate = self._gates.get(ino)
         if gate is not None and not gate.open.is_set():
-            trio.from_thread.run(gate.wait)
+            # Whose request is given up is held no longer.
+            with suppress(trio.Cancelled):
+                trio.from_thread.run(gate.wait)
 
 
 class Tasks:
@@ -472,6 +475,111 @@ async def test_a_small_change_waits_for_a_look_at_all_regions(
     with refused(errno.ENOMEM):
         await full
     assert pages(regions[0]) == [(0, 10)]
+
+
+async def started(nursery: trio.Nursery, answer: bytes | Awaitable[bytes]) -> trio.CancelScope:
+    """A request that is answered later, on its way; and how it is interrupted."""
+    assert not isinstance(answer, bytes)
+    scope = trio.CancelScope()
+
+    async def wait() -> None:
+        with scope:
+            await answer
+
+    nursery.start_soon(wait)
+    await trio.testing.wait_all_tasks_blocked()
+    return scope
+
+
+async def test_a_reservation_is_given_up(desk: Desk) -> None:
+    """In the worker, with all as before; the next change of the region has its turn."""
+    region = desk.world.region(size=SIZE)
+    desk.world.map(region, PAGE, PAGE)
+    segment_of(region).poke(PAGE, b"kept")
+    before = desk.world.snapshot()
+    gate = Gates(desk.world).hold(region)
+    raised: list[BaseException] = []
+
+    async def reserve(scope: trio.CancelScope) -> None:
+        answer = desk.map(region, 0, SLOW_WORK)
+        assert not isinstance(answer, bytes)
+        try:
+            with scope:
+                await answer
+        except RefusedError as error:
+            raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        nursery.start_soon(reserve, scope)
+        await gate.reached.wait()
+        scope.cancel()
+        gate.open.set()
+    assert [getattr(error, "errno", 0) for error in raised] == [errno.EINTR]
+    assert desk.world.snapshot() == before
+    assert desk.map(region, 0, PAGE) == SUCCESS
+
+
+async def test_a_change_that_waits_for_its_turn_is_given_up(desk: Desk) -> None:
+    """Those before and behind it have theirs."""
+    region = desk.world.region(size=SIZE)
+    gate = Gates(desk.world).hold(region)
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        tasks.start("first", desk.map(region, 0, SLOW_WORK))
+        await gate.reached.wait()
+        scope = await started(nursery, desk.map(region, SLOW_WORK, PAGE))
+        tasks.start("last", desk.map(region, SLOW_WORK + PAGE, PAGE))
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        gate.open.set()
+        assert await tasks.until(2) == ["first", "last"]
+    assert [mapping.start for mapping in region.layout] == [0, SLOW_WORK + PAGE]
+    assert desk.map(region, SLOW_WORK, PAGE) == SUCCESS
+
+
+async def test_a_change_is_given_up_before_it_begins(desk: Desk) -> None:
+    """Nothing stays charged."""
+    region = desk.world.region(size=SIZE)
+    before = desk.world.snapshot()
+    answer = desk.map(region, 0, SLOW_WORK)
+    assert not isinstance(answer, bytes)
+    with refused(errno.EINTR), trio.CancelScope() as scope:
+        scope.cancel()
+        await answer
+    assert desk.world.snapshot() == before
+    assert desk.map(region, 0, PAGE) == SUCCESS
+
+
+async def test_who_waits_for_memory_is_given_up() -> None:
+    """And nobody waits for his turn for ever."""
+    world = make_world(capacity=2 * SLOW_WORK, reclaim_later=True)
+    desk = Desk(world)
+    old, new = world.region(b"old", size=SIZE), world.region(b"new", size=SIZE)
+    world.map(old, 0, 2 * SLOW_WORK)
+    world.manager.unlink(None, ROOT_INO, b"old")
+    world.close(old)
+    async with trio.open_nursery() as nursery:
+        scope = await started(nursery, desk.map(new, 0, PAGE))
+        scope.cancel()
+    world.kernel.reclaimable.pop()[1].destroy()
+    world.manager.tables.reclaimed(old.ino)
+    assert desk.map(new, 0, PAGE) == SUCCESS
+
+
+async def test_what_is_cleared_is_not_given_up(desk: Desk) -> None:
+    """There is no way back from there."""
+    region = desk.world.region(size=SIZE)
+    desk.world.map(region, 0, 2 * SLOW_WORK)
+    gate = Gates(desk.world).hold(region)
+    async with trio.open_nursery() as nursery:
+        answer = desk.unmap(region, 0, SLOW_WORK)
+        assert not isinstance(answer, bytes)
+        scope = await started(nursery, answer)
+        await gate.reached.wait()
+        scope.cancel()
+        gate.open.set()
+    assert pages(region) == [(SLOW_WORK // PAGE, SLOW_WORK // PAGE)]
 
 
 async def test_a_change_is_remembered_for_its_own_request(desk: Desk) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from msharefs.linux import proc
 from msharefs.linux.proc import Area
+from tests.helpers.waiting import eventually
 
 DEVICE = os.makedev(0, 0x2A)
 LINE = b"7f0000001000-7f0000003000 rw-s 00001000 00:2a 17        /mnt/m/r"
@@ -117,3 +120,42 @@ def test_memory_is_told_in_bytes(tmp_path: Path) -> None:
     (tmp_path / "proc/meminfo").write_text("MemTotal:       16 kB\nHugePages_Total:       3\n")
     assert proc.meminfo(str(tmp_path)) == {"MemTotal": 16384, "HugePages_Total": 3}
     assert proc.meminfo()["MemTotal"] == os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+
+
+@pytest.fixture
+def stopped() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that sleeps and is stopped, so that a signal waits for it. SIGUSR1 would end it, and
+    SIGHUP is blocked."""
+    block = "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})"
+    run = f"{block}; print(flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    process = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE)
+    eventually(lambda: proc.stat(process.pid).state == "T")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (signal.SIGTERM, True),
+        (signal.SIGINT, True),
+        (signal.SIGQUIT, True),
+        (signal.SIGPROF, False),
+        (signal.SIGALRM, False),
+        (signal.SIGCHLD, False),
+        (signal.SIGHUP, False),
+    ],
+)
+def test_who_is_told_to_stop(
+    stopped: subprocess.Popen[bytes], sent: signal.Signals, *, told: bool
+) -> None:
+    """By what ends something, and not by a timer, nor by what is blocked."""
+    assert not proc.is_told_to_stop(stopped.pid)
+    stopped.send_signal(sent)
+    assert proc.is_told_to_stop(stopped.pid) == told
+
+
+def test_who_cannot_be_looked_at_is_told() -> None:
+    """In another PID namespace, for example: the kernel has asked, after all."""
+    assert proc.is_told_to_stop(0)

@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from msharefs.core.errors import NotAnIoctl, OutOfMemory
+from msharefs.fuse import interrupts
 from msharefs.fuse import switchboard as switchboard_module
 from msharefs.fuse import waiting as waiting_module
 from msharefs.fuse.kernel import Opcode
@@ -24,8 +25,10 @@ from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile
 from msharefs.fuse.payload import Handler
 from msharefs.fuse.switchboard import BURST
 from msharefs.fuse.waiting import Waiting
+from msharefs.linux import proc
 from tests.unit.support.exchange import SECONDS, Exchange, exchange, serving
 from tests.unit.support.planes import init_message, init_reply, message, reply
+from tests.unit.support.worlds import ALICE
 
 RESENT = 1 << 63
 """The kernel marks a request that it sends again with this bit of unique."""
@@ -274,8 +277,74 @@ async def test_a_failing_forget_is_only_logged(caplog: pytest.LogCaptureFixture)
     assert "Traceback" in caplog.text
 
 
-async def test_interrupts_are_dropped() -> None:
-    """What takes long is not cut short, and pyfuse3 would look for a request it never saw."""
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The callers that are told to stop."""
+    found: set[int] = set()
+    monkeypatch.setattr(proc, "is_told_to_stop", found.__contains__)
+    monkeypatch.setattr(interrupts, "LOOK", 0)
+    return found
+
+
+def interrupt(unique: int) -> bytes:
+    """The kernel asks to end a request."""
+    return message(Opcode.INTERRUPT, struct.pack("=Q", unique), unique=unique | 1)
+
+
+async def for_ever(header: Header, body: memoryview) -> bytes:
+    """A handler that does not come to an end by itself."""
+    await trio.Event().wait()
+    return b"never"
+
+
+@pytest.mark.parametrize("mark", [0, RESENT])
+async def test_a_request_ends_whose_caller_is_killed(told: set[int], mark: int) -> None:
+    """EINTR; no other, and the kernel may send it marked."""
+    told.add(ALICE.pid)
+    async with serving({Opcode.IOCTL: for_ever, Opcode.OPEN: echo}) as board:
+        for unique in (6, 8):
+            await board.kernel.send(message(Opcode.IOCTL, unique=unique))
+        assert await board.kernel.silent()
+        await board.kernel.send(interrupt(8 | mark))
+        assert await board.kernel.hear() == reply(8, error=errno.EINTR)
+        assert await board.ask(message(Opcode.OPEN, unique=10)) == reply(10, b"1:")
+        await board.kernel.send(interrupt(6))
+        assert await board.kernel.hear() == reply(6, error=errno.EINTR)
+
+
+async def test_a_signal_that_ends_nothing_ends_no_request(told: set[int]) -> None:
+    """A timer's, say. But the kernel asks only once, so a later one that does is seen."""
+    async with serving({Opcode.IOCTL: for_ever}) as board:
+        await board.kernel.send(message(Opcode.IOCTL, unique=6))
+        await board.kernel.send(interrupt(6))
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert not board.kernel.waiting()
+        told.add(ALICE.pid)
+        assert await board.kernel.hear() == reply(6, error=errno.EINTR)
+
+
+async def test_an_interrupt_that_comes_before_its_request_is_served(told: set[int]) -> None:
+    """It waits for its turn still."""
+    told.add(ALICE.pid)
+    async with serving({Opcode.IOCTL: for_ever, Opcode.OPEN: echo}) as board:
+        await board.kernel.send(interrupt(6))
+        await board.kernel.send(message(Opcode.IOCTL, unique=6))
+        assert await board.kernel.hear() == reply(6, error=errno.EINTR)
+
+
+async def test_interrupts_of_what_has_its_answer_are_nothing(told: set[int]) -> None:
+    """Nobody looks for them any more."""
+    async with serving({Opcode.OPEN: echo}) as board:
+        await board.kernel.send(interrupt(6))
+        assert await board.ask(message(Opcode.OPEN, unique=6)) == reply(6, b"1:")
+        await trio.testing.wait_all_tasks_blocked()
+        await board.kernel.send(message(Opcode.INTERRUPT, b"torn"))
+        assert await board.ask(message(Opcode.OPEN, unique=8)) == reply(8, b"1:")
+
+
+async def test_interrupts_are_not_handed_on() -> None:
+    """pyfuse3 would look for a request that it never saw."""
     async with serving({Opcode.OPEN: echo}) as board:
         await board.kernel.send(message(Opcode.INTERRUPT, bytes(8)))
         assert await board.ask(message(Opcode.OPEN)) == reply(2, b"1:")

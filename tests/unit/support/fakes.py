@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from msharefs.abi import HUGE_PAGE_SIZE, PAGE_SIZE
 from msharefs.core.errors import Busy
-from msharefs.core.ports import OpenSegment, Segment
+from msharefs.core.ports import IsInterrupted, OpenSegment, Segment, never
 
 FIRST_REGISTRATION = 5000
 
@@ -93,7 +93,7 @@ class FakeSegment:
         assert not self.pages, "the size is set before anything is mapped"
         self.size = size
 
-    def reserve(self, start: int, size: int) -> None:
+    def reserve(self, start: int, size: int, interrupted: IsInterrupted = never) -> None:
         """Give every page of the range memory. A failure comes as late as it may: half of
         what is missing is there by then."""
         self._memory.announce("reserve", self.ino)
@@ -101,6 +101,8 @@ class FakeSegment:
         room = max(0, self._memory.limit - self._memory.used()) // PAGE_SIZE
         try:
             self._memory.faults.step("reserve")
+            if interrupted():
+                raise failure(errno.EINTR, "reserve")
             if len(missing) > room:
                 raise failure(errno.ENOSPC, "reserve")
         except OSError:

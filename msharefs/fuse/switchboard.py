@@ -81,7 +81,7 @@ class Switchboard(trio.abc.Instrument):
         self._failpoint = failpoint
         self._turns = Turns(device, outstanding)
         self._scope = trio.CancelScope()
-        self._waiting = Waiting(device.fd, alone=len(os.sched_getaffinity(0)) == 1)
+        self._waiting = Waiting(device.fd, alone=os.cpu_count() == 1)
         self._reply = bytearray(REQUEST_ROOM)
         self._forwarded: dict[int, tuple[int, float]] = {}
         # How many requests are answered later; their tasks and workers need the loop.

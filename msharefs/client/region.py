@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from msharefs import abi
 from msharefs.client import creation, requests
 from msharefs.client.arguments import byte_count, region_size
+from msharefs.client.async_watch import layouts as async_layouts
 from msharefs.client.attachment import Attachment
 from msharefs.client.errors import (
     AccessDenied,
@@ -36,7 +37,7 @@ from msharefs.client.pickling import reduced
 from msharefs.client.watch import Source, layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from msharefs.client.errors import StrOrBytesPath
     from msharefs.client.layout import Generation, Mapping
@@ -319,6 +320,17 @@ class Region:
         self.fileno()
         source = Source(self.layout, self._generation, lambda: self.closed)
         return layouts(source, interval, timeout)
+
+    def watch_async(
+        self, *, interval: float = 0.1, timeout: float | None = None
+    ) -> AsyncIterator[Layout]:
+        """The same for `async for`, in a program of trio or asyncio; neither stands still meanwhile.
+
+        Needs the package anyio (`pip install msharefs[async]`): ModuleNotFoundError without it.
+        """
+        self.fileno()
+        source = Source(self.layout, self._generation, lambda: self.closed)
+        return async_layouts(source, interval, timeout)
 
     def close(self) -> None:
         """Close the region; closing twice does nothing. Attachments stay, and so does the name."""

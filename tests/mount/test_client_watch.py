@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
+import select
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -148,3 +151,72 @@ def test_watch_of_a_mount_that_ends(make_mount: MakeMount, tmp_path: Path) -> No
         region.close()
     unmount(mount.path)
     eventually(lambda: mount.process.poll() is not None, timeout=20, what="the daemon lives")
+
+
+ASYNC_WATCH = """
+import sys, anyio, msharefs
+
+async def main():
+    with msharefs.Region.open(sys.argv[1]) as region:
+        ticks = 0
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                await anyio.sleep(0.001)
+                ticks += 1
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(tick)
+            seen = []
+            async for layout in region.watch_async(interval=0.005):
+                seen.append(layout.mapped)
+                if len(seen) == 1:
+                    print("watching", flush=True)
+                if len(seen) == 3:
+                    region.close()
+            print(seen, ticks > 0, flush=True)
+            group.cancel_scope.cancel()
+
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_program_with_an_event_loop_follows_too(region: Region, backend: str) -> None:
+    """Its other tasks run meanwhile, and the watch ends when the region is closed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ASYNC_WATCH, os.fsdecode(region.path), backend],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "watching\n"
+        # Changes until it has seen two: of several at once the last one shows.
+        while program.poll() is None and not select.select([program.stdout], [], [], 0.05)[0]:
+            region.map(4 * PAGE, PAGE)
+        line = program.stdout.readline()
+    assert line.startswith(f"[{PAGE}, ")
+    assert line.endswith("True\n")
+    assert program.returncode == 0
+
+
+async def test_a_watch_that_nothing_changes_ends_after_its_time(region: Region) -> None:
+    """As the other one does."""
+    layouts = [layout async for layout in region.watch_async(interval=QUICK, timeout=4 * QUICK)]
+    assert [layout.mapped for layout in layouts] == [PAGE]
+
+
+@pytest.mark.root_only("mounts fusectl")
+async def test_async_watch_of_a_mount_that_ends(make_mount: MakeMount, tmp_path: Path) -> None:
+    """An error there, too."""
+    mount = make_mount("size=8M")
+    region = Region.create(mount.path / "region", UNIT)
+    watch = region.watch_async(interval=QUICK, timeout=20)
+    await anext(watch)
+    mount.expect_abort()
+    abort(mount.connection, tmp_path)
+    with pytest.raises(msharefs.MountGone):
+        await anext(watch)
+    with suppress(msharefs.MountGone):
+        region.close()

@@ -75,7 +75,7 @@ def test_first_program_of_the_shared_memory_page(mounted: Mount) -> None:
 
 def test_program_of_the_c_reference(mounted: Mount, tmp_path: Path) -> None:
     """With a main around it, it compiles without a warning, runs and leaves nothing."""
-    (body,) = blocks("api-c.md", "c")
+    (body,) = (block for block in blocks("api-c.md", "c") if "int main(" not in block)
     names = ("fcntl.h", "msharefs.h", "string.h", "sys/mman.h", "unistd.h")
     includes = "".join(f"#include <{name}>\n" for name in names)
     shown = body.replace(SHOWN, str(mounted.path))
@@ -89,3 +89,16 @@ def test_program_of_the_c_reference(mounted: Mount, tmp_path: Path) -> None:
     subprocess.run([*words, f"-I{include}", "-o", program, source], check=True, timeout=40)
     subprocess.run([program], check=True, timeout=40)
     assert os.listdir(mounted.path) == ["mshare_info"]
+
+
+def test_whole_program_of_the_c_reference_says_why_it_fails(mounted: Mount, tmp_path: Path) -> None:
+    """The first time it works; the second time the region is there, and it says so."""
+    (shown,) = (block for block in blocks("api-c.md", "c") if "int main(" in block)
+    source, program = tmp_path / "table.c", tmp_path / "table"
+    source.write_text(shown.replace(SHOWN, str(mounted.path)).replace("1UL << 30", "2UL << 20"))
+    include = ROOT / "msharefs" / "include"
+    subprocess.run(["cc", f"-I{include}", "-o", program, source], check=True, timeout=40)
+    subprocess.run([program], check=True, timeout=40)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=40, check=False)
+    (mounted.path / "table").unlink()
+    assert (done.returncode, done.stderr) == (1, f"{mounted.path}/table: File exists\n")

@@ -22,6 +22,13 @@ MOUNT_OPTIONS = "size=64M,align=4096"
 
 DEATHS = "the server ended with -9"
 NEEDED = 1 << rights.CAP_SYS_ADMIN
+OF_A_BROKER = (
+    rights.CAP_KILL,
+    rights.CAP_SETGID,
+    rights.CAP_SETPCAP,
+    rights.CAP_SETUID,
+    rights.CAP_SYS_PTRACE,
+)
 
 
 def servers(mounted: mount.Mount) -> list[int]:
@@ -57,6 +64,23 @@ def test_rights_of_a_server(mounted: mount.Mount, place: Path) -> None:
                     assert int(status_field(status, name), 16) == 0
                 if mount.PRIVILEGED:
                     assert int(status_field(status, b"CapBnd"), 16) == expected
+
+
+@pytest.mark.root_only("a user's has no rights to begin with")
+def test_rights_of_a_broker(mounted: mount.Mount) -> None:
+    """What starts the processes that have callers' files keeps what it takes to look into callers and
+    to become one; and of descriptors its socket."""
+    for server in servers(mounted):
+        wait_until_confined(server)
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        (broker,) = map(int, children)
+        (status,) = statuses(broker)
+        assert int(status_field(status, b"NoNewPrivs")) == 1
+        for name in (b"CapPrm", b"CapEff", b"CapBnd"):
+            assert int(status_field(status, name), 16) == sum(1 << each for each in OF_A_BROKER)
+        links = [os.readlink(link) for link in Path(f"/proc/{broker}/fd").iterdir()]
+        kinds = {link.partition(":")[0] for link in links}
+        assert kinds == {"/dev/null", "socket"}
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,22 @@ def _fuse_conf(host: Host) -> Iterator[Finding]:
         )
 
 
+def _files(host: Host) -> Iterator[Finding]:
+    """Whether the daemon could take the files of programs that map them into a region."""
+    scope = (host.read("/proc/sys/kernel/yama/ptrace_scope") or "0").strip()
+    if scope == "3" or (scope != "0" and not host.is_root):
+        yield Finding(
+            "warn",
+            "files",
+            f"a mount of yours cannot map files of programs: kernel.yama.ptrace_scope is {scope}",
+            "mount as root; only 'sysctl kernel.yama.ptrace_scope=0' lets a user's daemon do it"
+            if scope != "3"
+            else "it can be changed at boot alone",
+        )
+    else:
+        yield Finding("ok", "files", "programs can have their files mapped")
+
+
 def _control(host: Host) -> Iterator[Finding]:
     if os.path.exists(host.path("/sys/fs/fuse/connections")) and not _is_mounted(
         host, "/sys/fs/fuse/connections"
@@ -249,5 +265,6 @@ CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
     check_libraries,
     _rights,
     _fuse_conf,
+    _files,
     _control,
 )

@@ -45,6 +45,8 @@ def furnish(scene: Scene) -> None:
         raw.unmap(fd, 3 * PAGE, 2 * PAGE)
         flags = raw.ANONYMOUS | raw.MAP_NORESERVE
         raw.create_mapping(fd, 7 * PAGE, PAGE, flags=flags, prot=raw.PROT_READ)
+        with raw.opened(__file__, os.O_RDONLY) as file:
+            raw.map_file(fd, 9 * PAGE, 2 * PAGE, file)
     # What reads the contents touches the page without a reservation.
     scene.snapshot()
 

@@ -79,6 +79,7 @@ def test_nothing_is_wrong_with_a_good_machine(root: Path) -> None:
         ("proc/self/status", "CapEff:\t00000000a80425fb\n", "rights", "FAIL", "SYS_ADMIN"),
         ("proc/self/uid_map", "0 1000 1\n", "rights", "warn", "outside"),
         ("proc/self/mountinfo", "", "fusectl", "warn", "mount -t fusectl"),
+        ("proc/sys/kernel/yama/ptrace_scope", "3\n", "files", "warn", "boot"),
         ("proc/meminfo", "MemTotal: 8000000 kB\nMemAvailable: 100 kB\n", "memory", "warn", "size="),
         ("proc/sys/vm/max_map_count", "100", "limits", "warn", "vm.max_map_count"),
         (
@@ -98,6 +99,13 @@ def test_each_fault_is_found_and_advised_on(
     finding = look(root)[about]
     assert finding.level == level
     assert advice in finding.advice
+
+
+@pytest.mark.parametrize(("scope", "euid", "level"), [(1, 0, "ok"), (1, 1000, "warn")])
+def test_whose_files_can_be_mapped(root: Path, scope: int, euid: int, level: str) -> None:
+    """Root looks into everybody, where a user's daemon may not."""
+    put(root, "proc/sys/kernel/yama/ptrace_scope", f"{scope}\n")
+    assert look(root, euid=euid)["files"].level == level
 
 
 @pytest.mark.parametrize(("used", "level"), [(100 << 20, "ok"), (299 << 20, "warn")])

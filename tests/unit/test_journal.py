@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import stat
@@ -27,7 +28,7 @@ from msharefs.core.journal import (
     NewerJournalError,
     Request,
 )
-from msharefs.core.layout import Mapping
+from msharefs.core.layout import MappedFile, Mapping
 from msharefs.core.region import Region
 from msharefs.daemon.storage import TAIL, Files, open_area
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE
@@ -125,6 +126,27 @@ def test_mappings_come_back(journal: Journal, path: str) -> None:
     found = list(journal.mappings())
     journal.close()
     assert found == [(5, parts[0]), (5, parts[1]), (5, far), (6, whole)]
+
+
+def test_a_journal_of_schema_2_is_read(journal: Journal, path: str) -> None:
+    """Which knew no files: its mappings have none, and new ones may."""
+    plain = Mapping(0, PAGE, 3, reserve=False, huge=True)
+    journal.close()
+    os.unlink(path + TAIL)
+    db = sqlite3.connect(path)
+    db.execute("ALTER TABLE mapping DROP COLUMN file")
+    db.execute("INSERT INTO mapping VALUES (5, 0, ?, 3, 0, 1)", (PAGE,))
+    db.execute("PRAGMA user_version = 2")
+    db.commit()
+    db.close()
+    journal = opened(path)
+    of_file = Mapping(PAGE, 2 * PAGE, 1, file=MappedFile(1, 2, 3, 4, "/tmp/file"))
+    journal.replace_mappings(5, [], [of_file])
+    journal.commit(None, 0)
+    journal = again(journal, path)
+    found = list(journal.mappings())
+    journal.close()
+    assert found == [(5, plain), (5, of_file)]
 
 
 def test_a_dropped_inode_takes_its_mappings(journal: Journal) -> None:

@@ -134,6 +134,9 @@ ADVICE_ATTRIBUTE = b"user.msharefs.advice"
 """Extended attribute of a region, where it helps: the number of the madvise(2) advice with which
 first touches of a large attachment read far ahead, in decimal."""
 
+AUTOMAP_ATTRIBUTE = b"user.msharefs.automap"
+"""Extended attribute of a directory or region: off, on or grow. The mount's, where nobody has set it."""
+
 STATUS_ATTRIBUTE = b"user.msharefs.status"
 """Extended attribute of the root directory: the state of the mount as JSON."""
 

@@ -17,6 +17,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("user_size=SIZE", "memory of one user's regions, or off [off]"),
             ("user_inodes=N", "names of one user, or off [off]"),
             ("user_mappings=N", "mappings of one user's regions, or off [off]"),
+            ("automap, automap=grow", "the size of a region maps all of it"),
             ("overcommit", "MAP_NORESERVE takes memory at the first touch"),
             ("align=SIZE", "what sizes are multiples of, 4K to 512G [2M]"),
         ),

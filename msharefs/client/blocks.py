@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msharefs.client.attachment import Attachment
-from msharefs.client.creation import settle_size
+from msharefs.client.creation import map_by_hand, settle_size
 from msharefs.client.errors import (
     InvalidArgument,
     MshareError,
@@ -163,6 +163,7 @@ def _create_as(hidden: str, path: str, size: int, mode: int) -> Block:
         undo.callback(region.close)
         undo.callback(_forget, hidden)
         _lock(fd)
+        map_by_hand(fd)
         try:
             attachment = _fill(region, size)
         except NotARegion as error:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from msharefs.abi import AUTOMAP_ATTRIBUTE
 from msharefs.client.errors import NotARegion, SizeAlreadySet, from_os_error, translated
 from msharefs.client.mount import alignment_hint, not_mounted
 
@@ -57,6 +59,7 @@ def create(
     with translated("cannot create the region", path):
         region = adopt(os.open(path, flags, mode), path, writable=True)
     try:
+        map_by_hand(region.fileno())
         settle_size(region.fileno(), path, size)
         prepare(region)
     except SizeAlreadySet:
@@ -69,6 +72,13 @@ def create(
             raise not_mounted(path) from error
         raise
     return region
+
+
+def map_by_hand(fd: int) -> None:
+    """Let a new region begin with nothing mapped, also in a directory with automap. Elsewhere, and
+    where an earlier version serves the mount, there is nothing to do."""
+    with suppress(OSError):
+        os.setxattr(fd, AUTOMAP_ATTRIBUTE, b"off")
 
 
 def settle_size(fd: int, path: StrOrBytesPath, size: int) -> None:

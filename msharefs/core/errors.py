@@ -123,6 +123,12 @@ class OutOfMemory(RefusedError):
     errno = errno.ENOMEM
 
 
+class NoSpace(OutOfMemory):
+    """The same where the caller has asked for a size of a file and expects the words of files."""
+
+    errno = errno.ENOSPC
+
+
 class FileTooLarge(RefusedError):
     """A size beyond the mount's max_region."""
 

@@ -10,6 +10,7 @@ import stat
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from msharefs.abi import PAGE_SIZE
@@ -17,6 +18,19 @@ from msharefs.abi import PAGE_SIZE
 ROOT_INO = 1
 INFO_INO = 2
 FIRST_FREE_INO = 3
+
+
+class Automap(StrEnum):
+    """Whether what sets a region's size maps all of it, too, and whether it may grow."""
+
+    OFF = "off"
+    ON = "on"
+    GROW = "grow"
+
+
+AUTOMAPS = (None, *Automap)
+"""With "as the mount says"; in the journal they are told by their places."""
+
 
 DOT_COOKIES = 2
 """Directory offsets 1 and 2 are "." and ".."; names count from 3."""
@@ -36,6 +50,7 @@ class Inode:
 
     __slots__ = (
         "atime_ns",
+        "automap",
         "ctime_ns",
         "gid",
         "ino",
@@ -59,6 +74,8 @@ class Inode:
         self.place: tuple[int, bytes] | None = None
         """Where it got its latest name, for messages alone: the directory and the name. The name
         may be gone, and others may be left."""
+        # None: as the mount says. What is made in a directory begins with that of the directory.
+        self.automap: Automap | None = None
         self.atime_ns = self.mtime_ns = self.ctime_ns = now_ns
 
     @property

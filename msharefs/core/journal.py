@@ -25,7 +25,7 @@ from typing import Any
 
 from msharefs.core import records
 from msharefs.core.errors import NoRoom, RefusedError
-from msharefs.core.inode import Caller, Directory, Inode
+from msharefs.core.inode import AUTOMAPS, Caller, Directory, Inode
 from msharefs.core.layout import MappedFile, Mapping
 from msharefs.core.records import Kind, Values
 from msharefs.core.region import Region, State
@@ -46,11 +46,12 @@ _SCHEMA = """
 -- size -1: a region whose size is not set; of a directory, its last cookie. registration: what the kernel knows the segment
 -- by, 0 for not yet; slot: where the region's handles are counted. Times are a BLOB where
 -- 64 bits are not enough for the nanoseconds: after April 2262, or before September 1677.
+-- automap: the place in AUTOMAPS.
 CREATE TABLE inode (
     ino INTEGER PRIMARY KEY, kind TEXT, mode INTEGER, uid INTEGER, gid INTEGER,
     nlink INTEGER, atime_ns INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, parent INTEGER,
     size INTEGER, registration INTEGER, slot INTEGER,
-    creator_pid INTEGER, creator_uid INTEGER, creator_gid INTEGER);
+    creator_pid INTEGER, creator_uid INTEGER, creator_gid INTEGER, automap INTEGER);
 CREATE TABLE name (
     parent INTEGER, name BLOB, ino INTEGER, cookie INTEGER,
     PRIMARY KEY (parent, name)) WITHOUT ROWID;
@@ -70,7 +71,7 @@ ALTER TABLE inode DROP COLUMN maps;
 ALTER TABLE inode DROP COLUMN unmaps;
 """,
     2: "ALTER TABLE mapping ADD COLUMN file TEXT;",
-    3: "",
+    3: "ALTER TABLE inode ADD COLUMN automap INTEGER DEFAULT 0;",
 }
 """What earlier versions wrote is changed in place when it is opened, from schema to schema. Up to 3 there
 was no tail: who knows only that must not read a journal that may have one."""
@@ -260,6 +261,7 @@ class Journal:
                 creator.pid,
                 creator.uid,
                 creator.gid,
+                AUTOMAPS.index(inode.automap),
             ),
         )
 

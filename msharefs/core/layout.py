@@ -8,7 +8,7 @@ manager asks what an operation would do, does it in memory and then commits it h
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
@@ -118,6 +118,20 @@ class Cut:
         return len(self.left) + added - len(self.old)
 
 
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A range that is to be mapped without a hole: what `cut` finds becomes `mappings`, in order.
+
+    `fresh` is what had nothing, `late` what was not reserved and is to be, both in order. What is
+    mapped keeps its bytes. Good until the layout changes.
+    """
+
+    cut: Cut
+    mappings: list[Mapping]
+    fresh: list[Range]
+    late: list[Range]
+
+
 class Layout:
     """The mappings of one region in order of their offset.
 
@@ -184,16 +198,34 @@ class Layout:
         files = _files(old) if self.files else 0
         return Cut(start, end, where, old, inside, left, *_sizes(inside), files)
 
-    def apply(self, cut: Cut, new: Mapping | None) -> list[Mapping]:
-        """Put `new`, or nothing, in the place of what `cut` found. Returns what there is now
-        instead of `cut.old`."""
-        fresh = cut.left if new is None else sorted([*cut.left, new], key=_start_of)
+    def fill(self, start: int, end: int, prot: int, *, reserve: bool) -> Fill:
+        """Look `start` to `end` up, to map it without a hole later: what has nothing gets `prot`,
+        and with `reserve` all of it will be reserved. What is the same side by side is one."""
+        inner = self.cut(start, end)
+        fresh = list(inner.gaps())
+        late = [Range(m.start, m.end) for m in inner.inside if reserve and not m.reserve]
+        middle = [mapping._replace(reserve=mapping.reserve or reserve) for mapping in inner.inside]
+        middle += [Mapping(gap.start, gap.end, prot, reserve) for gap in fresh]
+        middle.sort(key=_start_of)
+        # With those that touch it, which may become one with what comes.
+        near = self._mappings[self._slice(start - 1, end + 1)] if middle else []
+        if not near:
+            return Fill(inner, middle, fresh, late)
+        cut = self.cut(min(start, near[0].start), max(end, near[-1].end))
+        before = [m.between(m.start, start) for m in near[:1] if m.start < start]
+        after = [m.between(end, m.end) for m in near[-1:] if m.end > end]
+        return Fill(cut, _joined([*before, *middle, *after]), fresh, late)
+
+    def apply(self, cut: Cut, new: Sequence[Mapping]) -> list[Mapping]:
+        """Put `new` in the place of what `cut` found. Returns what there is now instead of
+        `cut.old`."""
+        fresh = sorted([*cut.left, *new], key=_start_of)
         self._mappings[cut.where] = fresh
         self.mapped -= cut.mapped
         self.reserved -= cut.reserved
         self.files += _files(cut.left) - cut.files
-        if new is not None:
-            self._count(new)
+        for mapping in new:
+            self._count(mapping)
         return fresh
 
     def append(self, mapping: Mapping) -> None:
@@ -203,11 +235,11 @@ class Layout:
 
     def insert(self, mapping: Mapping) -> None:
         """Put `mapping` in; what it overlaps is cut or replaced."""
-        self.apply(self.cut(mapping.start, mapping.end), mapping)
+        self.apply(self.cut(mapping.start, mapping.end), [mapping])
 
     def remove(self, start: int, end: int) -> None:
         """Take `start` to `end` out: mappings are removed, cut or split."""
-        self.apply(self.cut(start, end), None)
+        self.apply(self.cut(start, end), [])
 
     def _slice(self, start: int, end: int) -> slice:
         first = bisect_right(self._mappings, start, key=_end_of)
@@ -227,6 +259,18 @@ def _clip(mappings: list[Mapping], start: int, end: int) -> None:
     if mappings:
         mappings[0] = mappings[0].between(start, end)
         mappings[-1] = mappings[-1].between(start, end)
+
+
+def _joined(mappings: Sequence[Mapping]) -> list[Mapping]:
+    """The same, with what touches and differs in nothing else made one."""
+    found: list[Mapping] = []
+    for mapping in mappings:
+        last = found[-1] if found else None
+        if last and last.end == mapping.start and last[2:] == mapping[2:]:
+            found[-1] = last._replace(end=mapping.end)
+        else:
+            found.append(mapping)
+    return found
 
 
 def _sizes(mappings: list[Mapping]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 Owns the operations on names, attributes, handles and sizes: each either does all of it, in the
 tables and in the journal, or raises `RefusedError` with nothing changed. CREATE_MAPPING and UNMAP
-are in `mappings` (mapper.py). Plain synchronous functions; it must not know who calls it, but is told
+are in `mappings` (mapper.py), sizes that come with memory in `sizing` (sizing.py). Plain synchronous functions; it must not know who calls it, but is told
 for which request of the kernel, so that one that is sent again is not applied twice.
 """
 
@@ -33,6 +33,7 @@ from msharefs.core.namespace import RENAME_EXCHANGE, Namespace, RootAttributes
 from msharefs.core.ports import Kernel, Memory
 from msharefs.core.quotas import Quotas
 from msharefs.core.region import Event, Region
+from msharefs.core.sizing import Sizing
 from msharefs.core.tables import DROPPED_AT_ONCE, UNKNOWN, Tables, statements_to_drop
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class RegionManager:
         )
         self.tables = Tables(self.names, memory, kernel, journal, handles, quotas)
         self.mappings = Mapper(self.tables, limits)
+        self.sizing = Sizing(self.tables, self.mappings, clock)
         self._clock = clock
 
     # Limits

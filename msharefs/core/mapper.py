@@ -7,24 +7,27 @@ charged), it is acquired and cleared (plan.py), then committed or abandoned. The
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from msharefs.abi import CreateMapping, Unmap
+from msharefs.abi import PROT_READ, PROT_WRITE, CreateMapping, Unmap
 from msharefs.core.checks import maps_file, unmapped_range, wanted_mapping
 from msharefs.core.contents import SCRATCH, FileBytes, Zeros
 from msharefs.core.errors import (
     AccessDenied,
     BadDescriptor,
+    NoSpace,
     NotAnIoctl,
     OutOfMappings,
     OutOfMemory,
     RefusedError,
 )
+from msharefs.core.inode import Automap
 from msharefs.core.journal import Request
 from msharefs.core.layout import Cut, MappedFile, Mapping, Range
 from msharefs.core.ledger import Totals, storage_error
-from msharefs.core.plan import STATEMENTS, MapPlan, Plan, UnmapPlan
+from msharefs.core.plan import STATEMENTS, FillPlan, MapPlan, Plan, UnmapPlan
 from msharefs.core.quotas import NO_LIMITS, UNLIMITED, Share
 from msharefs.core.region import Region
 from msharefs.core.tables import Tables
@@ -44,6 +47,8 @@ class Limits:
     reserve_always: bool = False
     """MAP_NORESERVE reserves, too. Where first touches are not seen, pages that were promised and
     are not there yet go to whoever touches first, in a hole of another region as well."""
+    automap: Automap = Automap.OFF
+    """What holds where a directory or region says nothing of its own."""
 
 
 class Mapper:
@@ -89,7 +94,7 @@ class Mapper:
         if self.limits.reserve_always:
             mapping = mapping._replace(reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
-        growth = self._growth(region, cut, mapping)
+        growth = self._growth(region, cut, [mapping])
         segment = self.tables.open_segment(region)
         need = 0
         if mapping.reserve:
@@ -108,6 +113,33 @@ class Mapper:
         except OSError as cause:
             self.abandon(plan, cause)
 
+    def plan_fill(
+        self,
+        request: Request | None,
+        region: Region,
+        size: int,
+        span: tuple[int, int],
+        *,
+        reserve: bool,
+        finish: Callable[[], None],
+    ) -> FillPlan:
+        """Let a region have `size` bytes, which no byte is lost by, and its range `span` no hole,
+        read and write; with `reserve` that memory is there then. `finish` records what else is
+        changed. The plan must be committed or abandoned. Raises OutOfMemory, NoRoom, NoDescriptor
+        and StorageFailed."""
+        start, end = span
+        reserve = reserve or self.limits.reserve_always
+        fill = region.layout.fill(start, end, PROT_READ | PROT_WRITE, reserve=reserve)
+        growth = self._growth(region, fill.cut, fill.mappings)
+        segment = self.tables.open_segment(region)
+        need = sum(part.size for part in (*fill.fresh, *fill.late)) if reserve else 0
+        stray = segment.allocated() > region.layout.reserved
+        plan = FillPlan(request, region, segment, fill, reserve, size, need, stray, finish)
+        self._charge(plan, growth, statements=STATEMENTS + len(fill.mappings))
+        if start < end:
+            region.reserving = Range(start, end)
+        return plan
+
     def plan_unmap(
         self, request: Request | None, region: Region, unwanted: Unmap, *, writable: bool
     ) -> UnmapPlan:
@@ -117,7 +149,7 @@ class Mapper:
         _check_writable(writable)
         gone = unmapped_range(region, unwanted)
         cut = region.layout.cut(gone.start, gone.end)
-        growth = self._growth(region, cut, None)
+        growth = self._growth(region, cut, [])
         plan = UnmapPlan(request, region, self.tables.open_segment(region), cut)
         self._charge(plan, growth, statements=0)
         return plan
@@ -128,15 +160,11 @@ class Mapper:
         region, layout = plan.region, plan.region.layout
         with self.tables.journal.promised(plan.request, region.ino, plan.statements):
             before = Totals(layout)
+            region.reserving = None
             self.tables.uncharge(region, plan.need)
-            if isinstance(plan, MapPlan):
-                region.reserving = None
-                fresh = layout.apply(plan.cut, plan.mapping)
-                region.maps += 1
-            else:
-                fresh = layout.apply(plan.cut, None)
-                region.unmaps += 1
+            fresh = layout.apply(plan.cut, plan.mappings)
             self.tables.account(region, before)
+            plan.finish()
             self.tables.settle()
             self.tables.kernel.attributes_changed(region.ino)
             self.tables.journal.replace_mappings(region.ino, plan.cut.old, fresh)
@@ -145,13 +173,15 @@ class Mapper:
     def abandon(self, plan: Plan, cause: OSError) -> NoReturn:
         """A plan's `acquire` failed and undid itself: take the charge back and raise why."""
         self.withdraw(plan)
-        raise storage_error(cause) from cause
+        error = storage_error(cause)
+        if isinstance(plan, FillPlan) and isinstance(error, OutOfMemory):
+            error = NoSpace(str(error))
+        raise error from cause
 
     def withdraw(self, plan: Plan) -> None:
         """A plan has got nothing, or has given it up: take back what was promised and charged."""
         self.tables.journal.withdraw(plan.statements)
-        if isinstance(plan, MapPlan):
-            plan.region.reserving = None
+        plan.region.reserving = None
         self.tables.uncharge(plan.region, plan.need)
         self.tables.settle()
 
@@ -175,13 +205,13 @@ class Mapper:
             journal.withdraw(plan.statements)
             raise
 
-    def _growth(self, region: Region, cut: Cut, mapping: Mapping | None) -> Share:
-        """How much more a region may have while a change is on its way that puts `mapping`, or
-        nothing, in the place of what is there. A limit that is met already forbids what adds, not
+    def _growth(self, region: Region, cut: Cut, new: Sequence[Mapping]) -> Share:
+        """How much more a region may have while a change is on its way that puts `new` in the place
+        of what is there. A limit that is met already forbids what adds, not
         what replaces or takes away. Raises OutOfMemory and OutOfMappings."""
         limits, ledger = self.limits, self.tables.ledger
-        size = 0 if mapping is None else max(0, mapping.size - cut.mapped)
-        more = max(0, cut.growth(added=0 if mapping is None else 1))
+        size = max(0, sum(mapping.size for mapping in new) - cut.mapped)
+        more = max(0, cut.growth(added=len(new)))
         if more and len(region.layout) + more > limits.max_mappings:
             raise OutOfMemory(f"max_mappings={limits.max_mappings} reached")
         if more and ledger.mappings + ledger.growing + more > limits.max_mappings_total:

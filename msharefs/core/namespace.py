@@ -165,7 +165,9 @@ class Namespace:
         directory = self._check_new(parent, name, caller.uid)
         gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
         bits = mode & 0o7777
-        return Region(self._next_ino, bits, caller.uid, gid, self._clock(), caller)
+        region = Region(self._next_ino, bits, caller.uid, gid, self._clock(), caller)
+        region.automap = directory.automap
+        return region
 
     def new_directory(self, parent: int, name: bytes, mode: int, caller: Caller) -> Directory:
         """A directory for `name`, which is free, not yet in the tree: see `add`."""
@@ -173,7 +175,9 @@ class Namespace:
         gid, bits = caller.gid, stat.S_IFDIR | mode & 0o7777
         if directory.mode & stat.S_ISGID:
             gid, bits = directory.gid, bits | stat.S_ISGID
-        return Directory(self._next_ino, parent, bits, caller.uid, gid, self._clock())
+        made = Directory(self._next_ino, parent, bits, caller.uid, gid, self._clock())
+        made.automap = directory.automap
+        return made
 
     def add(self, parent: int, name: bytes, inode: Inode) -> None:
         """Put what new_region or new_directory made into the tree."""

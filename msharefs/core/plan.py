@@ -1,7 +1,7 @@
 """Changes of a region's memory, as plans: checked at once, worked anywhere, then committed.
 
 Owns the order of the steps of CREATE_MAPPING and UNMAP that makes them whole or not at
-all: `acquire` gets what may not be there and can fail, `clear` cannot. Both touch the
+all, and of sizes that come with memory: `acquire` gets what may not be there and can fail, `clear` cannot. Both touch the
 segment alone, never a shared table, so that they may run in a worker thread while the
 loop serves others. The manager makes plans and commits them.
 """
@@ -12,10 +12,11 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from msharefs.core.contents import Contents
 from msharefs.core.journal import MAPPINGS_A_STATEMENT, Request
-from msharefs.core.layout import Cut, Mapping, Range
+from msharefs.core.layout import Cut, Fill, Mapping, Range
 from msharefs.core.ports import IsInterrupted, OpenSegment, never
 from msharefs.core.region import Region
 
@@ -53,6 +54,11 @@ class MapPlan:
     contents: Contents
 
     @property
+    def mappings(self) -> list[Mapping]:
+        """What takes the place of what `cut` found."""
+        return [self.mapping]
+
+    @property
     def cost(self) -> int:
         """The work: bytes that are to be cleared or freed, and what calls cost, in bytes."""
         size = self.mapping.size if self.mapping.reserve else self.cut.mapped
@@ -79,7 +85,7 @@ class MapPlan:
         and `make_room` is called before the next try. OSError leaves all as it was, also EINTR
         where it was `interrupted`."""
         try:
-            self._acquire_with(make_room, interrupted)
+            _until_there_is_room(partial(self._acquire, interrupted), make_room)
         except OSError:
             self.contents.drop()
             raise
@@ -99,16 +105,9 @@ class MapPlan:
             self.segment.punch(self.mapping.start, self.mapping.size)
         self.contents.drop()
 
-    def _acquire_with(self, make_room: MakeRoom, interrupted: IsInterrupted) -> None:
-        for extra in EXTRAS:
-            try:
-                self._acquire(interrupted)
-            except OSError as cause:
-                if cause.errno != errno.ENOSPC or not make_room(extra):
-                    raise
-            else:
-                return
-        self._acquire(interrupted)
+    def finish(self) -> None:
+        """What else changes with the layout."""
+        self.region.maps += 1
 
     def _acquire(self, interrupted: IsInterrupted) -> None:
         if self.stray:
@@ -148,6 +147,11 @@ class UnmapPlan:
     """Memory is only given back."""
 
     @property
+    def mappings(self) -> list[Mapping]:
+        """What takes the place of what `cut` found: nothing."""
+        return []
+
+    @property
     def cost(self) -> int:
         """The work: bytes that are to be freed, and what each mapping costs, in bytes."""
         return self.cut.mapped + len(self.cut.inside) * A_CALL
@@ -174,8 +178,103 @@ class UnmapPlan:
         """Take the memory away, from every process at once. Does not fail."""
         self.segment.punch(self.cut.start, self.cut.end - self.cut.start)
 
+    def finish(self) -> None:
+        """What else changes with the layout."""
+        self.region.unmaps += 1
 
-Plan = MapPlan | UnmapPlan
+
+@dataclass(frozen=True, slots=True)
+class FillPlan:
+    """A new size of a region that comes with memory, for `request`, every rule kept and its memory
+    charged. What is mapped keeps its bytes.
+
+    `size` is that of the region afterwards, `need` the number of bytes that were charged, and
+    `stray` says that gaps may hold pages that somebody touched. `finish` changes what else is
+    changed with the size, when all that can fail is done.
+    """
+
+    request: Request | None
+    region: Region
+    segment: OpenSegment
+    fill: Fill
+    reserve: bool
+    size: int
+    need: int
+    stray: bool
+    finish: Callable[[], None]
+
+    @property
+    def cut(self) -> Cut:
+        """Its range, and what touches it, as they were found."""
+        return self.fill.cut
+
+    @property
+    def mappings(self) -> list[Mapping]:
+        """What takes the place of what `cut` found."""
+        return self.fill.mappings
+
+    @property
+    def cost(self) -> int:
+        """The work: bytes that are to get memory."""
+        return self.need
+
+    @property
+    def stale(self) -> Range | None:
+        """Nothing that was mapped changes."""
+        return None
+
+    @property
+    def readable(self) -> bool:
+        """Whether what is stale can be read again."""
+        return True
+
+    @property
+    def statements(self) -> int:
+        """Of its record in the journal, at most."""
+        old = len(self.cut.old) // MAPPINGS_A_STATEMENT + self.cut.files
+        return STATEMENTS + old + 2 * len(self.mappings)
+
+    def acquire(self, make_room: MakeRoom, interrupted: IsInterrupted = never) -> None:
+        """Set the length and get the memory, as `MapPlan.acquire`."""
+        _until_there_is_room(partial(self._acquire, interrupted), make_room)
+
+    def clear(self) -> None:
+        """Nothing was there."""
+
+    def _acquire(self, interrupted: IsInterrupted) -> None:
+        before = self.region.size
+        if self.size != before:
+            self.segment.set_size(self.size)
+        try:
+            if self.stray:
+                self._punch()
+            if self.reserve:
+                for part in (*self.fill.fresh, *self.fill.late):
+                    self.segment.reserve(part.start, part.size, interrupted)
+        except OSError:
+            self._punch()
+            if self.size != before:
+                self.segment.set_size(before)
+            raise
+
+    def _punch(self) -> None:
+        for part in self.fill.fresh:
+            self.segment.punch(part.start, part.size)
+
+
+Plan = MapPlan | UnmapPlan | FillPlan
+
+
+def _until_there_is_room(acquire: Callable[[], None], make_room: MakeRoom) -> None:
+    for extra in EXTRAS:
+        try:
+            acquire()
+        except OSError as cause:
+            if cause.errno != errno.ENOSPC or not make_room(extra):
+                raise
+        else:
+            return
+    acquire()
 
 
 def _stale(cut: Cut) -> Range | None:

@@ -27,7 +27,7 @@ class OpenSegment(Protocol):
         """The descriptor of the segment, valid while this is referred to."""
 
     def set_size(self, size: int) -> None:
-        """Set the length to `size` bytes. It is set once; after a crash perhaps again to the same."""
+        """Set the length to `size` bytes. What lies behind it is gone then."""
 
     def reserve(self, start: int, size: int, interrupted: IsInterrupted = never) -> None:
         """Give every page of the range memory, and none outside; pages that have some keep

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from msharefs.abi import INFO_NAME
-from msharefs.core.inode import INFO_INO, ROOT_INO, Caller, Directory, Inode
+from msharefs.core.inode import AUTOMAPS, INFO_INO, ROOT_INO, Caller, Directory, Inode
 from msharefs.core.journal import STATEMENTS, time_from
 from msharefs.core.layout import Layout
 from msharefs.core.region import Region
@@ -115,13 +115,14 @@ def _inode_from(
     elif kind == "I":
         inode = tables.names.get(INFO_INO)
     else:
-        who = row[-3:]
+        who = row[-4:-1]
         creator = creators.get(who) or creators.setdefault(who, Caller(*who))
         inode = region = Region(ino, mode & 0o7777, uid, gid, 0, creator)
         region.registration, region.slot = registration, slot
         if size >= 0:
             region.was_sized(size)
     inode.nlink = nlink
+    inode.automap = AUTOMAPS[row[-1]]
     inode.atime_ns, inode.mtime_ns = time_from(atime), time_from(mtime)
     inode.ctime_ns = time_from(ctime)
     return inode

@@ -145,6 +145,11 @@ class Region(Inode):
         self.state = self.next_state(Event.SIZE)
         self._size = size
 
+    def grow(self, size: int) -> None:
+        """Record a size that is no less than before, after the segment has it."""
+        self.state = State.SIZED
+        self._size = size
+
     def was_sized(self, size: int) -> None:
         """The region comes back with the size that it had."""
         self.state = State.SIZED

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,21 @@ def sweep(regions: Iterable[Region]) -> int:
             continue
         for gap in region.holes():
             opened.punch(gap.start, gap.size)
+        if region.reserving is None:
+            _cut_off(region, opened)
         # More may be touched meanwhile than was there before.
         swept += max(0, before - opened.allocated())
     if swept:
         log.debug("swept %d bytes that were touched outside of mappings", swept)
     return swept
+
+
+def _cut_off(region: Region, opened: OpenSegment) -> None:
+    """What a process has put behind the end that was killed before the region had its new size."""
+    try:
+        opened.set_size(region.size)
+    except OSError as error:
+        log.warning("cannot set the length of region %d now: %s", region.ino, error)
 
 
 class Rounds(Iterable[Region]):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from msharefs.core.errors import InvalidArgument, NotPermitted, RefusedError, StorageFailed
+from msharefs.core.inode import Automap
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
 from msharefs.core.quotas import UNLIMITED, Share
@@ -34,6 +35,7 @@ LIVE = (
     "user_size",
     "user_inodes",
     "user_mappings",
+    "automap",
     "log_level",
     "metrics",
 )
@@ -52,6 +54,7 @@ def limits_of(options: MountOptions, *, reserve_always: bool) -> Limits:
             _limit(options.user_size), _limit(options.user_inodes), _limit(options.user_mappings)
         ),
         reserve_always=reserve_always,
+        automap=Automap(options.automap),
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from msharefs.abi import DEFAULT_ALIGN, MAX_FILE_SIZE, PAGE_SIZE
+from msharefs.core.inode import Automap
 from msharefs.daemon import foreign_options, option_values
 from msharefs.daemon.foreign_options import PASSED_ON, TAKEN_BACK
 from msharefs.daemon.option_values import Parser, UsageError
@@ -33,6 +34,8 @@ MEMORY_A_MAPPING = 16 << 10
 """Bytes of the machine's memory for each mapping that there may be by default; the daemon needs
 some 200 for it."""
 
+BARE = {"automap": str(Automap.ON)}
+"""What an option means that may stand without its value."""
 SWITCHES = frozenset({"noswap", "overcommit", "allow_other", "fresh"})
 PRIVATE_PREFIX = "x-msharefs."
 """Ours in the space that mount(8) leaves to everybody. All of it is for tests:
@@ -56,6 +59,7 @@ _PARSERS: dict[str, Parser] = {
     "mode": option_values.mode,
     "uid": option_values.user,
     "gid": option_values.group,
+    "automap": option_values.one_of(tuple(Automap)),
     "huge": option_values.one_of(HUGE_POLICIES),
     "data": option_values.one_of(DATA_PLANES),
     "log_level": option_values.one_of(LOG_LEVELS),
@@ -86,6 +90,7 @@ class MountOptions:
     mode: int = 0o1777
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
+    automap: str = "off"
     huge: str = "always"
     mpol: str | None = None
     noswap: bool = False
@@ -129,7 +134,7 @@ def parse_given(text: str, *, memory: int, sloppy: bool = False, testing: bool =
     values: dict[str, Any] = {}
     words: list[str] = []
     passed_on: list[str] = []
-    for word in _words(text):
+    for word in map(_whole, _words(text)):
         name, has_value, value = word.partition("=")
         if name in parsers:
             if not value:
@@ -168,6 +173,10 @@ def _words(text: str) -> Iterator[str]:
         pending = word
     if pending:
         yield pending
+
+
+def _whole(word: str) -> str:
+    return f"{word}={BARE[word]}" if word in BARE else word
 
 
 def _value(parser: Parser, name: str, text: str, memory: int) -> Any:

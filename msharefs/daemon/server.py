@@ -56,6 +56,7 @@ from msharefs.files.callers import CallersFiles
 from msharefs.fuse import in_service
 from msharefs.fuse.account import Account
 from msharefs.fuse.attributes import AttributeHandlers
+from msharefs.fuse.changes import Changes
 from msharefs.fuse.control import Control
 from msharefs.fuse.device import Device
 from msharefs.fuse.directories import DirectoryHandlers
@@ -131,6 +132,7 @@ class Server:
         self._live = LiveOptions(config, given.path(CONFIG), self._manager, self._move_endpoint)
         self._endpoint = trio.CancelScope()
         self._metrics = Metrics()
+        changes = Changes(self._manager, plane)
         self._replay = Replay(self._manager, plane)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._switchboard = Switchboard(
@@ -141,9 +143,9 @@ class Server:
                 **HandleHandlers(self._manager, plane).handlers(),
                 **DirectoryHandlers(self._manager).handlers(),
                 **AttributeHandlers(
-                    self._manager, self._status, self._live, plane.attach_advice
+                    self._manager, changes, self._status, self._live, plane.attach_advice
                 ).handlers(),
-                **Control(self._manager, plane, CallersFiles(given.files)).handlers(),
+                **Control(self._manager, changes, CallersFiles(given.files)).handlers(),
             },
             Account(self._metrics, self._manager.names.path_of),
             self._replay,

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 from msharefs.abi import (
     ADVICE_ATTRIBUTE,
+    AUTOMAP_ATTRIBUTE,
     LAYOUT_ATTRIBUTE,
     OPTIONS_ATTRIBUTE,
     PAGE_SIZE,
@@ -22,11 +24,18 @@ from msharefs.abi import (
 )
 from msharefs.core import reports
 from msharefs.core.attributes import AttributeChange
-from msharefs.core.errors import NoAttribute, NotPermitted, NotSupported, RangeTooSmall
-from msharefs.core.inode import ROOT_INO, Inode
+from msharefs.core.errors import (
+    InvalidArgument,
+    NoAttribute,
+    NotPermitted,
+    NotSupported,
+    RangeTooSmall,
+)
+from msharefs.core.inode import ROOT_INO, Automap, Directory, Inode
 from msharefs.core.manager import RegionManager
 from msharefs.core.region import Region
 from msharefs.fuse import messages
+from msharefs.fuse.changes import Changes
 from msharefs.fuse.kernel import (
     FATTR_ATIME,
     FATTR_ATIME_NOW,
@@ -69,22 +78,25 @@ class AttributeHandlers:
     def __init__(
         self,
         manager: RegionManager,
+        changes: Changes,
         status: Callable[[], dict[str, Any]],
         options: Options,
         advice: int = 0,
     ) -> None:
         self._manager = manager
+        self._changes = changes
         self._status = status
         self._options = options
         self._advice = advice
 
-    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes]]:
+    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes | Awaitable[bytes]]]:
         """Which request each of them answers."""
         return {
             Opcode.GETATTR: self.getattr,
             Opcode.SETATTR: self.setattr,
             Opcode.GETXATTR: self.getxattr,
             Opcode.SETXATTR: self.setxattr,
+            Opcode.REMOVEXATTR: self.removexattr,
         }
 
     def getattr(self, header: Header, body: memoryview) -> bytes:
@@ -92,9 +104,15 @@ class AttributeHandlers:
         inode = self._manager.getattr(header.nodeid)
         return attr_answer(inode)
 
-    def setattr(self, header: Header, body: memoryview) -> bytes:
-        """SETATTR: chmod, chown, utimes, truncate."""
+    def setattr(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
+        """SETATTR: chmod, chown, utimes, truncate. A size that comes with memory may be answered
+        later."""
         change = _change(messages.decode_setattr(body))
+        region = self._manager.sizing.region(header.nodeid)
+        if region is not None and change.size is not None:
+            plan = self._manager.sizing.plan_truncate
+            make_plan = partial(plan, request_of(header), region, change.size, change)
+            return self._changes.make(region, make_plan, partial(attr_answer, region))
         inode = self._manager.setattr(request_of(header), header.nodeid, change)
         return attr_answer(inode)
 
@@ -107,20 +125,35 @@ class AttributeHandlers:
         value = self._value(header.nodeid, name, room)
         if len(value) > room:
             raise RangeTooSmall(f"{name!r} has {len(value)} bytes")
+        if name == AUTOMAP_ATTRIBUTE:
+            return value
         # Who asked for the size before wants that many bytes, as rsync(1) does.
         return value.ljust(room) if room < LARGEST_VALUE else value
 
     def setxattr(self, header: Header, body: memoryview) -> bytes:
-        """SETXATTR: the mount's options. Answered here because it may be long (see
-        outstanding.py). One that is sent again sets the same again."""
+        """SETXATTR: the mount's options, and automap of a region or directory. Answered here because
+        it may be long (see outstanding.py). One that is sent again sets the same again."""
         name, value = messages.decode_setxattr(body)
+        if name == AUTOMAP_ATTRIBUTE:
+            self._manager.sizing.set_automap(None, header.nodeid, _automap(value))
+            return b""
         if header.nodeid != ROOT_INO or name not in _OPTIONS:
             refuse_attribute_change(name)
         self._options.change(value, header.uid, proven=name == TRUSTED_OPTIONS_ATTRIBUTE)
         return b""
 
+    def removexattr(self, header: Header, body: memoryview) -> bytes:
+        """REMOVEXATTR: automap, which is then the mount's."""
+        name = messages.decode_name(body)
+        if name != AUTOMAP_ATTRIBUTE:
+            refuse_attribute_change(name)
+        self._manager.sizing.set_automap(None, header.nodeid, None)
+        return b""
+
     def _value(self, ino: int, name: bytes, room: int) -> bytes:
         found = self._manager.getattr(ino)
+        if name == AUTOMAP_ATTRIBUTE and isinstance(found, Region | Directory):
+            return self._manager.sizing.automap(found).encode()
         if isinstance(found, Region):
             start = _layout_start(name)
             if start is not None:
@@ -191,9 +224,19 @@ def _change(request: SetattrIn) -> AttributeChange:
     )
 
 
+def _automap(value: bytes) -> Automap:
+    try:
+        return Automap(value.decode())
+    except ValueError as error:
+        words = ", ".join(Automap)
+        raise InvalidArgument(f"automap is one of {words}, and not {value!r}") from error
+
+
 def _announced(size: int, name: bytes) -> int:
     """How many bytes to keep ready for an attribute that has `size` bytes now. Less than
     LARGEST_VALUE, which is what those give who do not ask."""
+    if name == AUTOMAP_ATTRIBUTE:
+        return size
     growth = STATUS_GROWTH if name == STATUS_ATTRIBUTE else LAYOUT_GROWTH
     return min(size + growth, LARGEST_VALUE - 1)
 

@@ -16,14 +16,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
 
-from msharefs.abi import LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
+from msharefs.abi import AUTOMAP_ATTRIBUTE, LAYOUT_ATTRIBUTE, PAGE_SIZE, STATUS_ATTRIBUTE
 from msharefs.core import reports
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import ROOT_INO
 from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import NAME_MAX
 from msharefs.core.region import Region
-from msharefs.fuse.attributes import refuse_attribute_change
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +88,10 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        """LISTXATTR: the layout of a region, the status of the mount on the root directory."""
-        if isinstance(self._manager.getattr(inode), Region):
-            return [LAYOUT_ATTRIBUTE]
-        return [STATUS_ATTRIBUTE] if inode == ROOT_INO else []
-
-    @answered
-    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        """REMOVEXATTR: EPERM for what the mount tells, EOPNOTSUPP for any other name."""
-        refuse_attribute_change(name)
+        """LISTXATTR: the layout of a region, the status of the mount on the root directory, and
+        automap where it is not the mount's."""
+        found = self._manager.getattr(inode)
+        names = [AUTOMAP_ATTRIBUTE] if found.automap is not None else []
+        if isinstance(found, Region):
+            return [LAYOUT_ATTRIBUTE, *names]
+        return [STATUS_ATTRIBUTE, *names] if inode == ROOT_INO else names

@@ -69,7 +69,7 @@ def check_as_before(mounted: mount.Mount, place: Path) -> None:
 def test_who_is_killed_is_gone(
     mounted: mount.Mount, place: Path, make_poke: MakePoke, number: signal.Signals
 ) -> None:
-    """C21: the process does not wait for its memory, and nobody has it."""
+    """C27: the process does not wait for its memory, and nobody has it."""
     client = make_poke()
     with raw.region(place, LARGE):
         fd = client.open(place)
@@ -80,7 +80,7 @@ def test_who_is_killed_is_gone(
 
 @pytest.mark.root_only("looks into the arena of a server that is stopped")
 def test_a_signal_that_ends_nothing(mounted: mount.Mount, place: Path, client: poke.Poke) -> None:
-    """C21: a timer's or a child's does not keep a program from its memory."""
+    """C27: a timer's or a child's does not keep a program from its memory."""
     with raw.region(place, LARGE):
         fd = client.open(place)
         interrupted_by(mounted, client, fd, lambda: os.kill(client.pid, signal.SIGWINCH))

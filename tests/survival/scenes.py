@@ -25,6 +25,7 @@ LARGE = 32 * raw.MIB
 """More than the server changes in its loop: it goes to a worker thread."""
 OLD_NS = 10**18
 """A time that only an operation sets: in 2001."""
+AUTOMAP = "user.msharefs.automap"
 NAMES = ("region", "other", "folder", "new")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -110,6 +111,8 @@ def _seen(path: Path, contents: bool) -> dict[str, Any]:
         "size": status.st_size,
         "mtime": status.st_mtime_ns if status.st_mtime_ns <= OLD_NS else "now",
     }
+    if AUTOMAP in os.listxattr(path):
+        seen["automap"] = os.getxattr(path, AUTOMAP).decode()
     if stat.S_ISREG(status.st_mode):
         layout = raw.layout(path)
         seen["layout"] = {name: layout[name] for name in layout.keys() - {"creator", "counters"}}
@@ -176,6 +179,11 @@ def _open_region(scene: Scene, **how: int) -> None:
 
 def _open_without_size(scene: Scene) -> None:
     scene.keep(os.open(scene / "region", os.O_CREAT | os.O_RDWR))
+
+
+def _open_growing(scene: Scene) -> None:
+    _open_region(scene)
+    os.setxattr(scene.fd, AUTOMAP, b"grow")
 
 
 def _open_without_name(scene: Scene) -> None:
@@ -255,6 +263,15 @@ OPERATIONS = [
     Operation("utimes", _one_region, lambda s: os.utime(s / "region", ns=(OLD_NS, OLD_NS))),
     Operation("ftruncate", _open_without_size, lambda s: os.ftruncate(s.fd, PAGES * PAGE)),
     Operation("fallocate", _open_without_size, lambda s: os.posix_fallocate(s.fd, 0, PAGE)),
+    Operation(
+        "ftruncate_automap", _open_growing, lambda s: os.ftruncate(s.fd, 2 * PAGES * PAGE), MEMORY
+    ),
+    Operation(
+        "fallocate_automap",
+        _open_growing,
+        lambda s: os.posix_fallocate(s.fd, 0, PAGES * PAGE),
+        MEMORY,
+    ),
     Operation("map", _open_region, _mapper(PAGES // 2, 4), MEMORY),
     Operation("map_over", _open_region, _mapper(2, 3), MEMORY),
     Operation("map_file", _open_region, _file_mapper(PAGES // 2, 2), MEMORY),

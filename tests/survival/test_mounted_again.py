@@ -17,7 +17,7 @@ from tests.helpers.raw import PAGE
 from tests.helpers.waiting import eventually
 from tests.survival.gap import held
 from tests.survival.kept import OPTIONS, Kept
-from tests.survival.scenes import PAGES, Scene, region, rename
+from tests.survival.scenes import AUTOMAP, PAGES, Scene, region, rename
 
 pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("requires_fuse")]
 
@@ -36,6 +36,7 @@ def furnish(scene: Scene) -> None:
     region(scene, "other", mapped=PAGES)
     os.link(scene / "region", scene / "link")
     (scene / "folder").mkdir(mode=0o2751)
+    os.setxattr(scene / "folder", AUTOMAP, b"grow")
     rename(scene / "other", scene / "folder" / "moved", 0)
     os.chmod(scene / "region", 0o640)
     os.chown(scene / "region", 61001, 61002)

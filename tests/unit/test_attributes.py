@@ -6,17 +6,19 @@ import errno
 import json
 import struct
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.fuse import kernel
-from msharefs.fuse.attributes import AttributeHandlers
+from msharefs.fuse.attributes import AttributeHandlers, Options
+from msharefs.fuse.changes import Changes
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.metrics import Metrics
 from tests.unit.support.fakes import FakeOptions
-from tests.unit.support.planes import header
+from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 
 FOR_EVER = 10**9
@@ -33,13 +35,20 @@ def world() -> World:
 @pytest.fixture
 def handlers(world: World) -> AttributeHandlers:
     """The handlers under test."""
-    return AttributeHandlers(
-        world.manager, lambda: {"regions": len(world.manager.tables.regions)}, FakeOptions()
-    )
+    return make_handlers(world, lambda: {"regions": len(world.manager.tables.regions)})
 
 
-def decoded(payload: bytes) -> dict[str, Any]:
-    """struct fuse_attr_out."""
+def make_handlers(
+    world: World, status: Callable[[], dict[str, Any]], options: Options | None = None
+) -> AttributeHandlers:
+    """Handlers over a world's manager."""
+    changes = Changes(world.manager, FakePlane())
+    return AttributeHandlers(world.manager, changes, status, options or FakeOptions())
+
+
+def decoded(payload: bytes | Awaitable[bytes]) -> dict[str, Any]:
+    """struct fuse_attr_out, of what is answered at once."""
+    assert isinstance(payload, bytes)
     valid = struct.unpack_from("<Q", payload)[0]
     ino, size, blocks, *seconds = struct.unpack_from("<3Q3q", payload, 16)
     *nanoseconds, mode, nlink, uid, gid, _rdev, block_size, _flags = struct.unpack_from(
@@ -250,7 +259,8 @@ def test_a_region_has_no_other_attribute(
 
 def test_a_region_tells_what_large_attachments_are_advised_with(world: World) -> None:
     """Where the data plane has an advice; ENODATA otherwise (above)."""
-    handlers = AttributeHandlers(world.manager, dict, FakeOptions(), 14)
+    changes = Changes(world.manager, FakePlane())
+    handlers = AttributeHandlers(world.manager, changes, dict, FakeOptions(), 14)
     region = world.region(b"a")
     assert int(ask(handlers, region.ino, b"user.msharefs.advice")) == 14
     with refused(errno.ENODATA):
@@ -316,7 +326,7 @@ def test_a_layout_that_grows_keeps_the_size(
 def test_a_status_that_grows_keeps_the_size(world: World) -> None:
     """Every kind of request that there is may be seen for the first time, and often."""
     metrics = Metrics()
-    handlers = AttributeHandlers(world.manager, metrics.report, FakeOptions())
+    handlers = make_handlers(world, metrics.report)
     size = announced(handlers, ROOT_INO, b"user.msharefs.status")
     for opcode in range(1, 54):
         metrics.record(opcode, error=errno.EINVAL, seconds=123456.123456)
@@ -350,7 +360,7 @@ def setxattr_body(name: bytes, value: bytes) -> memoryview:
 def test_options_are_read_and_set(world: World) -> None:
     """On the root directory, by the name for everybody and by that which the kernel guards."""
     options = FakeOptions()
-    handlers = AttributeHandlers(world.manager, dict, options)
+    handlers = make_handlers(world, dict, options)
     assert ask(handlers, ROOT_INO, b"user.msharefs.options", 100).rstrip() == (
         b"size=4096,metrics=off"
     )
@@ -380,6 +390,26 @@ def test_options_are_the_mounts_alone(world: World, handlers: AttributeHandlers)
             handlers.setxattr(header(Opcode.SETXATTR, region.ino), setxattr_body(name, b"size=2"))
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (b"user.msharefs.layout", errno.EPERM),
+        (b"user.msharefs.status", errno.EPERM),
+        (b"user.msharefs.anything", errno.EPERM),
+        (b"user.other", errno.EOPNOTSUPP),
+        (b"security.selinux", errno.EOPNOTSUPP),
+        (b"system.posix_acl_access", errno.EOPNOTSUPP),
+    ],
+)
+def test_attributes_cannot_be_removed(
+    world: World, handlers: AttributeHandlers, name: bytes, code: int
+) -> None:
+    """EPERM for what the mount tells, EOPNOTSUPP for what it would have to store."""
+    region = world.region(b"a")
+    with refused(code):
+        handlers.removexattr(header(Opcode.REMOVEXATTR, region.ino), memoryview(name + b"\0"))
+
+
 def test_each_opcode_has_its_handler(handlers: AttributeHandlers) -> None:
     """And no other is taken from pyfuse3."""
     assert {opcode: handler.__name__ for opcode, handler in handlers.handlers().items()} == {
@@ -387,4 +417,5 @@ def test_each_opcode_has_its_handler(handlers: AttributeHandlers) -> None:
         Opcode.SETATTR: "setattr",
         Opcode.GETXATTR: "getxattr",
         Opcode.SETXATTR: "setxattr",
+        Opcode.REMOVEXATTR: "removexattr",
     }

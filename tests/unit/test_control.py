@@ -27,7 +27,8 @@ from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.journal import Request
 from msharefs.core.plan import A_CALL
 from msharefs.core.region import Region
-from msharefs.fuse.control import SLOW_WORK, Control
+from msharefs.fuse.changes import SLOW_WORK, Changes
+from msharefs.fuse.control import Control
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import MalformedError
 from tests.unit.support.files import FakeFiles
@@ -60,7 +61,8 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.files = FakeFiles(self.world.memory)
-        self.control = Control(self.world.manager, self.plane, self.files)
+        changes = Changes(self.world.manager, self.plane)
+        self.control = Control(self.world.manager, changes, self.files)
 
     def ioctl(
         self, ino: int, command: int, payload: bytes, *, handle: int = os.O_RDWR, flags: int = 0
@@ -145,7 +147,7 @@ def test_fallocate_sets_the_size(desk: Desk) -> None:
     """Mode, offset and length from their places."""
     region = desk.world.region(size=0)
 
-    def fallocate(mode: int, offset: int, length: int) -> bytes:
+    def fallocate(mode: int, offset: int, length: int) -> bytes | Awaitable[bytes]:
         body = struct.pack("<QQQII", os.O_RDWR, offset, length, mode, 0)
         return desk.control.fallocate(header(Opcode.FALLOCATE, region.ino), memoryview(body))
 

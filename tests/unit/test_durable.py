@@ -21,15 +21,25 @@ from msharefs import abi
 from msharefs.core import recovery
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
-from msharefs.core.inode import INFO_INO, ROOT_INO
+from msharefs.core.inode import INFO_INO, ROOT_INO, Automap
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RENAME_EXCHANGE
+from msharefs.core.region import Region
 from msharefs.core.tail import Tail
 from msharefs.fuse.kernel import Opcode
 from tests.unit.support.durables import Host, Killed
 from tests.unit.support.fakes import FIRST_REGISTRATION
-from tests.unit.support.worlds import ALICE, ANONYMOUS, MIB, PAGE, READ_WRITE, World, refused
+from tests.unit.support.worlds import (
+    ALICE,
+    ANONYMOUS,
+    MIB,
+    PAGE,
+    READ_WRITE,
+    World,
+    refused,
+    segment_of,
+)
 
 SIZE = 4 * MIB
 CAPACITY = 16 * MIB
@@ -99,6 +109,8 @@ def furnish(world: World) -> None:
     )
     far = AttributeChange(atime_ns=-(1 << 63) - 1, mtime_ns=((1 << 63) - 1) * 10**9 + 999_999_999)
     manager.setattr(None, top.ino, far)
+    growing = world.region(b"growing", size=0)
+    manager.sizing.set_automap(None, growing.ino, Automap.GROW)
     manager.unlink(None, ROOT_INO, b"mapped")
     manager.rename(None, ROOT_INO, b"unsized", top.ino, b"moved", 0)
     removed = manager.mkdir(None, ROOT_INO, b"removed", 0o700, ALICE)
@@ -150,7 +162,7 @@ def test_work_goes_on_after_a_restart(host: Host) -> None:
     assert region.ino > used
     again.map(region, 0, PAGE)
     names = [entry.name for entry, _inode in again.manager.listing(ROOT_INO, 0, 100)]
-    assert names == [b"mshare_info", b"never open", b"top", b"new"]
+    assert names == [b"mshare_info", b"never open", b"top", b"growing", b"new"]
 
 
 def test_numbers_are_not_used_again_after_a_restart(host: Host) -> None:
@@ -530,6 +542,20 @@ def empty_directory(world: World) -> None:
     world.manager.mkdir(world.request, ROOT_INO, b"empty", 0o700, ALICE)
 
 
+def automapped(world: World) -> Region:
+    """The region that may grow."""
+    found = world.manager.lookup(ROOT_INO, b"growing")
+    assert isinstance(found, Region)
+    return found
+
+
+def size_automapped(world: World) -> None:
+    """It has a size and bytes."""
+    world.truncate(automapped(world), 6 * PAGE)
+    segment_of(automapped(world)).reserve(PAGE, PAGE)
+    segment_of(automapped(world)).poke(PAGE, b"kept")
+
+
 OPERATIONS = {
     "create": Operation(
         Opcode.CREATE, lambda w: w.manager.create(w.request, ROOT_INO, b"new", 0o600, ALICE)
@@ -571,6 +597,22 @@ OPERATIONS = {
     ),
     "truncate": Operation(Opcode.SETATTR, truncate),
     "fallocate": Operation(Opcode.FALLOCATE, fallocate),
+    "truncate with memory": Operation(
+        Opcode.SETATTR, lambda w: w.truncate(automapped(w), 3 * PAGE, mode=0o640)
+    ),
+    "fallocate with memory": Operation(
+        Opcode.FALLOCATE, lambda w: w.fallocate(automapped(w), 0, 5 * PAGE)
+    ),
+    "truncate that grows": Operation(
+        Opcode.SETATTR, lambda w: w.truncate(automapped(w), 9 * PAGE), size_automapped
+    ),
+    "fallocate over a part": Operation(
+        Opcode.FALLOCATE, lambda w: w.fallocate(automapped(w), PAGE, 2 * PAGE), size_automapped
+    ),
+    "automap": Operation(
+        Opcode.SETXATTR,
+        lambda w: w.manager.sizing.set_automap(w.request, top(w), Automap.ON),
+    ),
     "open": Operation(Opcode.OPEN, lambda w: w.manager.open(w.request, mapped(w).ino, os.O_RDWR)),
     "first open": Operation(Opcode.OPEN, first_open),
     "release": Operation(Opcode.RELEASE, lambda w: w.manager.release(w.request, mapped(w).ino)),

@@ -21,6 +21,7 @@ from msharefs.core.errors import RefusedError
 from msharefs.core.layout import MappedFile, Mapping
 from msharefs.core.mappable import MAPPABLE, check_file
 from msharefs.core.region import Region
+from msharefs.fuse.changes import Changes
 from msharefs.fuse.control import Control
 from msharefs.fuse.kernel import Opcode
 from tests.unit.support.files import FakeFile, FakeFiles
@@ -101,7 +102,8 @@ class Desk:
         self.file = FakeFile(CONTENTS, flags=os.O_RDONLY)
         self.files = FakeFiles(self.world.memory, {FD: self.file})
         self.plane = FakePlane()
-        self.control = Control(self.world.manager, self.plane, self.files)
+        changes = Changes(self.world.manager, self.plane)
+        self.control = Control(self.world.manager, changes, self.files)
         self.region = self.world.region(size=SIZE)
 
     def request(self, command: int, payload: bytes) -> bytes | Awaitable[bytes]:

@@ -16,7 +16,7 @@ import pytest
 
 from msharefs.core import tail
 from msharefs.core.errors import NotFound
-from msharefs.core.inode import Directory, InfoFile
+from msharefs.core.inode import Automap, Directory, InfoFile
 from msharefs.core.journal import (
     REMEMBERED_REQUESTS,
     SCHEMA_VERSION,
@@ -71,6 +71,7 @@ def a_region(ino: int = 5) -> Region:
     region.become_sized(ALIGN)
     region.atime_ns, region.mtime_ns, region.ctime_ns = -1, (1 << 63) - 1, 17
     region.nlink, region.registration, region.slot = 3, 99, 7
+    region.automap = Automap.GROW
     return region
 
 
@@ -92,7 +93,7 @@ def test_inodes_come_back(journal: Journal, path: str) -> None:
     journal.close()
     attributes = (stat.S_IFREG | 0o640, 11, 12, 3, -1, (1 << 63) - 1, 17)
     creator = (ALICE.pid, ALICE.uid, ALICE.gid)
-    assert region == (5, "R", *attributes, 0, ALIGN, 99, 7, *creator)
+    assert region == (5, "R", *attributes, 0, ALIGN, 99, 7, *creator, 3)
     assert info[:2] == (2, "I")
     assert folder[:10] == (4, "D", stat.S_IFDIR | 0o750, 21, 22, 2, 23, 23, 23, 1)
     assert (*without_size[:2], without_size[10]) == (6, "R", -1)
@@ -348,7 +349,7 @@ def test_a_process_that_is_killed_while_it_moves_changes(
 
 def journal_row(ino: int) -> tuple[object, ...]:
     """What is told of `a_region`."""
-    return (ino, "R", 0o100640, 11, 12, 3, -1, (1 << 63) - 1, 17, 0, ALIGN, 99, 7, *CREATOR)
+    return (ino, "R", 0o100640, 11, 12, 3, -1, (1 << 63) - 1, 17, 0, ALIGN, 99, 7, *CREATOR, 3)
 
 
 CREATOR = (ALICE.pid, ALICE.uid, ALICE.gid)

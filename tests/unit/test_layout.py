@@ -6,6 +6,7 @@ pages of one insertion. Nothing of layout.py is used in it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -146,6 +147,58 @@ def test_growth_foretells_the_count(
         else:
             changed.remove(start, end)
         assert len(layout) + layout.cut(start, end).growth(added=added) == len(changed)
+
+
+@given(st.lists(changes, max_size=10), ranges(), st.booleans())
+def test_filling_leaves_no_hole(
+    steps: list[tuple[tuple[int, int], str, int, bool, bool]],
+    window: tuple[int, int],
+    reserve: bool,
+) -> None:
+    """What was mapped stays as it was, but for being reserved; the rest gets what was asked for. What
+    has to be done is told beforehand."""
+    layout, model = filled(steps)
+    first, last = window
+    fill = layout.fill(first * PAGE, last * PAGE, 3, reserve=reserve)
+    assert fill.fresh == model.gaps(first, last)
+    late = [m for m in model.mappings(first, last) if reserve and not m.reserve]
+    assert fill.late == [Range(m.start, m.end) for m in late]
+    expected = {}
+    for page in range(PAGES):
+        run = model.pages.get(page)
+        inside = first <= page < last
+        if run or inside:
+            kind = (run.prot, run.reserve, run.huge) if run else (3, reserve, False)
+            expected[page] = (kind[0], kind[1] or (inside and reserve), kind[2])
+    layout.apply(fill.cut, fill.mappings)
+    pages = {
+        page: (m.prot, m.reserve, m.huge)
+        for m in layout
+        for page in range(m.start // PAGE, m.end // PAGE)
+    }
+    assert pages == expected
+    assert layout.mapped == len(expected) * PAGE
+    assert layout.reserved == PAGE * sum(reserved for _, reserved, _ in expected.values())
+    for one, other in itertools.pairwise(fill.mappings):
+        assert one.end < other.start or one[2:] != other[2:]
+
+
+def test_filling_nothing_changes_nothing() -> None:
+    """An empty range, beside mappings that could be one."""
+    layout = Layout()
+    layout.insert(Mapping(0, PAGE, 3))
+    layout.insert(Mapping(PAGE, 2 * PAGE, 3))
+    fill = layout.fill(PAGE, PAGE, 3, reserve=True)
+    assert (fill.cut.old, fill.mappings, fill.fresh, fill.late) == ([], [], [], [])
+
+
+def test_what_grows_piece_by_piece_stays_one() -> None:
+    """The count of mappings is limited."""
+    layout = Layout()
+    for page in (0, 1, 3, 2):
+        fill = layout.fill(page * PAGE, (page + 1) * PAGE, 3, reserve=True)
+        layout.apply(fill.cut, fill.mappings)
+    assert list(layout) == [Mapping(0, 4 * PAGE, 3)]
 
 
 def test_neighbours_are_not_merged() -> None:

@@ -62,7 +62,7 @@ def test_what_can_be_changed_is_told_as_mount_has_it(live: LiveOptions) -> None:
     assert live.text() == (
         f"size={64 * MIB},nr_inodes=1000,max_region={1 << 40},max_mappings=65530,"
         "max_mappings_total=1000000,user_size=off,user_inodes=off,user_mappings=off,"
-        "log_level=info,metrics=off"
+        "automap=off,log_level=info,metrics=off"
     )
     before = live.config
     change(live, live.text())
@@ -89,7 +89,7 @@ def test_a_change_is_in_effect_and_kept(
 @pytest.mark.parametrize("name", LIVE)
 def test_each_can_be_changed_alone(live: LiveOptions, name: str) -> None:
     """And no other changes with it."""
-    values = {"log_level": "debug", "metrics": "[::1]:9998"}
+    values = {"automap": "grow", "log_level": "debug", "metrics": "[::1]:9998"}
     before = dict(word.split("=", 1) for word in live.text().split(","))
     change(live, f"{name}={values.get(name, '32M')}")
     after = dict(word.split("=", 1) for word in live.text().split(","))

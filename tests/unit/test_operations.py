@@ -76,27 +76,6 @@ async def test_attributes_by_name(world: World, operations: Operations) -> None:
     assert listed == [[b"user.msharefs.layout"], [b"user.msharefs.status"], [], []]
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        (b"user.msharefs.layout", errno.EPERM),
-        (b"user.msharefs.status", errno.EPERM),
-        (b"user.msharefs.anything", errno.EPERM),
-        (b"user.other", errno.EOPNOTSUPP),
-        (b"security.selinux", errno.EOPNOTSUPP),
-        (b"system.posix_acl_access", errno.EOPNOTSUPP),
-    ],
-)
-async def test_attributes_cannot_be_removed(
-    world: World, operations: Operations, name: bytes, code: int
-) -> None:
-    """EPERM for what the mount tells, EOPNOTSUPP for what it would have to store."""
-    region = world.region(b"a")
-    attribute = pyfuse3.XAttrNameT(name)
-    with answered_with(code):
-        await operations.removexattr(number(region.ino), attribute, CONTEXT)
-
-
 async def test_requests_with_nothing_to_do(world: World, operations: Operations) -> None:
     """fsync of a file or directory succeeds; access is the kernel's."""
     region = world.region(b"a")
@@ -144,4 +123,4 @@ def test_every_handler_is_guarded() -> None:
     }
     unguarded = [name for name, handler in own.items() if not hasattr(handler, "__wrapped__")]
     assert unguarded == []
-    assert own.keys() == {"statfs", "access", "fsyncdir", "fsync", "listxattr", "removexattr"}
+    assert own.keys() == {"statfs", "access", "fsyncdir", "fsync", "listxattr"}

@@ -11,7 +11,7 @@ from msharefs.core.records import Kind, Values
 
 LARGE = (1 << 63) - 1
 CASES: list[tuple[Kind, Values]] = [
-    (records.PUT_INODE, (5, "R", 0o100640, 1, 2, 3, -1, LARGE, 17, 1, -1, 99, 7, 101, 102, 103)),
+    (records.PUT_INODE, (5, "R", 0o100640, 1, 2, 3, -1, LARGE, 17, 1, -1, 99, 7, 101, 102, 103, 3)),
     (records.DROP_INODE, (LARGE,)),
     (records.PUT_NAME, (1, b"n" * 255, 5, 17)),
     (records.DROP_NAME, (1, b"\xff\n")),
@@ -38,7 +38,7 @@ def test_a_change_comes_back_in_order() -> None:
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        (records.PUT_INODE, (5, "R", 0, 0, 0, 1, (1 << 63).to_bytes(16, "little"), *[0] * 9)),
+        (records.PUT_INODE, (5, "R", 0, 0, 0, 1, (1 << 63).to_bytes(16, "little"), *[0] * 10)),
         (records.FORGET_APPLIED, ()),
         (records.FORGET_REGISTRATIONS, ()),
     ],

@@ -17,6 +17,7 @@ from msharefs import abi
 from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.mapper import Limits
 from msharefs.fuse.attributes import AttributeHandlers
+from msharefs.fuse.changes import Changes
 from msharefs.fuse.control import Control
 from msharefs.fuse.handles import HandleHandlers
 from msharefs.fuse.kernel import Opcode
@@ -38,13 +39,14 @@ class Server:
 
     def __init__(self, world: World) -> None:
         plane, manager = FakePlane(), world.manager
+        changes = Changes(manager, plane)
         self.world = world
         self.replay = Replay(manager, plane)
         self._handlers: Mapping[int, Callable[[Header, memoryview], object]] = {
             **NameHandlers(manager).handlers(),
             **HandleHandlers(manager, plane).handlers(),
-            **AttributeHandlers(manager, dict, FakeOptions()).handlers(),
-            **Control(manager, plane, FakeFiles(world.memory)).handlers(),
+            **AttributeHandlers(manager, changes, dict, FakeOptions()).handlers(),
+            **Control(manager, changes, FakeFiles(world.memory)).handlers(),
         }
 
     def serve(self, request: Header, body: bytes) -> bytes:

@@ -348,7 +348,7 @@ def _record_something(
     ino, start = chance.randrange(1000), chance.randrange(1 << 40)
     times = [chance.randrange(1 << 62) for _ in range(3)]
     size = chance.randrange(1 << 62)
-    write(PUT_INODE, (ino, "R", 33188, 0, 0, 1, *times, 0, size, ino, ino, 1, 2, 3))
+    write(PUT_INODE, (ino, "R", 33188, 0, 0, 1, *times, 0, size, ino, ino, 1, 2, 3, 3))
     path = "/" + "\udcff" * chance.choice([0, 20, LONGEST_PATH - 1])
     file = MappedFile(1 << 40, 1 << 60, 1 << 62, 1 << 31, path) if chance.random() < 0.5 else None
     mapping = Mapping(start, start + 1, 3, file=file)

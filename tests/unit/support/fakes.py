@@ -90,7 +90,7 @@ class FakeSegment:
     def set_size(self, size: int) -> None:
         """Set the length. After a crash that may come a second time."""
         self._memory.faults.step("set_size")
-        assert not self.pages, "the size is set before anything is mapped"
+        self.pages = {page for page in self.pages if page < size // PAGE_SIZE}
         self.size = size
 
     def reserve(self, start: int, size: int, interrupted: IsInterrupted = never) -> None:

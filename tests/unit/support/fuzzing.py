@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 import trio
 
 from msharefs.fuse.attributes import AttributeHandlers
+from msharefs.fuse.changes import Changes
 from msharefs.fuse.control import Control
 from msharefs.fuse.directories import DirectoryHandlers
 from msharefs.fuse.handles import HandleHandlers
@@ -118,12 +119,13 @@ async def fuzzed(plane: DataPlane) -> AsyncIterator[Fuzzed]:
     """Running on an empty mount; it must still run at the end."""
     world = make_world(capacity=16 * MIB, align=PAGE, nr_inodes=20)
     manager, metrics = world.manager, Metrics()
+    changes = Changes(manager, plane)
     handlers: dict[int, Handler] = {
         **NameHandlers(manager).handlers(),
         **HandleHandlers(manager, plane).handlers(),
         **DirectoryHandlers(manager).handlers(),
-        **AttributeHandlers(manager, metrics.report, FakeOptions()).handlers(),
-        **Control(manager, plane, FakeFiles(world.memory)).handlers(),
+        **AttributeHandlers(manager, changes, metrics.report, FakeOptions()).handlers(),
+        **Control(manager, changes, FakeFiles(world.memory)).handlers(),
     }
     with complaints_of("msharefs") as complaints:
         with exchange(handlers, replay=Replay(manager, plane)) as board:

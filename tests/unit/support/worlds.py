@@ -17,7 +17,7 @@ from msharefs.core import recovery, tail
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
 from msharefs.core.handles import HandleCounts
-from msharefs.core.inode import ROOT_INO, Caller, Directory, Inode
+from msharefs.core.inode import ROOT_INO, Automap, Caller, Directory, Inode
 from msharefs.core.journal import Journal, Request
 from msharefs.core.layout import MappedFile
 from msharefs.core.manager import RegionManager
@@ -141,6 +141,18 @@ class World:
         plan = mappings.plan_unmap(self.request, region, unwanted, writable=writable)
         mappings.perform(plan)
 
+    def truncate(self, region: Region, size: int, **change: int) -> None:
+        """ftruncate of a region under automap, with other attributes of the same request."""
+        plan = self.manager.sizing.plan_truncate(
+            self.request, region, size, AttributeChange(size=size, **change)
+        )
+        self.manager.mappings.perform(plan)
+
+    def fallocate(self, region: Region, offset: int, length: int, *, mode: int = 0) -> None:
+        """fallocate of a region under automap."""
+        plan = self.manager.sizing.plan_fallocate(self.request, region, mode, offset, length)
+        self.manager.mappings.perform(plan)
+
     def close(self, region: Inode) -> None:
         """The last descriptor of an open is closed, and the kernel forgets the inode."""
         self.manager.release(self.request, region.ino)
@@ -178,6 +190,7 @@ def make_world(
     root: RootAttributes = DEFAULT_ROOT,
     reclaim_later: bool = False,
     reserve_always: bool = False,
+    automap: Automap = Automap.OFF,
 ) -> World:
     """A mount with nothing in it but mshare_info, its journal in memory."""
     faults = Faults()
@@ -192,6 +205,7 @@ def make_world(
         max_mappings_total=max_mappings_total,
         user=user,
         reserve_always=reserve_always,
+        automap=automap,
     )
     disk = FakeDisk()
     manager = make_manager(memory, kernel, limits, root, clock, disk)
@@ -239,7 +253,7 @@ def inode_state(inode: Inode) -> dict[str, Any]:
     """All that an inode remembers, as plain values."""
     state: dict[str, Any] = {
         name: getattr(inode, name)
-        for name in ("mode", "uid", "gid", "nlink", "lookups", "opens", "size", "blocks")
+        for name in ("automap", "mode", "uid", "gid", "nlink", "lookups", "opens", "size", "blocks")
     }
     state["times"] = (inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
     if isinstance(inode, Directory):

@@ -1,0 +1,188 @@
+"""Changes of regions' memory, in their order.
+
+Owns when a plan is made and worked: one change of a region at a time, and a change that is
+large in a worker thread, while the loop serves others. What is changed, and what is answered, is
+for the handlers to say.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import trio
+
+from msharefs.core.errors import OutOfMemory
+from msharefs.core.manager import RegionManager
+from msharefs.core.plan import Plan
+from msharefs.core.region import Region
+from msharefs.fuse.planes.plane import DataPlane
+
+RECLAIM_LOOK = 0.005
+"""Seconds between looks at whether the memory of regions that are gone is free."""
+SLOW_WORK = 16 << 20
+"""From this many bytes on memory is changed in a worker thread (about 2 ms in the loop)."""
+
+SomePlan = TypeVar("SomePlan", bound=Plan)
+MakePlan = Callable[[], Plan]
+"""Makes the plan of one request, when its turn has come."""
+Answer = Callable[[], bytes]
+"""Gives the payload of the reply, once the change is done."""
+
+
+class Changes:
+    """One change of a region's mappings runs at a time; later ones wait in order, and each is
+    checked when its turn comes."""
+
+    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
+        self._manager = manager
+        self._mappings = manager.mappings
+        self._plane = plane
+        # A region whose memory is being changed, and those who wait for it, in order.
+        self._waiting: dict[int, deque[trio.Event]] = {}
+
+    def make(self, region: Region, make_plan: MakePlan, answer: Answer) -> bytes | Awaitable[bytes]:
+        """Make a change, and give its answer.
+
+        A small one is done when this returns. A large one, one of pages that the kernel
+        holds, and one that has to wait for another of its region, is answered later.
+        """
+        waiting = self._waiting.get(region.ino)
+        if waiting is not None:
+            turn = trio.Event()
+            waiting.append(turn)
+            return self._change_in_turn(turn, region, make_plan, answer)
+        try:
+            plan = make_plan()
+            if plan.cost < SLOW_WORK and not self._plane.has_stale_pages(plan):
+                self._mappings.perform(plan)
+                return answer()
+        except OutOfMemory:
+            if not self._manager.tables.may_come:
+                raise
+            self._waiting[region.ino] = deque()
+            return self._change_patiently(region, make_plan, answer)
+        self._waiting[region.ino] = deque()
+        return self._change_slowly(plan, answer)
+
+    @asynccontextmanager
+    async def turn(self, ino: int) -> AsyncIterator[None]:
+        """Wait for a region's turn, and hand it on in the end."""
+        waiting = self._waiting.get(ino)
+        if waiting is None:
+            self._waiting[ino] = deque()
+        else:
+            turn = trio.Event()
+            waiting.append(turn)
+            await self._wait_for(turn, ino)
+        try:
+            yield
+        finally:
+            self._next_turn(ino)
+
+    async def plan_patiently(self, make_plan: Callable[[], SomePlan]) -> SomePlan:
+        """Make a plan in a region's turn; if memory is short, there may be some in a moment."""
+        tables = self._manager.tables
+        while True:
+            try:
+                return make_plan()
+            except OutOfMemory:
+                if not tables.may_come:
+                    raise
+            if tables.sweeping:
+                tables.sweep_some()
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.sleep(RECLAIM_LOOK)
+
+    async def acquire(self, plan: Plan) -> None:
+        """In a thread. Raises RefusedError, and the plan is abandoned then."""
+        try:
+            await trio.to_thread.run_sync(
+                plan.acquire, self._make_room_from_thread, _is_interrupted
+            )
+        except OSError as cause:
+            self._mappings.abandon(plan, cause)
+        except trio.Cancelled:
+            # Before it began.
+            self._mappings.abandon(plan, OSError(errno.EINTR, os.strerror(errno.EINTR)))
+
+    async def clear_and_commit(self, plan: Plan) -> None:
+        """What comes after `acquire`."""
+        # From here on there is no way back.
+        with trio.CancelScope(shield=True), self._plane.changing(plan):
+            await trio.to_thread.run_sync(self._clear, plan)
+            self._mappings.commit(plan)
+
+    async def _wait_for(self, turn: trio.Event, ino: int) -> None:
+        """Who gives up has no turn, and hands on what he has got already."""
+        try:
+            await turn.wait()
+        except trio.Cancelled:
+            if turn.is_set():
+                self._next_turn(ino)
+            else:
+                self._waiting[ino].remove(turn)
+            raise
+
+    async def _change_in_turn(
+        self, turn: trio.Event, region: Region, make_plan: MakePlan, answer: Answer
+    ) -> bytes:
+        await self._wait_for(turn, region.ino)
+        return await self._change_patiently(region, make_plan, answer)
+
+    async def _change_patiently(self, region: Region, make_plan: MakePlan, answer: Answer) -> bytes:
+        try:
+            plan = await self.plan_patiently(make_plan)
+        except BaseException:
+            self._next_turn(region.ino)
+            raise
+        return await self._change_slowly(plan, answer)
+
+    async def _change_slowly(self, plan: Plan, answer: Answer) -> bytes:
+        try:
+            await self.acquire(plan)
+            await self.clear_and_commit(plan)
+        finally:
+            self._next_turn(plan.region.ino)
+        return answer()
+
+    def _make_room_from_thread(self, extra: int) -> bool:
+        """The tables belong to the loop."""
+        try:
+            return trio.from_thread.run(self._make_room, extra)
+        except trio.Cancelled:
+            # The next try is given up.
+            return True
+
+    async def _make_room(self, extra: int) -> bool:
+        """After a look at all regions, between which others are served."""
+        tables = self._manager.tables
+        while tables.sweep_some():
+            await trio.lowlevel.checkpoint()
+        return tables.make_room(extra)
+
+    def _clear(self, plan: Plan) -> None:
+        """In the worker thread: dropping pages waits for requests that the loop answers."""
+        plan.clear()
+        self._plane.drop_stale_pages(plan)
+
+    def _next_turn(self, ino: int) -> None:
+        waiting = self._waiting[ino]
+        if waiting:
+            waiting.popleft().set()
+        else:
+            del self._waiting[ino]
+
+
+def _is_interrupted() -> bool:
+    """In a worker thread: whether the request that it works for is given up."""
+    try:
+        trio.from_thread.check_cancelled()
+    except trio.Cancelled:
+        return True
+    return False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .figures import Figure
-from .processes import NotMeasured, Watched
+from .processes import NotMeasured, Watched, is_named
 from .site import Mounted, Site, sides
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -32,6 +32,10 @@ QUICK = Effort(rounds=5, mounts=3)
 
 FEW_REGIONS, MANY_REGIONS = 10, 10_000
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 60_000
+CLIENTS, GAP_REGIONS = 16, 1_000
+
+STANDBY_TIMEOUT = 15.0
+"""Seconds; it is started two seconds after a server."""
 
 Figures = Mapping[str, Figure]
 
@@ -99,7 +103,15 @@ def requests(site: Site, effort: Effort) -> Figures:
         return {
             "open": _figure(site.contend("open", effort.rounds, 300, ours, theirs)),
             "map": _figure(site.contend("map-unmap", effort.rounds, 200, ours, theirs)),
+            "crowd": _figure(site.crowd(effort.rounds, CLIENTS, 60, ours, theirs)),
         }
+
+
+def work(site: Site, effort: Effort) -> Figures:
+    """The two ioctls against a C peer that has the kernel do the same."""
+    with site.msharefs("size=64M") as mounted, site.working_cfs() as cfs:
+        ours, theirs = _file_on(site, mounted.path), _file_on(site, cfs)
+        return {"map-work": _figure(site.contend("map-unmap", effort.rounds, 200, ours, theirs))}
 
 
 def create(site: Site, effort: Effort) -> Figures:
@@ -179,6 +191,23 @@ def paged(site: Site, effort: Effort) -> Figures:
     }
 
 
+def gap(site: Site, effort: Effort) -> Figures:
+    """From the end of a server that had a standby to the next answer."""
+    seconds = []
+    with site.msharefs("size=64M", placed=False) as mounted:
+        site.probe("fill", "regions", mounted.path, GAP_REGIONS)
+        for _ in range(effort.mounts):
+            _await_standby(mounted)
+            server = Watched([mounted.server()])
+            start = time.monotonic()
+            server.kill()
+            # A name that nobody has asked for before.
+            (mounted.path / f"none-{start}").exists()
+            seconds.append(time.monotonic() - start)
+            server.close()
+    return {"gap": Figure(tuple(seconds))}
+
+
 def mount(site: Site, effort: Effort) -> Figures:
     """From the start of the command until a stat on the mount is answered."""
     seconds, ends = [], []
@@ -199,12 +228,14 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
     (("write",), write),
     (("random",), random),
     (("stat", "fstat"), attributes),
-    (("open", "map"), requests),
+    (("open", "map", "crowd"), requests),
+    (("map-work",), work),
     (("create",), create),
     (("regions", "memory"), regions),
     (("mappings",), mappings),
     (("block", "block-attach"), blocks),
     (("paged-read", "paged-write", "paged-pingpong"), paged),
+    (("gap",), gap),
     (("mount",), mount),
 )
 
@@ -228,6 +259,16 @@ def _need_memory(size: int) -> None:
         )
     if available * KIB < size:
         raise NotMeasured(f"needs {size / GIB:.0f} GiB of free memory")
+
+
+def _await_standby(mounted: Mounted) -> None:
+    """Until a process beside the server sleeps that bears the name of one."""
+    deadline = time.monotonic() + STANDBY_TIMEOUT
+    while time.monotonic() < deadline:
+        if any(is_named(pid, "mshare-standby") for pid in mounted.processes()):
+            return
+        time.sleep(0.05)
+    raise NotMeasured("no standby server came")
 
 
 def _resident(mounted: Mounted) -> float:

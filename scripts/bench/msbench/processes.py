@@ -118,6 +118,15 @@ class Watched:
         self._pidfds = []
 
 
+def is_named(pid: int, name: str) -> bool:
+    """Whether a process runs that calls itself so."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8") as comm:
+            return comm.read() == f"{name}\n"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def with_descendants(pid: int) -> list[int]:
     """A process and every process it has started, and theirs."""
     found = [pid]

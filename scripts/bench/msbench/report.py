@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -64,8 +65,16 @@ def machine() -> dict[str, object]:
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "cpus": os.cpu_count(),
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} {_optimized()}",
     }
+
+
+def _optimized() -> str:
+    """How the interpreter was built: with both it is 15 to 20 % faster."""
+    words = str(sysconfig.get_config_var("CONFIG_ARGS"))
+    options = {"PGO": "--enable-optimizations", "LTO": "--with-lto"}
+    found = [name for name, option in options.items() if option in words]
+    return f"({' and '.join(found)})" if found else "(neither PGO nor LTO)"
 
 
 def write_json(path: Path, results: Mapping[Goal, Result], where: Mapping[str, object]) -> None:
@@ -130,6 +139,8 @@ def _amount(value: float, unit: Unit) -> str:
             if value * factor >= 1:
                 return f"{value * factor:.3g} {name}"
         return f"{value * 1e9:.3g} ns"
+    if unit is Unit.PER_SECOND:
+        return f"{value:,.0f} /s"
     suffix = "/s" if unit is Unit.BYTES_PER_SECOND else ""
     for shift, name in ((30, "GiB"), (20, "MiB")):
         if value >= 1 << shift:

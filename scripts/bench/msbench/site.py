@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from .processes import NotMeasured, Placement, Watched, on_processors, run, with_descendants
 
@@ -40,6 +41,10 @@ class Mounted:
     path: Path
     supervisor: int
     seconds: float
+
+    def server(self) -> int:
+        """The process that serves."""
+        return int(_status(self.path)["pids"]["server"])
 
     def processes(self) -> list[int]:
         """The supervisor and everything it runs."""
@@ -75,7 +80,7 @@ class Site:
     def _programs(self) -> Path:
         """The directory of the probes and the C peer, compiled when the first is needed."""
         programs = self.directory / "bin"
-        programs.mkdir()
+        programs.mkdir(exist_ok=True)
         run(["make", "-s", "-C", str(BENCH), f"BUILD={programs}"], 120.0, self._environment)
         return programs
 
@@ -113,11 +118,19 @@ class Site:
         finally:
             path.unlink(missing_ok=True)
 
+    def crowd(
+        self, rounds: int, clients: int, count: int, ours: Path, theirs: Path
+    ) -> tuple[list[float], list[float]]:
+        """Opens a second of so many processes at once on each side, one sample a round."""
+        with on_processors(self.placement.client):
+            lines = self.probe("crowd", rounds, clients, count, ours, theirs)
+        return sides(lines, 1.0)
+
     @contextlib.contextmanager
-    def tmpfs(self) -> Iterator[Path]:
+    def tmpfs(self, options: str = "size=16m") -> Iterator[Path]:
         """A tmpfs, mounted as deep in the tree as the msharefs mounts are."""
         path = self._mountpoint()
-        self._command(["mount", "-t", "tmpfs", "-o", "size=16m", "msharefs-bench", str(path)])
+        self._command(["mount", "-t", "tmpfs", "-o", options, "msharefs-bench", str(path)])
         try:
             yield path
         finally:
@@ -153,17 +166,26 @@ class Site:
             yield path
 
     @contextlib.contextmanager
+    def working_cfs(self) -> Iterator[Path]:
+        """The C peer that gives memory and takes it away, in huge pages as ours."""
+        with self.tmpfs("size=64m,huge=always") as memory:
+            with self._peer([str(self._programs / "cfs")], memory / "memory") as path:
+                yield path
+
+    @contextlib.contextmanager
     def plain_pyfuse3(self) -> Iterator[Path]:
         """The pyfuse3 peer, mounted."""
         with self._peer([sys.executable, str(BENCH / "peers" / "plain_pyfuse3.py")]) as path:
             yield path
 
     @contextlib.contextmanager
-    def _peer(self, command: Sequence[str]) -> Iterator[Path]:
+    def _peer(self, command: Sequence[str], *more: Path) -> Iterator[Path]:
         path = self._mountpoint()
         with on_processors(self.placement.daemon):
             process = subprocess.Popen(
-                [*command, str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+                [*command, str(path), *map(str, more)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
             )
         try:
             assert process.stdout is not None
@@ -220,7 +242,12 @@ def sides(lines: Sequence[Sequence[str]], factor: float) -> tuple[list[float], l
 
 def _supervisor_of(path: Path) -> int:
     """The process that keeps a mount, as the mount itself tells."""
-    return int(json.loads(os.getxattr(path, STATUS))["pids"]["supervisor"])
+    return int(_status(path)["pids"]["supervisor"])
+
+
+def _status(path: Path) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads(os.getxattr(path, STATUS))
+    return status
 
 
 def _unmount_lazily(path: Path) -> None:

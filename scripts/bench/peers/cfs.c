@@ -1,18 +1,22 @@
 /*
  * The smallest C file system that is fair to compare with: what a round trip
- * through FUSE costs when the daemon does nothing.
+ * through FUSE costs when the daemon does nothing, or only what the kernel has to do.
  *
  * One directory with regular files that can be created, sized, opened, closed
- * and unlinked, and that answer two ioctls with success. Entries and attributes
+ * and unlinked, and that answer two ioctls with success; with MEMORY they first give a
+ * range of that file memory and take it away, as CREATE_MAPPING and UNMAP do. There are
+ * no extended attributes, which is said each time, as msharefs must. Entries and attributes
  * are cached by the kernel without limit, one thread serves, FLUSH is refused
  * once (libfuse does so for a missing handler) and never sent again: the same
  * as msharefs does, so that both get the same requests.
  *
- * usage: cfs MOUNTPOINT     (foreground; says "mounted" on stdout; ends at umount)
+ * usage: cfs MOUNTPOINT [MEMORY]     (foreground; says "mounted" on stdout; ends at umount)
  */
+#define _GNU_SOURCE
 #define FUSE_USE_VERSION 314
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -24,6 +28,7 @@
 #include <msharefs.h>
 
 static const double FOR_EVER = 1e9; /* seconds */
+#define MEMORY_SIZE (64L << 20)
 
 struct file {
 	struct file *next; /* in the directory, while linked */
@@ -34,6 +39,7 @@ struct file {
 };
 
 static struct file *directory;
+static int memory = -1;
 
 /* A node id is the address of its file: no table to search. */
 static struct file *file_of(fuse_ino_t ino)
@@ -172,6 +178,32 @@ static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	fuse_reply_err(req, 0);
 }
 
+static void do_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	(void)ino;
+	(void)name;
+	(void)size;
+	fuse_reply_err(req, ENODATA);
+}
+
+/* What an ioctl means for the memory; 0 or an errno. */
+static int change_memory(unsigned int cmd, const void *in)
+{
+	if (memory < 0)
+		return 0;
+	if (cmd == MSHAREFS_CREATE_MAPPING) {
+		const struct mshare_create *wanted = in;
+
+		return posix_fallocate(memory, (off_t)wanted->region_offset, (off_t)wanted->size);
+	}
+	const struct mshare_unmap *gone = in;
+	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+	if (fallocate(memory, mode, (off_t)gone->region_offset, (off_t)gone->size) != 0)
+		return errno;
+	return 0;
+}
+
 static void do_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg,
 		     struct fuse_file_info *fi, unsigned int flags, const void *in, size_t in_size,
 		     size_t out_size)
@@ -180,13 +212,16 @@ static void do_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg
 	(void)arg;
 	(void)fi;
 	(void)flags;
-	(void)in;
 	(void)in_size;
 	(void)out_size;
+	int error = ENOTTY;
+
 	if (cmd == MSHAREFS_CREATE_MAPPING || cmd == MSHAREFS_UNMAP)
-		fuse_reply_ioctl(req, 0, NULL, 0);
+		error = change_memory(cmd, in);
+	if (error)
+		fuse_reply_err(req, error);
 	else
-		fuse_reply_err(req, ENOTTY);
+		fuse_reply_ioctl(req, 0, NULL, 0);
 }
 
 static const struct fuse_lowlevel_ops operations = {
@@ -197,6 +232,7 @@ static const struct fuse_lowlevel_ops operations = {
 	.create = do_create,
 	.open = do_open,
 	.unlink = do_unlink,
+	.getxattr = do_getxattr,
 	.ioctl = do_ioctl,
 };
 
@@ -207,9 +243,16 @@ int main(int argc, char **argv)
 	struct fuse_session *session;
 	int status = 1;
 
-	if (argc != 2) {
-		fprintf(stderr, "usage: cfs MOUNTPOINT\n");
+	if (argc != 2 && argc != 3) {
+		fprintf(stderr, "usage: cfs MOUNTPOINT [MEMORY]\n");
 		return 2;
+	}
+	if (argc == 3) {
+		memory = open(argv[2], O_RDWR | O_CREAT, 0600);
+		if (memory < 0 || ftruncate(memory, MEMORY_SIZE) != 0) {
+			perror(argv[2]);
+			return 1;
+		}
 	}
 	session = fuse_session_new(&args, &operations, sizeof(operations), NULL);
 	if (!session)

@@ -2,7 +2,7 @@
 
 One directory with regular files that can be created, sized, opened, closed and
 unlinked. It owns a dictionary and nothing else: no memory behind the files, no
-journal, no checks. Entries and attributes are cached by the kernel without limit,
+journal, no checks. There are no extended attributes, which is said each time. Entries and attributes are cached by the kernel without limit,
 and flush is left to pyfuse3's default (refused once, never sent again), as in the
 C peer and in msharefs, so that all get the same requests.
 
@@ -87,6 +87,11 @@ class Bookkeeping(pyfuse3.Operations):
         if fields.update_size:
             file.attr.st_size = attr.st_size
         return file.attr
+
+    async def getxattr(
+        self, inode: pyfuse3.InodeT, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> bytes:
+        raise pyfuse3.FUSEError(errno.ENODATA)
 
     async def create(
         self,

@@ -30,7 +30,7 @@ MOUNTS = {
 }
 LARGE = 32 * MIB
 """What is worked on in a thread."""
-REFUSALS = r"not served again: (\w+) of inode (\d+) by pid (\d+) of uid (\d+) \(request \d+\): "
+REFUSALS = r"not served again: (\w+) of inode (\d+)(?: \(.*?\))? by pid (\d+)(?: \(.*?\))? of uid (\d+) \(request \d+\): "
 
 
 @pytest.fixture

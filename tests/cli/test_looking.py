@@ -100,6 +100,7 @@ def test_stat_tells_memory_page_tables_and_use(varied: Path, client: Poke) -> No
         "prot": "r--",
         "reserve": True,
         "huge": False,
+        "file": None,
     }
     text = mshare("stat", varied).ok().out
     assert re.search(r"Page tables +4 KiB a process .*, 56 KiB with 4 KiB pages", text)

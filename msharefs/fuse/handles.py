@@ -7,7 +7,7 @@ the access mode of its open, so that it means the same to any process that serve
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Mapping
 
 from msharefs.core.errors import InvalidArgument, Unanswered
 from msharefs.core.inode import Inode
@@ -18,7 +18,7 @@ from msharefs.fuse.attributes import entry_answer
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.names import caller_of
-from msharefs.fuse.payload import Payload, request_of
+from msharefs.fuse.payload import Handler, Payload, request_of
 from msharefs.fuse.planes.plane import DataPlane
 
 
@@ -30,7 +30,7 @@ class HandleHandlers:
         self._manager = manager
         self._plane = plane
 
-    def handlers(self) -> Mapping[int, Callable[[Header, memoryview], Payload]]:
+    def handlers(self) -> Mapping[int, Handler]:
         """Which request each of them answers."""
         return {
             Opcode.CREATE: self.create,
@@ -66,7 +66,7 @@ class HandleHandlers:
         """FLUSH at each close has nothing to do: ENOSYS, and the kernel asks no more."""
         raise Unanswered("close has nothing to flush")
 
-    def read(self, header: Header, body: memoryview) -> Payload:
+    def read(self, header: Header, body: memoryview) -> Payload | Awaitable[Payload]:
         """READ: the text of mshare_info; of a region what the data plane gives."""
         request = messages.decode_read(body)
         inode = self._manager.getattr(header.nodeid)

@@ -7,6 +7,9 @@ it is the caller's business.
 from __future__ import annotations
 
 import os
+import signal
+
+from msharefs.linux import proc
 
 _GENERIC = frozenset({216, 222, 228, 230, 233, 284})
 """mremap, mmap, mlock, mlockall, madvise, mlock2 in asm-generic/unistd.h: aarch64, riscv64."""
@@ -16,14 +19,35 @@ _X86_64 = frozenset({9, 12, 25, 28, 30, 149, 151, 325})
 _CALLS = _X86_64 if os.uname().machine == "x86_64" else _GENERIC
 
 
+RUNNING = "running"
+"""Stands for a thread that runs, or would if there were a processor for it: in the kernel or not."""
+
+
+UNSEEN = "unseen"
+"""Stands for a thread whose system call we may not see, and which SIGBUS would end."""
+
+
 def populating_call(thread: int) -> str | None:
     """The system call by which a thread of our pid namespace makes pages present now, with its
-    arguments; "" if it is in another one, in none, or on its way. None where we may not see it:
-    another user's, one that hides (PR_SET_DUMPABLE), Yama, another pid namespace."""
+    arguments; "" if it waits in another one or in a page fault, RUNNING if it does not wait.
+
+    Where we may not see that (a process with rights that we lack, one that hides by
+    PR_SET_DUMPABLE, Yama) it is UNSEEN, or None if SIGBUS would not end it, or nothing is known.
+    """
     try:
         with open(f"/proc/{thread}/syscall", "rb") as file:
             line = file.read().decode("ascii").rstrip("\n")
     except OSError:
-        return None
+        return None if _outlives_sigbus(thread) else UNSEEN
+    if line == RUNNING:
+        return RUNNING
     number = line.partition(" ")[0]
     return line if number.isdigit() and int(number) in _CALLS else ""
+
+
+def _outlives_sigbus(thread: int) -> bool:
+    """Whether it has a handler; to ignore it does not help after a page fault."""
+    try:
+        return bool(proc.caught_signals(thread) >> (signal.SIGBUS - 1) & 1)
+    except OSError:
+        return True

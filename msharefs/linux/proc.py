@@ -127,6 +127,11 @@ def effective_uid(pid: int) -> int:
     return int(status_field(_read(pid, "status"), b"Uid").split()[1])
 
 
+def caught_signals(thread: int) -> int:
+    """The signals for which it has handlers: bit 0 is signal 1. Raises ProcessLookupError."""
+    return int(status_field(_read(thread, "status"), b"SigCgt"), 16)
+
+
 def status_field(status: bytes, name: bytes) -> bytes:
     """A field in the text of /proc/PID/status. ProcessLookupError if it is not there."""
     for line in status.split(b"\n"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,10 @@ def test_the_call_ends_and_the_holes_stay(
             if letter == "1":
                 raw.create_mapping(fd, part * PART * PAGE, PART * PAGE)
         address = way(client, client.open(place))
+        at_once = client.probe(address, HUGE)
+        last_pages = {match.end() - 1 for match in re.finditer("0+", shown(pattern))}
+        for page, wanted in enumerate(shown(pattern)):
+            assert at_once[page] == wanted or page in last_pages, page
         eventually(lambda: client.probe(address, HUGE) == shown(pattern))
         asked = mounted.status()["operations"]["READ"]["count"]
         assert mounted.status()["operations"]["READ"]["count"] == asked

@@ -104,6 +104,7 @@ def test_reading_a_region_is_the_planes_business(world: World, handles: HandleHa
     region = world.region(b"a")
     body = memoryview(struct.pack("<QQIIQII", 2, 4096, 8192, 0, 0, 0, 0))
     answer = handles.read(header(Opcode.READ, region.ino), body)
+    assert isinstance(answer, memoryview)
     assert bytes(answer) == b"%d: 4096+8192" % region.ino
 
 

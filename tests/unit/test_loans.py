@@ -10,12 +10,15 @@ from msharefs.fuse.planes.loans import (
     LONGEST,
     LOOK,
     REFUSALS,
-    REFUSALS_UNSEEN,
+    REFUSALS_CATCHING,
+    REFUSALS_OF_A_TOUCH,
+    RUNS,
     THREADS,
     Loan,
     Loans,
     merged,
 )
+from msharefs.linux.populate import RUNNING, UNSEEN
 
 PAGE = 4096
 THREAD, INO = 7, 3
@@ -47,9 +50,12 @@ class World:
 
     def ask(self, wanted: Range = FIRST, *, thread: int = THREAD) -> bool:
         """The kernel asks for a part of the hole."""
-        return self.loans.ask(thread, INO, wanted, wanted)
+        asked = self.loans.ask(thread, INO, wanted)
+        if asked is not None:
+            self.loans.lend(asked, wanted)
+        return asked is not None
 
-    def until_lent(self, wanted: Range = FIRST, most: int = 2 * REFUSALS_UNSEEN) -> int:
+    def until_lent(self, wanted: Range = FIRST, most: int = 2 * REFUSALS_CATCHING) -> int:
         """How often it is refused before it is lent."""
         for times in range(most):
             if self.ask(wanted):
@@ -69,6 +75,14 @@ def test_who_populates_is_refused_a_few_times_and_then_lent(world: World) -> Non
     assert world.ask(SECOND)
     assert [loan.part for loan in world.loans.out(INO)] == [FIRST, SECOND]
     assert world.loans.out(INO + 1) == []
+
+
+def test_who_touches_now_and_then_is_refused(world: World) -> None:
+    """As one that waits until something is mapped there; even if nobody may look at it."""
+    world.call = UNSEEN
+    for _ in range(3 * REFUSALS):
+        assert not world.ask()
+        world.time += 2 * GRACE
 
 
 def test_who_touches_is_always_refused(world: World) -> None:
@@ -93,12 +107,23 @@ def test_other_pages_in_between_begin_anew(world: World) -> None:
 
 
 def test_an_unseen_thread_is_known_by_its_patience(world: World) -> None:
-    """Nobody may look: it gets what it asks for after many times, and soon after that at once."""
+    """SIGBUS would have ended it if it had touched. If it has a handler, only many times tell."""
+    world.call = UNSEEN
+    assert world.until_lent() == REFUSALS
     world.call = None
-    assert world.until_lent() == REFUSALS_UNSEEN
-    assert world.ask(SECOND)
+    assert world.until_lent(SECOND) == 0
+    assert world.until_lent(Range(8 * PAGE, 9 * PAGE)) == REFUSALS_OF_A_TOUCH
     world.time += 2 * GRACE
-    assert not world.ask(FIRST)
+    assert world.until_lent(FIRST) == REFUSALS_CATCHING
+
+
+def test_a_touch_of_an_unseen_thread_after_its_call_is_refused(world: World) -> None:
+    """It may have left its call, so that a page elsewhere is refused as often as a touch asks."""
+    world.call = UNSEEN
+    world.until_lent()
+    for page in range(2, 10):
+        for _ in range(REFUSALS_OF_A_TOUCH):
+            assert not world.ask(Range(page * PAGE, (page + 1) * PAGE))
 
 
 def test_a_loan_ends_with_the_call(world: World) -> None:
@@ -106,23 +131,43 @@ def test_a_loan_ends_with_the_call(world: World) -> None:
     world.until_lent()
     world.ask(SECOND)
     first, second = world.loans.out()
-    assert second.due - world.time == pytest.approx(LONGEST)
-    assert first.due - world.time == pytest.approx(LONGEST * (REFUSALS + 1))
+    assert second.seconds == pytest.approx(LONGEST)
+    assert first.seconds == pytest.approx(LONGEST * (REFUSALS + 1))
     world.leaves_after = 3
     world.loans.wait_for_end(first)
     assert world.slept == 3
     world.call, world.leaves_after = MLOCK, 10**9
     world.loans.wait_for_end(first)
-    assert first.due <= world.time < first.due + 2 * LOOK
+    due = first.since + first.seconds
+    assert due <= world.time < due + 2 * LOOK
+
+
+def test_a_running_thread_has_its_loan_for_a_while(world: World) -> None:
+    """It maps what it was lent, or has left the call: that cannot be seen."""
+    world.until_lent()
+    (loan,) = world.loans.out()
+    world.call = RUNNING
+    world.loans.wait_for_end(loan)
+    assert world.time - loan.since == pytest.approx(RUNS * loan.seconds, abs=2 * LOOK)
+
+
+def test_what_is_read_ahead_is_lent_to_a_running_thread(world: World) -> None:
+    """It has not begun to wait; one that is not known to populate is refused."""
+    world.call = RUNNING
+    assert world.until_lent(most=50) == 50
+    world.call = MLOCK
+    assert world.ask(FIRST)
+    world.call = RUNNING
+    assert world.ask(SECOND)
 
 
 def test_an_unseen_thread_has_its_loan_until_it_is_due(world: World) -> None:
     """That it has left its call cannot be seen."""
-    world.call = None
+    world.call = UNSEEN
     world.until_lent()
     (loan,) = world.loans.out()
     world.loans.wait_for_end(loan)
-    assert world.time >= loan.due
+    assert world.time >= loan.since + loan.seconds
 
 
 def test_what_was_lent_meanwhile_stays_lent(world: World) -> None:
@@ -146,5 +191,5 @@ def test_no_more_threads_are_remembered_than_need_be(world: World) -> None:
 def test_parts_that_touch_are_dropped_in_one_go() -> None:
     """Of each region apart."""
     parts = [(2, 0, 4), (1, 4, 8), (1, 0, 4), (1, 16, 20), (1, 2, 6)]
-    loans = [Loan(THREAD, MLOCK, ino, Range(start, end), 0.0) for ino, start, end in parts]
+    loans = [Loan(THREAD, MLOCK, ino, Range(start, end), 0.0, LONGEST) for ino, start, end in parts]
     assert merged(loans) == [(1, Range(0, 8)), (1, Range(16, 20)), (2, Range(0, 4))]

@@ -79,6 +79,13 @@ def fault(first: int, pages: int = 1, flags: int = 0) -> ReadIn:
     return ReadIn(2, first * PAGE, pages * PAGE, flags, 0, 0, 0)
 
 
+def read(plane: PagedPlane, region: Region, request: ReadIn, thread: int) -> memoryview:
+    """The answer to a fault that is answered at once."""
+    answer = plane.read(region, request, thread)
+    assert isinstance(answer, memoryview)
+    return answer
+
+
 def write_back(first: int, pages: int = 1, flags: int = WRITE_CACHE) -> tuple[WriteIn, memoryview]:
     """Dirty pages."""
     data = b"".join(b"new%d" % page + bytes(PAGE - 4) for page in range(first, first + pages))
@@ -95,8 +102,8 @@ def contents(region: Region) -> list[bytes]:
 
 def test_a_fault_is_answered_from_the_segment(plane: PagedPlane, region: Region) -> None:
     """One page, or several with the read-ahead."""
-    assert bytes(plane.read(region, fault(3), THREAD)[:2]) == b"3\0"
-    whole = bytes(plane.read(region, fault(2, 4), THREAD))
+    assert bytes(read(plane, region, fault(3), THREAD)[:2]) == b"3\0"
+    whole = bytes(read(plane, region, fault(2, 4), THREAD))
     assert len(whole) == 4 * PAGE
     assert [whole[page * PAGE : page * PAGE + 1] for page in range(4)] == [b"2", b"3", b"4", b"5"]
 
@@ -108,7 +115,7 @@ def test_a_fault_in_a_hole_is_refused(
     """EIO, and the process gets SIGBUS; of a part in a hole nothing is answered, and the
     kernel asks page by page."""
     with refused(errno.EIO):
-        plane.read(region, fault(first, pages), THREAD)
+        read(plane, region, fault(first, pages), THREAD)
 
 
 def test_a_fault_beyond_the_end_is_refused(plane: PagedPlane, world: World) -> None:
@@ -116,9 +123,9 @@ def test_a_fault_beyond_the_end_is_refused(plane: PagedPlane, world: World) -> N
     region = world.region(b"other", size=PAGE << 9)
     world.map(region, 0, region.size)
     with refused(errno.EIO):
-        plane.read(region, fault((region.size // PAGE) - 1, 2), THREAD)
+        read(plane, region, fault((region.size // PAGE) - 1, 2), THREAD)
     with refused(errno.EIO):
-        plane.read(world.region(b"unsized", size=0), fault(0), THREAD)
+        read(plane, world.region(b"unsized", size=0), fault(0), THREAD)
 
 
 def test_a_touched_page_of_noreserve_memory_is_counted(plane: PagedPlane, world: World) -> None:
@@ -126,12 +133,12 @@ def test_a_touched_page_of_noreserve_memory_is_counted(plane: PagedPlane, world:
     world = make_world(capacity=4 * PAGE)
     region = world.region(size=1 << 21)
     world.map(region, 0, 2 * PAGE, flags=NORESERVE)
-    assert bytes(plane.read(region, fault(0), THREAD)) == bytes(PAGE)
+    assert bytes(read(plane, region, fault(0), THREAD)) == bytes(PAGE)
     assert world.memory.used() == PAGE
     other = world.region(b"other", size=1 << 21)
     world.map(other, 0, 3 * PAGE)
     with refused(errno.EIO):
-        plane.read(region, fault(1), THREAD)
+        read(plane, region, fault(1), THREAD)
 
 
 def test_a_large_read_ahead_is_not_copied(plane: PagedPlane, world: World) -> None:
@@ -142,10 +149,10 @@ def test_a_large_read_ahead_is_not_copied(plane: PagedPlane, world: World) -> No
     world.map(region, 16 * PAGE, 16 * PAGE, flags=NORESERVE)
     segment = segment_of(region)
     segment.poke(3 * PAGE, b"here")
-    assert bytes(plane.read(region, fault(0, 32), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
+    assert bytes(read(plane, region, fault(0, 32), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
     assert segment.windows == 1
     with plane.changing(world.plan(region, CreateMapping(40 * PAGE, PAGE, 0, 3, ANONYMOUS, 0))):
-        assert bytes(plane.read(region, fault(0, 32), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
+        assert bytes(read(plane, region, fault(0, 32), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
     assert segment.windows == 1
 
 
@@ -157,23 +164,25 @@ def test_a_read_need_not_be_of_whole_pages(kernel_end: KernelEnd, world: World) 
     world.map(region, 0, 1 << 21, flags=abi.MAP_NORESERVE)
     segment = segment_of(region)
     for offset, size in ((1, 2), (PAGE - 1, 2), (PAGE // 2, PAGE), (3, 100_001)):
-        assert bytes(plane.read(region, ReadIn(2, offset, size, 0, 0, 0, 0), THREAD)) == bytes(size)
+        assert bytes(read(plane, region, ReadIn(2, offset, size, 0, 0, 0, 0), THREAD)) == bytes(
+            size
+        )
     assert segment.allocated() % PAGE == 0
-    assert bytes(plane.read(region, ReadIn(2, PAGE, 0, 0, 0, 0, 0), THREAD)) == b""
+    assert bytes(read(plane, region, ReadIn(2, PAGE, 0, 0, 0, 0, 0), THREAD)) == b""
     with refused(errno.EINVAL):
-        plane.read(region, ReadIn(2, 0, (1 << 20) + 1, 0, 0, 0, 0), THREAD)
+        read(plane, region, ReadIn(2, 0, (1 << 20) + 1, 0, 0, 0, 0), THREAD)
 
 
 def test_read_2_is_refused(plane: PagedPlane, region: Region) -> None:
     """It has a lock owner, a fault has none."""
     with refused(errno.EINVAL):
-        plane.read(region, fault(3, flags=READ_LOCKOWNER), THREAD)
+        read(plane, region, fault(3, flags=READ_LOCKOWNER), THREAD)
 
 
 def test_an_old_kernel_cannot_tell(kernel_end: KernelEnd, region: Region) -> None:
     """Before Linux 6.6 everything goes through the page cache: read(2) gives what is mapped."""
     plane = PagedPlane(kernel_end.device, "a test", offer(0))
-    assert bytes(plane.read(region, fault(3, flags=READ_LOCKOWNER), THREAD)[:1]) == b"3"
+    assert bytes(read(plane, region, fault(3, flags=READ_LOCKOWNER), THREAD)[:1]) == b"3"
     assert plane.open_flags == KEEP_CACHE
 
 
@@ -220,10 +229,10 @@ def test_what_is_being_unmapped_is_neither_read_nor_written(
     with plane.changing(plan):
         plan.clear()
         with refused(errno.EIO):
-            plane.read(region, fault(4), THREAD)
+            read(plane, region, fault(4), THREAD)
         with refused(errno.EIO):
-            plane.read(region, fault(2, 2), THREAD)
-        assert bytes(plane.read(region, fault(2), THREAD)[:1]) == b"2"
+            read(plane, region, fault(2, 2), THREAD)
+        assert bytes(read(plane, region, fault(2), THREAD)[:1]) == b"2"
         plane.write(region, *write_back(2, 4))
         world.manager.mappings.commit(plan)
     assert contents(region) == [b"new2", b"", b"", b"new5"]
@@ -240,7 +249,7 @@ def test_what_is_being_replaced_reads_as_zeros(
     with plane.changing(plan):
         plan.clear()
         plane.write(region, *write_back(2, 4))
-        assert bytes(plane.read(region, fault(3), THREAD)) == bytes(PAGE)
+        assert bytes(read(plane, region, fault(3), THREAD)) == bytes(PAGE)
         world.manager.mappings.commit(plan)
     plane.write(region, *write_back(5))
     assert contents(region) == [b"new2", b"", b"", b"new5"]
@@ -254,8 +263,8 @@ def test_changes_of_other_regions_do_not_matter(
     world.map(other, 2 * PAGE, 4 * PAGE)
     plan = world.manager.mappings.plan_unmap(None, other, Unmap(0, 1 << 21), writable=True)
     with plane.changing(plan):
-        assert bytes(plane.read(region, fault(3), THREAD)[:1]) == b"3"
-    assert not isinstance(attempt(lambda: plane.read(other, fault(3), THREAD)), RefusedError)
+        assert bytes(read(plane, region, fault(3), THREAD)[:1]) == b"3"
+    assert not isinstance(attempt(lambda: read(plane, other, fault(3), THREAD)), RefusedError)
 
 
 def test_stale_pages_are_dropped_from_every_process(
@@ -292,8 +301,8 @@ def ask_until_lent(plane: PagedPlane, region: Region, first: int) -> None:
     """As the kernel does for a thread that cannot be refused."""
     for _ in range(REFUSALS):
         with refused(errno.EIO):
-            plane.read(region, fault(first), THREAD)
-    assert bytes(plane.read(region, fault(first), THREAD)) == bytes(PAGE)
+            read(plane, region, fault(first), THREAD)
+    assert bytes(read(plane, region, fault(first), THREAD)) == bytes(PAGE)
 
 
 def test_who_populates_a_hole_is_lent_zeros(kernel_end: KernelEnd, region: Region) -> None:
@@ -301,18 +310,23 @@ def test_who_populates_a_hole_is_lent_zeros(kernel_end: KernelEnd, region: Regio
     plane = populating(kernel_end)
     ask_until_lent(plane, region, 0)
     with refused(errno.EIO):
-        plane.read(region, fault(1, 2), THREAD)
-    assert bytes(plane.read(region, fault(6), THREAD)) == bytes(PAGE)
-    assert bytes(plane.read(region, fault(8, 16), THREAD)) == bytes(16 * PAGE)
-    assert bytes(plane.read(region, fault(2), THREAD)[:1]) == b"2"
+        read(plane, region, fault(1, 2), THREAD)
+    assert bytes(read(plane, region, fault(6), THREAD)) == bytes(PAGE)
+    assert bytes(read(plane, region, fault(8, 16), THREAD)) == bytes(16 * PAGE)
+    assert bytes(read(plane, region, fault(2), THREAD)[:1]) == b"2"
     with refused(errno.EIO):
-        plane.read(region, fault(region.size // PAGE), THREAD)
+        read(plane, region, fault(region.size // PAGE), THREAD)
+
+
+def dropped(region: Region, first: int, pages: int = 1) -> bytes:
+    """What tells the kernel to let go of pages."""
+    return struct.pack("<IiQQqq", 40, 2, 0, region.ino, first * PAGE, pages * PAGE)
 
 
 async def test_what_was_lent_is_taken_back(kernel_end: KernelEnd, region: Region) -> None:
-    """With what the kernel read ahead in vain behind it, up to where something is mapped."""
+    """With what the kernel read ahead in vain behind it, but for the last page of the hole."""
     plane = populating(kernel_end)
-    ask_until_lent(plane, region, 1)
+    ask_until_lent(plane, region, region.size // PAGE - 5)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(plane.tend)
         heard: list[bytes] = []
@@ -320,7 +334,45 @@ async def test_what_was_lent_is_taken_back(kernel_end: KernelEnd, region: Region
             await trio.lowlevel.checkpoint()
             heard = kernel_end.heard()
         nursery.cancel_scope.cancel()
-    assert heard == [struct.pack("<IiQQqq", 40, 2, 0, region.ino, PAGE, PAGE)]
+    assert heard == [dropped(region, region.size // PAGE - 5, 4)]
+
+
+async def test_the_last_page_of_a_hole_is_lent_when_the_others_are_back(
+    kernel_end: KernelEnd, region: Region
+) -> None:
+    """The call may return behind it. What is read ahead never has it."""
+    plane = populating(kernel_end)
+    ask_until_lent(plane, region, 0)
+    with refused(errno.EIO):
+        read(plane, region, fault(region.size // PAGE - 16, 16), THREAD)
+    assert bytes(read(plane, region, fault(0), THREAD)) == bytes(PAGE)
+    last = plane.read(region, fault(1), THREAD)
+    assert not isinstance(last, memoryview)
+    assert kernel_end.heard() == []
+    assert await last == bytes(PAGE)
+    assert kernel_end.heard() == [dropped(region, 0)]
+    await plane.take_back()
+    assert kernel_end.heard() == [dropped(region, 1)]
+
+
+async def test_a_last_page_that_is_mapped_meanwhile(
+    kernel_end: KernelEnd, world: World, region: Region
+) -> None:
+    """It is what was mapped; while that goes on it is refused, and asked for again."""
+    plane = populating(kernel_end)
+    ask_until_lent(plane, region, 0)
+    answers = [plane.read(region, fault(1), THREAD) for _ in range(2)]
+    plan = world.plan(region, CreateMapping(PAGE, PAGE, 0, 3, ANONYMOUS, 0))
+    plan.acquire(lambda extra: False)
+    with plane.changing(plan):
+        with refused(errno.EIO):
+            assert not isinstance(answers[0], memoryview)
+            await answers[0]
+        plan.clear()
+        world.manager.mappings.commit(plan)
+    segment_of(region).poke(PAGE, b"here")
+    assert not isinstance(answers[1], memoryview)
+    assert (await answers[1])[:4] == b"here"
 
 
 def test_a_mapping_over_what_is_lent(kernel_end: KernelEnd, world: World, region: Region) -> None:
@@ -332,9 +384,9 @@ def test_a_mapping_over_what_is_lent(kernel_end: KernelEnd, world: World, region
     assert plane.has_stale_pages(plan)
     with plane.changing(plan):
         with refused(errno.EIO):
-            plane.read(region, fault(0), THREAD)
+            read(plane, region, fault(0), THREAD)
         plane.drop_stale_pages(plan)
-    assert kernel_end.heard() == [struct.pack("<IiQQqq", 40, 2, 0, region.ino, 0, 2 * PAGE)]
+    assert kernel_end.heard() == [dropped(region, 0)]
 
 
 # INIT and open

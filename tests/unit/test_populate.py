@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from msharefs.linux.populate import populating_call
+from msharefs.linux.populate import RUNNING, populating_call
+from tests.helpers.waiting import eventually
 
 
 @pytest.fixture
@@ -32,9 +33,18 @@ def waiting_thread() -> Iterator[int]:
 
 
 def test_other_calls_do_not_count(waiting_thread: int) -> None:
-    """A thread that waits, and this one, which runs."""
-    assert populating_call(waiting_thread) == ""
+    """A thread that waits, and this one, which reads."""
+    eventually(lambda: populating_call(waiting_thread) == "")
     assert populating_call(threading.get_native_id()) == ""
+
+
+def test_one_that_runs() -> None:
+    """It may be in any call, or in none."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        try:
+            eventually(lambda: populating_call(spinning.pid) == RUNNING)
+        finally:
+            spinning.kill()
 
 
 def test_one_that_cannot_be_seen() -> None:

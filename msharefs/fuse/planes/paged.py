@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import mmap
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import trio
 
@@ -30,7 +31,7 @@ from msharefs.fuse import kernel, messages
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.messages import ReadIn, WriteIn
-from msharefs.fuse.planes.loans import Loan, Loans, merged
+from msharefs.fuse.planes.loans import Asked, Loan, Loans, merged
 from msharefs.fuse.planes.plane import Negotiation
 from msharefs.linux.populate import populating_call
 
@@ -43,6 +44,15 @@ this moment would be made anew by the look at it."""
 AHEAD = 2 << 20
 """Bytes that the kernel reads ahead at most, see `tuning`."""
 _ZEROS = bytes(LARGEST_READ)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lendable:
+    """What is dropped again of a hole if a part of it is lent; and whether that is its `last` page,
+    which none of the others' ranges may hold: its READ is answered after they are dropped."""
+
+    dropped: Range
+    last: bool
 
 
 class PagedPlane:
@@ -98,7 +108,7 @@ class PagedPlane:
     def unregister(self, registration: int) -> None:
         """It did not know it. Its pages went with its inode."""
 
-    def read(self, region: Region, request: ReadIn, thread: int) -> memoryview:
+    def read(self, region: Region, request: ReadIn, thread: int) -> memoryview | Awaitable[bytes]:
         """A page fault and its read-ahead, all of it or nothing: the kernel takes a short
         answer for the end of the file, and asks page by page after a refusal."""
         if self._direct and request.read_flags & kernel.FUSE_READ_LOCKOWNER:
@@ -110,9 +120,14 @@ class PagedPlane:
         try:
             return self._read(region, request)
         except NothingMapped:
-            if not self._lend(region, request, thread):
+            wanted = Range(start := request.offset, start + request.size)
+            lendable = self._lendable(region, wanted)
+            asked = lendable and self._loans.ask(thread, region.ino, wanted)
+            if not lendable or not asked:
                 raise
-            return memoryview(_ZEROS)[: request.size]
+            if lendable.last:
+                return self._lend_last(region, request, asked)
+            return self._lend(wanted, lendable.dropped, asked)
 
     def _read(self, region: Region, request: ReadIn) -> memoryview:
         start, end = request.offset, request.offset + request.size
@@ -169,12 +184,19 @@ class PagedPlane:
         while True:
             await self._any_lent.wait()
             self._any_lent = trio.Event()
-            await trio.to_thread.run_sync(self._take_back, loans := self._loans.out())
-            self._loans.returned(loans)
+            await self.take_back()
 
-    def _take_back(self, loans: list[Loan]) -> None:
+    async def take_back(self) -> None:
+        """What is lent now, once it is over."""
+        await trio.to_thread.run_sync(self._wait_and_drop, loans := self._loans.out())
+        self._loans.returned(loans)
+
+    def _wait_and_drop(self, loans: list[Loan]) -> None:
         for loan in loans:
             self._loans.wait_for_end(loan)
+        self._drop_all(loans)
+
+    def _drop_all(self, loans: list[Loan]) -> None:
         for ino, part in merged(loans):
             self._drop(ino, part)
 
@@ -182,24 +204,40 @@ class PagedPlane:
         with suppress(ConnectionGone):
             self._device.notify(messages.encode_pages_changed(ino, part.start, part.size))
 
-    def _lend(self, region: Region, request: ReadIn, thread: int) -> bool:
-        """Whether who asks for what is not mapped is to have zeros. Never while the region
-        changes: it asks again."""
-        wanted = Range(request.offset, request.offset + request.size)
+    def _lendable(self, region: Region, wanted: Range) -> _Lendable | None:
+        """Whether the wanted part of a hole may be lent. Not if some of it is mapped: it will be asked
+        for page by page; nor while the region changes: it will be asked for again."""
         if wanted.end > region.size or self._changes.get(region.ino):
-            return False
-        dropped = wanted
-        if request.size <= PAGE_SIZE:
-            # With what the kernel has read ahead in vain, so that it reads ahead again.
-            ahead = region.layout.gaps(wanted.start, min(wanted.start + AHEAD, region.size))
-            dropped = next((gap for gap in ahead if gap.start == wanted.start), wanted)
-        elif list(region.layout.gaps(wanted.start, wanted.end)) != [wanted]:
-            # A part of it is mapped; it will be asked for page by page.
-            return False
-        if not self._loans.ask(thread, region.ino, wanted, dropped):
-            return False
+            return None
+        single = wanted.size <= PAGE_SIZE
+        hole = next(region.layout.gaps(wanted.start, min(wanted.end + AHEAD, region.size)), None)
+        if hole is None or hole.start > wanted.start:
+            # MAP_NORESERVE memory that there is none of.
+            return _Lendable(wanted, last=False) if single else None
+        if hole.end <= wanted.end:
+            return _Lendable(wanted, last=True) if single else None
+        # With what the kernel has read ahead in vain, so that it reads ahead again.
+        dropped = Range(wanted.start, max(wanted.end, hole.end - PAGE_SIZE))
+        return _Lendable(dropped, last=False)
+
+    def _lend(self, wanted: Range, dropped: Range, asked: Asked) -> memoryview:
+        self._loans.lend(asked, dropped)
         self._any_lent.set()
-        return True
+        return memoryview(_ZEROS)[: wanted.size]
+
+    async def _lend_last(self, region: Region, request: ReadIn, asked: Asked) -> bytes:
+        """The last page of a hole, behind which the call may return: all before it was mapped by
+        now and goes first, so that no more than this page can be touched then."""
+        before = self._loans.out_to(asked.thread)
+        await trio.to_thread.run_sync(self._drop_all, before)
+        self._loans.returned(before)
+        try:
+            return bytes(self._read(region, request))
+        except NothingMapped:
+            wanted = Range(request.offset, request.offset + request.size)
+            if self._lendable(region, wanted) is None:
+                raise
+            return bytes(self._lend(wanted, wanted, asked))
 
     def _current_parts(self, region: Region, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of a range that are mapped and not changing."""

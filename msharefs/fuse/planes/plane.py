@@ -6,7 +6,7 @@ paged one in paged.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -94,9 +94,9 @@ class DataPlane(Protocol):
     def unregister(self, registration: int) -> None:
         """The region is gone; nothing refers to its segment but the segment itself."""
 
-    def read(self, region: Region, request: ReadIn, thread: int) -> memoryview:
+    def read(self, region: Region, request: ReadIn, thread: int) -> memoryview | Awaitable[bytes]:
         """The bytes of a page fault of `thread` (0 outside of our pid namespace), all that were
-        asked for; the view is valid until the next call. Raises InvalidArgument for read(2), NothingMapped where a part has no mapping: the
+        asked for, now or later; the view is valid until the next call. Raises InvalidArgument for read(2), NothingMapped where a part has no mapping: the
         process gets SIGBUS."""
 
     def write(self, region: Region, request: WriteIn, data: memoryview) -> None:

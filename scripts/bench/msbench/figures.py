@@ -170,6 +170,14 @@ GOALS = (
         4,
     ),
     Goal(
+        "paged-user",
+        "paged: the same on a user's mount, with the mount's advice",
+        "root's mount",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        1.2,
+    ),
+    Goal(
         "paged-write",
         "paged: sequential write and msync, 1 GiB",
         "passthrough",

@@ -5,6 +5,7 @@ Knows the probes and the site; knows neither what is wanted nor how it is shown.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -174,6 +175,7 @@ def paged(site: Site, effort: Effort) -> Figures:
         region = mounted.path / "region"
         site.probe("fill", "region", region, GIB)
         touches: dict[str, list[float]] = {"ours": [], "theirs": []}
+        users = _touches_as_a_user(site, mounted, region, rounds)
         with site.shm_file(GIB) as plain:
             for _ in range(rounds):
                 for side, path in (("ours", region), ("theirs", plain)):
@@ -186,6 +188,7 @@ def paged(site: Site, effort: Effort) -> Figures:
             written = sides(site.probe("memory", "sync", rounds, GIB, region, through), 1.0)
     return {
         "paged-read": _figure((touches["ours"], touches["theirs"])),
+        "paged-user": _figure(users),
         "paged-write": _figure(written),
         "paged-pingpong": _figure(turns),
     }
@@ -206,6 +209,24 @@ def gap(site: Site, effort: Effort) -> Figures:
             seconds.append(time.monotonic() - start)
             server.close()
     return {"gap": Figure(tuple(seconds))}
+
+
+def _touches_as_a_user(
+    site: Site, mounted: Mounted, region: Path, rounds: int
+) -> tuple[list[float], list[float]]:
+    """First touches with what a user's mount is read ahead, and the mount's advice; and as root's
+    is, without."""
+    device = os.stat(mounted.path).st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    roots = setting.read_text()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, kib, words in zip(seconds, ("128", roots), (("advised",), ()), strict=True):
+            setting.write_text(kib)
+            values = dict(site.probe("attach", region, GIB, *words))
+            side.append(float(values["touch_ns"]) / 1e9 / (GIB / PAGE))
+    setting.write_text(roots)
+    return seconds
 
 
 def mount(site: Site, effort: Effort) -> Figures:
@@ -234,7 +255,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
     (("regions", "memory"), regions),
     (("mappings",), mappings),
     (("block", "block-attach"), blocks),
-    (("paged-read", "paged-write", "paged-pingpong"), paged),
+    (("paged-read", "paged-user", "paged-write", "paged-pingpong"), paged),
     (("gap",), gap),
     (("mount",), mount),
 )

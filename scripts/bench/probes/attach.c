@@ -2,7 +2,8 @@
  * What attaching costs a process that has just started: the time of open, mmap
  * and one read in every page, and the page tables that it leaves.
  *
- * usage: attach PATH SIZE
+ * usage: attach PATH SIZE [advised]
+ *        advised: with the advice that a region's mount has for large attachments
  * prints: nanoseconds NS
  *         touch_ns NS       of these the reads alone
  *         tables_kb KB      page tables after, less those before
@@ -12,6 +13,8 @@
  * fault, so this is the comparison that favours small pages most.
  */
 #include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -62,14 +65,24 @@ static uint64_t huge_kb_at(const void *address)
 	return field_kb(at, "ShmemPmdMapped:");
 }
 
+static void advise(int fd, void *at, uint64_t size)
+{
+	char advice[16] = "";
+
+	if (fgetxattr(fd, "user.msharefs.advice", advice, sizeof(advice) - 1) < 0)
+		die("getxattr", "user.msharefs.advice");
+	if (madvise(at, size, atoi(advice)))
+		die("madvise", advice);
+}
+
 int main(int argc, char **argv)
 {
 	uint64_t size, before, after, start, attached, end, sum = 0;
 	volatile char *at;
 	int fd;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: attach PATH SIZE\n");
+	if (argc != 3 && argc != 4) {
+		fprintf(stderr, "usage: attach PATH SIZE [advised]\n");
 		return 2;
 	}
 	size = number(argv[2]);
@@ -81,6 +94,8 @@ int main(int argc, char **argv)
 	if (fd < 0)
 		die("open", argv[1]);
 	at = map_shared(fd, size, argv[1]);
+	if (argc == 4)
+		advise(fd, (void *)at, size);
 	attached = now_ns();
 	for (uint64_t offset = 0; offset < size; offset += PAGE)
 		sum += (unsigned char)at[offset];

@@ -136,6 +136,7 @@ def test_a_journal_of_schema_2_is_read(journal: Journal, path: str) -> None:
     os.unlink(path + TAIL)
     db = sqlite3.connect(path)
     db.execute("ALTER TABLE mapping DROP COLUMN file")
+    db.execute("ALTER TABLE inode DROP COLUMN automap")
     db.execute("INSERT INTO mapping VALUES (5, 0, ?, 3, 0, 1)", (PAGE,))
     db.execute("PRAGMA user_version = 2")
     db.commit()

@@ -162,8 +162,7 @@ class OpenFile(Protocol):
 
     async def read(self, pieces: Sequence[Piece]) -> None:
         """Read them. Beyond the end of the file nothing is written, so that memory that is zeros
-        stays so. Raises OSError: of the file, ETIMEDOUT where it does not answer, EINTR where the
-        caller is being killed."""
+        stays so. Raises OSError: of the file, and ETIMEDOUT where it does not answer."""
 
 
 class Files(Protocol):
@@ -174,4 +173,4 @@ class Files(Protocol):
         self, thread: int, uid: int, gid: int, descriptor: int
     ) -> AbstractAsyncContextManager[OpenFile]:
         """What a thread of that user has open as `descriptor`, for a while. Raises OSError: EBADF
-        where it has nothing, EPERM where we may not look, ETIMEDOUT and EINTR as for `read`."""
+        where it has nothing, EPERM where we may not look, ETIMEDOUT where it does not answer."""

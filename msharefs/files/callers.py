@@ -1,7 +1,6 @@
 """Files of callers as a server has them: core's port Files, by the broker and its helpers.
 
-Owns how long a file is waited for, how many of a user at a time, and when nobody wants it any
-more. What a file is, and whether it may be mapped, is judged elsewhere.
+Owns how long a file is waited for, and how many of a user at a time. What a file is, and whether it may be mapped, is judged elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import trio
 
 from msharefs.files import wire
 from msharefs.files.wire import Facts, Wanted
-from msharefs.linux import proc
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +26,6 @@ AT_A_TIME_OF_A_USER = 2
 """Files that are waited for; others wait for their turn."""
 PATIENCE = 5.0
 """Seconds in which something must be heard of a file."""
-LOOK = 0.2
-"""Seconds between looks at whether the caller is still there."""
 
 
 class HelpedFile:
@@ -90,14 +86,9 @@ class HelpedFile:
                 pass
 
     async def _answer(self) -> dict[str, Any]:
-        deadline = trio.current_time() + PATIENCE
-        while True:
-            with trio.move_on_after(LOOK):
-                return self._judged(await self._conversation.recv(wire.LARGEST))
-            if proc.is_being_killed(self.wanted.thread):
-                raise OSError(errno.EINTR, "the caller is being killed")
-            if trio.current_time() > deadline:
-                raise OSError(errno.ETIMEDOUT, f"it has not answered for {PATIENCE:.0f} seconds")
+        with trio.move_on_after(PATIENCE):
+            return self._judged(await self._conversation.recv(wire.LARGEST))
+        raise OSError(errno.ETIMEDOUT, f"it has not answered for {PATIENCE:.0f} seconds")
 
     def _judged(self, packet: bytes) -> dict[str, Any]:
         message = wire.decode(packet)

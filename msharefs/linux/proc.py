@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _KERNEL_THREAD = 0x00200000
+"""PF_KTHREAD of the kernel's include/linux/sched.h."""
 _STOPPING = sum(
     1 << number - 1
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM)
 )
-"""PF_KTHREAD of the kernel's include/linux/sched.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +162,6 @@ def file_rights(thread: int) -> FileRights:
     status = _read(thread, "status")
     uid, gid = (int(status_field(status, name).split()[3]) for name in (b"Uid", b"Gid"))
     return FileRights(uid, gid, tuple(map(int, status_field(status, b"Groups").split())))
-
-
-def is_being_killed(thread: int) -> bool:
-    """Whether a thread that is in a system call will end instead of returning from it. False
-    for one that cannot be seen."""
-    try:
-        pending = int(status_field(_read(thread, "status"), b"SigPnd"), 16)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return bool(pending >> (signal.SIGKILL - 1) & 1)
 
 
 def is_told_to_stop(thread: int) -> bool:

@@ -79,7 +79,7 @@ def test_who_maps_a_file_that_does_not_answer(
     assert os.waitpid(-1, os.WNOHANG) == (0, 0), "somebody did not wait"
     os.kill(killed, signal.SIGKILL)
     os.waitpid(killed, 0)
-    eventually(lambda: "EINTR: the file" in mounted.log())
+    eventually(lambda: "EINTR" in mounted.log())
     assert os.waitstatus_to_exitcode(os.waitpid(patient, 0)[1]) == errno.ETIMEDOUT
     assert raw.mapped_ranges(region) == [(HUGE, HUGE + 32 * PAGE)]
 

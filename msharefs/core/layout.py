@@ -262,11 +262,13 @@ def _clip(mappings: list[Mapping], start: int, end: int) -> None:
 
 
 def _joined(mappings: Sequence[Mapping]) -> list[Mapping]:
-    """The same, with what touches and differs in nothing else made one."""
+    """The same, with what touches and differs in nothing else made one. A file may be mapped twice
+    from the same place on, side by side."""
     found: list[Mapping] = []
     for mapping in mappings:
         last = found[-1] if found else None
-        if last and last.end == mapping.start and last[2:] == mapping[2:]:
+        alike = last and last.end == mapping.start and last[2:] == mapping[2:]
+        if last and alike and mapping.file is None:
             found[-1] = last._replace(end=mapping.end)
         else:
             found.append(mapping)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msharefs.core.layout import Layout, Mapping, Range
+from msharefs.core.layout import Layout, MappedFile, Mapping, Range
 
 PAGE = 4096
 PAGES = 24
@@ -270,3 +270,16 @@ def test_sizes() -> None:
     """End minus start."""
     assert Mapping(PAGE, 4 * PAGE, 3).size == 3 * PAGE
     assert Range(PAGE, 4 * PAGE).size == 3 * PAGE
+
+
+def test_filling_leaves_mappings_of_files_apart() -> None:
+    """A file that is mapped twice, side by side, begins twice."""
+    file = MappedFile(1, 2, 0, 3, "/tmp/file")
+    layout = Layout()
+    twice = [Mapping(0, PAGE, 3, file=file), Mapping(PAGE, 2 * PAGE, 3, file=file)]
+    for mapping in twice:
+        layout.append(mapping)
+    fill = layout.fill(0, 4 * PAGE, 3, reserve=True)
+    assert fill.mappings == [*twice, Mapping(2 * PAGE, 4 * PAGE, 3)]
+    layout.apply(fill.cut, fill.mappings)
+    assert (layout.files, list(layout)) == (2, fill.mappings)

@@ -55,11 +55,14 @@ bench: setup  ## measure against the peers; prints a table and writes JSON (unde
 KILLS ?= 200
 # How many seconds all goes wrong at once.
 HOSTILE ?= 120
+# How many seconds random calls are compared plainly and under mshare run.
+COMPARE ?= 120
 # How many requests of any kind its handlers get then.
 REQUESTS ?= 1000000
-soak: setup  ## kill the server KILLS times under sixteen clients, let all go wrong for HOSTILE seconds, send REQUESTS odd requests
+soak: setup  ## kill the server KILLS times under sixteen clients, let all go wrong for HOSTILE seconds, compare mshare run for COMPARE seconds, send REQUESTS odd requests
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --kills $(KILLS) $(ARGS)
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --hostile $(HOSTILE)
+	@$(SUDO) $(BIN)/python -m tests.survival.soak --run $(COMPARE)
 	@$(BIN)/python -m tests.survival.fuzz --requests $(REQUESTS)
 
 docs: setup  ## the documents as HTML and man pages in docs/_build; a warning is an error

@@ -1,6 +1,6 @@
 """The same random calls plainly and under mshare run, compared line by line.
 
-Used by the tests and by scripts/compare_answers, which does it for as long as it is told.
+Used by the tests, and by tests/survival/soak.py --run, which does it for as long as it is told.
 """
 
 from __future__ import annotations

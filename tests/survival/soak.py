@@ -4,7 +4,8 @@ Prints a table whose figures below the line must all be 0, and ends with 1 if on
 Needs root, as a mount with an arena of its own does. `make soak KILLS=200` runs it with
 sixteen clients that know what the mount must be; `make soak ARGS="--twins 3600"` for an hour
 with eight that do the same on tmpfs, which is what the mount must be; `make soak ARGS="--hostile 600"`
-with the sixteen while all goes wrong at once.
+with the sixteen while all goes wrong at once; `make soak ARGS="--run 3600"` has programs that know
+nothing of mshare make random calls plainly and under mshare run, and compares every answer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from functools import partial
 
 from tests.helpers.memory_group import missing_for_memory_groups
 from tests.helpers.mount import STOP_SECONDS, Mount, missing_for_mounts, unmount
-from tests.survival import hostile, load, twins
+from tests.survival import answers, hostile, load, twins
 
 Work = Callable[[Mount], load.Figures]
 Run = tuple[Work, str, str]
@@ -42,6 +43,12 @@ def main() -> int:
         type=float,
         metavar="SECONDS",
         help="instead, use disk, memory and descriptors up and let neighbours attack for so long",
+    )
+    parser.add_argument(
+        "--run",
+        type=float,
+        metavar="SECONDS",
+        help="instead, compare programs plainly and under mshare run for so long",
     )
     parser.add_argument("--data", default="passthrough", help="data plane (passthrough)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
@@ -86,6 +93,8 @@ def run_of(asked: argparse.Namespace) -> Iterator[Run]:
     if asked.hostile is not None:
         with hostile_of(asked) as run:
             yield run
+    elif asked.run is not None:
+        yield answers_of(asked)
     else:
         yield load_of(asked) if asked.twins is None else twins_of(asked)
 
@@ -100,6 +109,12 @@ def twins_of(asked: argparse.Namespace) -> Run:
     """So many seconds of the same on the mount and on tmpfs."""
     what = f"{twins.CLIENTS} clients, {asked.twins:.0f} s beside tmpfs"
     return partial(twins.run, seconds=asked.twins, seed=asked.seed), twins.OPTIONS, what
+
+
+def answers_of(asked: argparse.Namespace) -> Run:
+    """So many seconds of the same calls plainly and under mshare run."""
+    what = f"programs plainly and under mshare run, {asked.run:.0f} s"
+    return partial(answers.run, seconds=asked.run, seed=asked.seed), answers.OPTIONS, what
 
 
 @contextmanager

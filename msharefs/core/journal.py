@@ -469,9 +469,12 @@ def _prepare(db: sqlite3.Connection, path: str, *, fresh: bool) -> None:
     earlier = db.execute("PRAGMA user_version").fetchone()[0]
     if earlier != SCHEMA_VERSION:
         script = "".join(_STEPS[n] for n in range(earlier, SCHEMA_VERSION)) if earlier else _SCHEMA
+        # Its tail is known by that number, also to a later version.
+        number = db.execute("PRAGMA application_id").fetchone()[0]
+        number = number or secrets.randbelow((1 << 31) - 1) + 1
         db.executescript(
             f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION};"
-            f" PRAGMA application_id = {secrets.randbelow((1 << 31) - 1) + 1}; COMMIT;"
+            f" PRAGMA application_id = {number}; COMMIT;"
         )
 
 

@@ -1,7 +1,8 @@
 """What a change of the journal consists of: rows that are put and taken away, as statements and as bytes.
 
-Owns the statements and the form that their values have in the tail of the journal. Which of them a change needs
-is not known here.
+Owns the statements and the form that their values have in the tail of the journal. A later version reads
+the tail that an earlier one has left: a form that changes gets a new number, and the old one stays
+to be read. Which statements a change needs is not known here.
 """
 
 from __future__ import annotations

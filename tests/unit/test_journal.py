@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import pytest
 
+from msharefs.core import journal as journal_module
 from msharefs.core import tail
 from msharefs.core.errors import NotFound
 from msharefs.core.inode import Automap, Directory, InfoFile
@@ -467,6 +468,21 @@ def test_a_tail_that_cannot_be_read_is_refused(journal: Journal, path: str) -> N
         with pytest.raises(DamagedTailError, match="last changes"):
             opened(path)
     Path(path + TAIL).write_bytes(whole)
+    journal = opened(path)
+    assert [row[0] for row in journal.inodes()] == [5]
+    journal.close()
+
+
+def test_a_later_version_takes_up_the_tail(
+    journal: Journal, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its schema is another, but it is the same journal."""
+    journal.move()
+    with journal.change(None):
+        journal.save(a_region(5))
+    journal.close()
+    monkeypatch.setattr(journal_module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setitem(journal_module._STEPS, SCHEMA_VERSION, "")
     journal = opened(path)
     assert [row[0] for row in journal.inodes()] == [5]
     journal.close()

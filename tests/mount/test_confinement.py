@@ -44,8 +44,11 @@ def statuses(pid: int) -> list[bytes]:
 
 
 def wait_until_confined(pid: int) -> None:
-    """A server that stands by may be loading its code still."""
-    eventually(lambda: b"NoNewPrivs:\t1" in statuses(pid)[0], what="a confined server")
+    """A server that stands by may be loading its code still. It gets its name when it has given up
+    all that it does not need."""
+    name = Path(f"/proc/{pid}/comm")
+    names = ("mshare-standby\n", "msharefs-server\n")
+    eventually(lambda: name.read_text() in names, what="a confined server")
 
 
 def test_rights_of_a_server(mounted: mount.Mount, place: Path) -> None:
@@ -70,14 +73,20 @@ def test_rights_of_a_server(mounted: mount.Mount, place: Path) -> None:
 def test_rights_of_a_broker(mounted: mount.Mount) -> None:
     """What starts the processes that have callers' files keeps what it takes to look into callers and
     to become one; and of descriptors its socket."""
+    expected = sum(1 << each for each in OF_A_BROKER)
     for server in servers(mounted):
         wait_until_confined(server)
         children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
         (broker,) = map(int, children)
+
+        def is_confined(pid: int = broker) -> bool:
+            return int(status_field(statuses(pid)[0], b"CapEff"), 16) == expected
+
+        eventually(is_confined, what="a confined broker")
         (status,) = statuses(broker)
         assert int(status_field(status, b"NoNewPrivs")) == 1
         for name in (b"CapPrm", b"CapEff", b"CapBnd"):
-            assert int(status_field(status, name), 16) == sum(1 << each for each in OF_A_BROKER)
+            assert int(status_field(status, name), 16) == expected
         links = [os.readlink(link) for link in Path(f"/proc/{broker}/fd").iterdir()]
         kinds = {link.partition(":")[0] for link in links}
         assert kinds == {"/dev/null", "socket"}

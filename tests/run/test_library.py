@@ -193,7 +193,7 @@ def test_wheel_holds_the_library(tmp_path: Path) -> None:
     tree.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    for name in ("msharefs", "scripts"):
+    for name in ("msharefs", "packaging", "scripts"):
         ignored = shutil.ignore_patterns("*.so", "__pycache__", ".*_cache")
         shutil.copytree(ROOT / name, tree / name, ignore=ignored)
     built = subprocess.run(

@@ -62,6 +62,10 @@ class Segment(Protocol):
         """To change it, or to look into it. Raises OSError, where the process may open no more
         say, so it comes before the first change."""
 
+    def open_for_page(self) -> OpenSegment:
+        """The same for a page that somebody waits for, or has written: it lasts for a moment, and
+        does not fail because the process may open no more."""
+
     def allocated(self) -> int:
         """How many bytes have memory."""
 

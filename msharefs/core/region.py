@@ -161,7 +161,7 @@ class Region(Inode):
         if self.segment is None or end > self._size or any(self.layout.gaps(start, end)):
             raise NothingMapped(f"{start:#x}-{end:#x} of region {self.ino} is not mapped")
         try:
-            segment = self.segment.open()
+            segment = self.segment.open_for_page()
             # Whole pages: a read of a descriptor with O_DIRECT may begin and end anywhere.
             low, high = start // PAGE_SIZE * PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE
             for mapping in self.layout.clipped(low, high):

@@ -1,8 +1,9 @@
 """POSIX shared-memory objects by name: made, opened when they are needed, removed.
 
 Owns their descriptors. There may be any number of objects, of which few are in use at a time, so
-that they are opened by need, and those used last are kept open up to a bound. What is in an object
-is not known here.
+that they are opened by need, and those used last are kept open up to a bound. One descriptor is in
+reserve for pages that somebody waits for or has written, which would be lost. What is in an object is
+not known here.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ SHM = "/dev/shm"
 KEPT_OPEN = 1024
 """Descriptors that are kept for the next use; but a quarter of what the process may have open."""
 NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
+_KEEPER = 0
+"""Standard input, of which a descriptor is a copy that only keeps its place."""
 
 
 class Descriptor:
@@ -41,6 +44,21 @@ class Descriptor:
         os.close(self.fd)
 
 
+class LentDescriptor(Descriptor):
+    """One that the reserve gave its place to, and gets it back from."""
+
+    __slots__ = ("_give_back",)
+
+    def __init__(self, fd: int, give_back: Callable[[Descriptor], None]) -> None:
+        super().__init__(fd)
+        self._give_back = give_back
+
+    def __del__(self) -> None:
+        # In one step, so that nobody takes the place.
+        os.dup2(_KEEPER, self.fd, inheritable=False)
+        self._give_back(Descriptor(self.fd))
+
+
 class SharedObjects:
     """The objects in /dev/shm, with the descriptors of some. For any thread.
 
@@ -52,6 +70,7 @@ class SharedObjects:
         self.headroom = Headroom()
         self._most = _room() if most is None else most
         self._open: OrderedDict[str, Descriptor] = OrderedDict()
+        self._reserve: Descriptor | None = Descriptor(os.dup(_KEEPER))
         self._lock = threading.Lock()
         self._complained = False
 
@@ -71,6 +90,21 @@ class SharedObjects:
         self._keep(name, descriptor)
         return descriptor
 
+    def open_for_page(self, name: str) -> Descriptor:
+        """The same for what is done in a moment, in the thread that serves requests, and is not
+        to fail for want of a descriptor: the reserve makes room for one."""
+        try:
+            return self.open(name)
+        except OSError as error:
+            if error.errno not in NONE_LEFT or self._reserve is None:
+                raise
+        self._reserve = None
+        try:
+            return LentDescriptor(_open(name), self._take_back)
+        except OSError:
+            self._take_back(Descriptor(os.dup(_KEEPER)))
+            raise
+
     def allocated(self, name: str) -> int:
         """How many bytes have memory; none where there is no such object."""
         try:
@@ -87,6 +121,9 @@ class SharedObjects:
         # Not under the lock: to close the last one of a large object takes long.
         del descriptor
 
+    def _take_back(self, reserve: Descriptor) -> None:
+        self._reserve = reserve
+
     def _keep(self, name: str, descriptor: Descriptor) -> None:
         """Of an object that two threads open at once both descriptors are good."""
         surplus = None
@@ -97,9 +134,9 @@ class SharedObjects:
                 _, surplus = self._open.popitem(last=False)
         del replaced, surplus
 
-    def _with_room(self, get: Callable[[str], Descriptor], name: str) -> Descriptor:
+    def _with_room(self, get: Callable[[str], int], name: str) -> Descriptor:
         try:
-            descriptor = get(name)
+            descriptor = Descriptor(get(name))
         except OSError as error:
             if error.errno not in NONE_LEFT:
                 raise
@@ -114,9 +151,9 @@ class SharedObjects:
             unused, self._open = self._open, OrderedDict()
         unused.clear()
 
-    def _the_last_try(self, get: Callable[[str], Descriptor], name: str) -> Descriptor:
+    def _the_last_try(self, get: Callable[[str], int], name: str) -> Descriptor:
         try:
-            return get(name)
+            return Descriptor(get(name))
         except OSError as error:
             # One line, until one could be had again.
             if error.errno in NONE_LEFT and not self._complained:
@@ -130,16 +167,16 @@ def _room() -> int:
     return KEPT_OPEN if soft == resource.RLIM_INFINITY else min(KEPT_OPEN, soft // 4)
 
 
-def _create(name: str) -> Descriptor:
+def _create(name: str) -> int:
     with _system_errors(name, missing=errno.EEXIST):
         made = posix_ipc.SharedMemory(f"/{name}", posix_ipc.O_CREX, mode=0o600, size=0)
-    return Descriptor(made.fd)
+    return int(made.fd)
 
 
-def _open(name: str) -> Descriptor:
+def _open(name: str) -> int:
     with _system_errors(name, missing=errno.ENOENT):
         found = posix_ipc.SharedMemory(f"/{name}", 0)
-    return Descriptor(found.fd)
+    return int(found.fd)
 
 
 @contextmanager

@@ -46,6 +46,11 @@ class PosixSegment:
         """The segment with a descriptor, for as long as that is referred to. Raises OSError."""
         return OpenPosixSegment(self._name, self._objects.open(self._name), self._objects.headroom)
 
+    def open_for_page(self) -> OpenPosixSegment:
+        """The same for a moment, also where no descriptor is left. Raises OSError."""
+        descriptor = self._objects.open_for_page(self._name)
+        return OpenPosixSegment(self._name, descriptor, self._objects.headroom)
+
     def allocated(self) -> int:
         """How many bytes have memory, in holes of the layout, too; none if somebody else has
         removed the name."""

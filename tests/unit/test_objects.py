@@ -142,6 +142,22 @@ def test_what_is_kept_makes_room_for_what_is_wanted(make: Make) -> None:
     os.ftruncate(used.fd, 4096)
 
 
+def test_a_page_gets_the_reserve(make: Make) -> None:
+    """One at a time, again and again; nobody else does."""
+    store, names = make(0, 3)
+    with no_descriptor_left():
+        with fails_with(errno.ENOENT):
+            store.open_for_page("msharefs-test-none")
+        for name in (*names, *names):
+            used = store.open_for_page(name)
+            os.ftruncate(used.fd, 4096)
+            for attempt in (store.open, store.open_for_page):
+                with pytest.raises(OSError, check=lambda e: e.errno in objects.NONE_LEFT):
+                    attempt(name)
+            del used
+    assert open_of(names) == []
+
+
 def test_when_it_is_really_over_that_is_said_once(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

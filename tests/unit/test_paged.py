@@ -156,6 +156,25 @@ def test_a_large_read_ahead_is_not_copied(plane: PagedPlane, world: World) -> No
     assert segment.windows == 1
 
 
+def test_what_cannot_be_shown_is_copied(plane: PagedPlane, world: World) -> None:
+    """To show it takes a descriptor and a mapping more: for want of them nobody loses a page."""
+    region = world.region(size=1 << 21)
+    world.map(region, 0, 16 * PAGE)
+    segment_of(region).poke(3 * PAGE, b"here")
+    world.memory.faults.arm(1, errno.EMFILE)
+    assert bytes(plane.read(region, fault(0, 16), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
+    assert world.memory.faults.calls == ["open", "window"]
+
+
+def test_a_write_back_without_a_descriptor_is_a_refusal(plane: PagedPlane, world: World) -> None:
+    """And no fault of the server's."""
+    region = world.region(size=1 << 21)
+    world.map(region, 0, PAGE)
+    world.memory.faults.arm(0, errno.EMFILE)
+    with refused(errno.ENFILE):
+        plane.write(region, *write_back(0))
+
+
 def test_a_read_need_not_be_of_whole_pages(kernel_end: KernelEnd, world: World) -> None:
     """An old kernel passes read(2) of a descriptor with O_DIRECT on as it is, from memory that
     comes at the first touch, too, and however large it is."""

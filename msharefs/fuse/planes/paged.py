@@ -24,6 +24,7 @@ import trio
 from msharefs.abi import PAGE_SIZE
 from msharefs.core.errors import InvalidArgument, NothingMapped
 from msharefs.core.layout import Range
+from msharefs.core.ledger import storage_error
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
@@ -138,18 +139,24 @@ class PagedPlane:
         segment = region.touchable(start, end)
         whole = not (start | end) % PAGE_SIZE
         if whole and request.size >= WINDOW_FROM and not self._changes.get(region.ino):
-            return segment.window(start, request.size)
+            # It takes a descriptor of its own, and one of the mappings that a process may have.
+            with suppress(OSError):
+                return segment.window(start, request.size)
         view = memoryview(self._buffer)[: request.size]
         segment.read_into(view, start)
         return view
 
     def write(self, region: Region, request: WriteIn, data: memoryview) -> None:
-        """Dirty pages: what is mapped goes to the segment, the rest is thrown away."""
+        """Dirty pages: what is mapped goes to the segment, the rest is thrown away. Raises
+        NoDescriptor where the segment cannot be opened."""
         if not request.write_flags & kernel.FUSE_WRITE_CACHE:
             raise InvalidArgument(f"region {region.ino} is for mmap, not for write")
         if region.segment is None:
             return
-        segment = region.segment.open()
+        try:
+            segment = region.segment.open_for_page()
+        except OSError as cause:
+            raise storage_error(cause) from cause
         offset, end = request.offset, request.offset + len(data)
         for start, stop in self._current_parts(region, offset, end):
             segment.write(data[start - offset : stop - offset], start)

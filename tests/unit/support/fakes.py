@@ -83,6 +83,10 @@ class FakeSegment:
             raise failure(errno.ENOENT, "open")
         return self
 
+    def open_for_page(self) -> FakeSegment:
+        """The same."""
+        return self.open()
+
     def fileno(self) -> int:
         """A number that is no real descriptor, but tells which segment it is of."""
         return 1000 + self.ino
@@ -156,6 +160,7 @@ class FakeSegment:
 
     def window(self, start: int, size: int) -> memoryview:
         """The bytes of pages that have memory: a look at others would make them."""
+        self._memory.faults.step("window")
         self.windows += 1
         assert self.pages.issuperset(self._range(start, size))
         return memoryview(self.peek(start, size))

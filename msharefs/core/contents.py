@@ -16,6 +16,9 @@ from msharefs.core.ports import OpenSegment, Piece, Segment
 SCRATCH = 1 << 61
 """Added to a region's inode number it is the number of its scratch segment, which no inode has."""
 
+COPIED_AT_ONCE = 1 << 20
+"""Bytes."""
+
 
 class Contents(Protocol):
     """How memory gets the bytes that a mapping begins with."""
@@ -73,9 +76,14 @@ class FileBytes:
         self.pieces = pieces
 
     def fill(self, segment: OpenSegment, start: int, size: int) -> None:
-        """Copy what was read for a mapping."""
+        """Copy what was read for a mapping. Not by a window, which takes a descriptor and an address
+        and can fail for want of them."""
         scratch = self._opened_scratch()
-        segment.write(scratch.window(start - self._mapping.start, size), start)
+        buffer = memoryview(bytearray(min(size, COPIED_AT_ONCE)))
+        for place in range(start, start + size, COPIED_AT_ONCE):
+            piece = buffer[: start + size - place]
+            scratch.read_into(piece, place - self._mapping.start)
+            segment.write(piece, place)
 
     def drop(self) -> None:
         """Give the memory of the scratch segment back."""

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from msharefs import abi
-from msharefs.core import recovery
+from msharefs.core import contents, recovery
 from msharefs.core.contents import SCRATCH
 from msharefs.core.errors import RefusedError
 from msharefs.core.layout import MappedFile, Mapping
@@ -275,6 +275,16 @@ async def test_every_step_that_may_fail(desk: Desk, step: int, code: int) -> Non
         assert desk.bytes[: 4 * PAGE] == CONTENTS[: 4 * PAGE]
     assert list(desk.world.memory.segments) == [desk.region.ino]
     assert desk.world.tables.ledger.pending == 0
+
+
+async def test_bytes_are_copied_in_pieces(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of a mapping, however its length is a multiple of theirs."""
+    for piece in (PAGE, PAGE + 1, 3 * PAGE, 4 * PAGE, 5 * PAGE):
+        monkeypatch.setattr(contents, "COPIED_AT_ONCE", piece)
+        await desk.map(of_file(0, 4))
+        segment_of(desk.region).poke(0, b"old" * PAGE)
+        await desk.map(of_file(0, 4))
+        assert desk.bytes[: 4 * PAGE] == CONTENTS[: 4 * PAGE]
 
 
 async def test_a_full_mount(desk: Desk) -> None:

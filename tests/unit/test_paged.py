@@ -162,7 +162,7 @@ def test_what_cannot_be_shown_is_copied(plane: PagedPlane, world: World) -> None
     world.map(region, 0, 16 * PAGE)
     segment_of(region).poke(3 * PAGE, b"here")
     world.memory.faults.arm(1, errno.EMFILE)
-    assert bytes(plane.read(region, fault(0, 16), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
+    assert bytes(read(plane, region, fault(0, 16), THREAD)[3 * PAGE : 3 * PAGE + 4]) == b"here"
     assert world.memory.faults.calls == ["open", "window"]
 
 

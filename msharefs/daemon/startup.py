@@ -96,7 +96,9 @@ def supervise(request: MountRequest, announce: Callable[[], None]) -> None:
         except mounting.ChannelError as error:
             raise MountError(str(error), EXIT_MOUNT) from error
         except ServerError as error:
-            raise MountError(str(error), EXIT_SYSTEM) from error
+            # Somebody may have unmounted meanwhile: that is no fault of the machine.
+            code = EXIT_SYSTEM if mount_at(request.mountpoint) else EXIT_MOUNT
+            raise MountError(str(error), code) from error
         except UsageError as error:
             raise MountError(str(error), EXIT_USAGE) from error
         except OSError as error:

@@ -44,11 +44,13 @@ class PosixSegment:
 
     def open(self) -> OpenPosixSegment:
         """The segment with a descriptor, for as long as that is referred to. Raises OSError."""
-        return OpenPosixSegment(self._name, self._objects.open(self._name), self._objects.headroom)
+        return self._opened(self._objects.open(self._name))
 
     def open_for_page(self) -> OpenPosixSegment:
         """The same for a moment, also where no descriptor is left. Raises OSError."""
-        descriptor = self._objects.open_for_page(self._name)
+        return self._opened(self._objects.open_for_page(self._name))
+
+    def _opened(self, descriptor: Descriptor) -> OpenPosixSegment:
         return OpenPosixSegment(self._name, descriptor, self._objects.headroom)
 
     def allocated(self) -> int:

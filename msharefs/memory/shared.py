@@ -107,11 +107,6 @@ class CountedSegment(PosixSegment):
         self._lock = threading.Lock()
         self.count()
 
-    def open(self) -> OpenCountedSegment:
-        """The segment with a descriptor, for as long as that is referred to. Raises OSError."""
-        descriptor, headroom = self._objects.open(self._name), self._objects.headroom
-        return OpenCountedSegment(self._name, descriptor, headroom, self, self._arena)
-
     def count(self) -> int:
         """Tell the arena what it holds now. Returns how many bytes more that is than before."""
         with self._lock:
@@ -124,6 +119,9 @@ class CountedSegment(PosixSegment):
         """Unlink and close; the arena holds that much less."""
         super().destroy()
         self.count()
+
+    def _opened(self, descriptor: Descriptor) -> OpenCountedSegment:
+        return OpenCountedSegment(self._name, descriptor, self._objects.headroom, self, self._arena)
 
 
 class OpenCountedSegment(OpenPosixSegment):

@@ -54,6 +54,13 @@ def test_service_with_metrics(systemd: Machine) -> None:
     assert len(complaints(systemd, UNIT, drop_in.replace("IPAddressAllow", "IPAdressAllow"))) == 1
 
 
+def test_service_that_maps_files(systemd: Machine) -> None:
+    """The drop-in that lets callers' files be had."""
+    drop_in = block("administration.md", "ini", "pidfd_getfd").text
+    assert complaints(systemd, UNIT, drop_in) == []
+    assert complaints(systemd, UNIT, drop_in.replace("pidfd_getfd", "pidfd_get_fd"))
+
+
 def test_what_a_service_may_do(systemd: Machine) -> None:
     """By systemd's own measure, of which 10 is everything; a better unit may lower it."""
     command = f"systemd-analyze security --offline=true --threshold=25 {SYSTEM}/msharefs@.service"

@@ -199,6 +199,7 @@ def test_a_directory_says_it_for_what_is_made_in_it(place: Path) -> None:
     place.rmdir()
 
 
+@pytest.mark.root_only("becomes another user")
 def test_only_who_may_write_says_it(mounted: mount.Mount, file: int, place: Path) -> None:
     """G6: of a sticky directory, such as the root of a mount, that is its owner."""
     with refused(errno.EOPNOTSUPP):
@@ -230,6 +231,7 @@ def test_the_library_maps_by_hand(mounted: mount.Mount, place: Path) -> None:
         block.close()
 
 
+@pytest.mark.root_only("only root may change the options of a mount")
 def test_it_is_off_unless_asked_for(make_mount: MakeMount) -> None:
     """G6, S2: and comes with a remount, for what gets its size then."""
     plain = make_mount("size=16M")

@@ -175,6 +175,16 @@ def test_a_shared_arena_keeps_its_capacity_by_counting() -> None:
     assert arena.used() == 0
 
 
+def test_a_shared_arena_counts_pages_that_are_written() -> None:
+    """However the segment was opened for them."""
+    arena = SharedArena(4 * PAGE, shared.new_prefix())
+    bench = Bench(arena, KernelClient())
+    with bench.segment(64 * PAGE) as segment:
+        for number, opened in enumerate((segment.open(), segment.open_for_page()), start=1):
+            opened.write(memoryview(b"page"), number * PAGE)
+            assert arena.used() == number * PAGE
+
+
 def test_a_shared_arena_counts_what_it_takes_up() -> None:
     """The segments of an earlier process are in use from the start."""
     prefix = shared.new_prefix()

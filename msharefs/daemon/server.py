@@ -21,10 +21,10 @@ import trio
 from msharefs import __version__
 from msharefs.core import recovery, reports
 from msharefs.core.errors import NoRoom
-from msharefs.core.journal import JournalError
 from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.ports import Segment
+from msharefs.core.schema import JournalError
 from msharefs.daemon import garbage, logs
 from msharefs.daemon.backing import open_arena
 from msharefs.daemon.confinement import filter_system_calls

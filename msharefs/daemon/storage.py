@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from msharefs.core.handles import HandleCounts
-from msharefs.core.journal import DamagedJournalError, DamagedTailError, Journal
+from msharefs.core.journal import Journal
+from msharefs.core.schema import DamagedJournalError, DamagedTailError
 from msharefs.core.tail import SIZE as TAIL_SIZE
 from msharefs.daemon.state import write_whole
 

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "cp packaging/msharefs@.service /etc/systemd/system/": "no systemd runs; test_units.py",
     "MSHAREFS_OPTIONS=size=64G,mode=0755": "a line for the unit; test_units.py",
     "# systemctl edit msharefs@mnt-mshare.service": "a file for systemd; test_units.py",
+    "# a drop-in of the same unit": "the same",
     "docker run -v /mnt/shared:/mnt/shared:rslave IMAGE": "no engine; test_containers.py",
     "docker run --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined IMAGE": (
         "no engine; test_containers.py"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.core.journal import SCHEMA_VERSION
 from msharefs.core.room import PAGE
+from msharefs.core.schema import SCHEMA_VERSION
 from tests.helpers import mount
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import opened

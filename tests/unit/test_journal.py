@@ -14,23 +14,14 @@ from typing import NoReturn
 
 import pytest
 
-from msharefs.core import journal as journal_module
+from msharefs.core import schema as schema_module
 from msharefs.core import tail
 from msharefs.core.errors import NotFound
 from msharefs.core.inode import Automap, Directory, InfoFile
-from msharefs.core.journal import (
-    REMEMBERED_REQUESTS,
-    SCHEMA_VERSION,
-    STATEMENTS,
-    Applied,
-    DamagedTailError,
-    Journal,
-    JournalError,
-    NewerJournalError,
-    Request,
-)
+from msharefs.core.journal import REMEMBERED_REQUESTS, STATEMENTS, Applied, Journal, Request
 from msharefs.core.layout import MappedFile, Mapping
 from msharefs.core.region import Region
+from msharefs.core.schema import SCHEMA_VERSION, DamagedTailError, JournalError, NewerJournalError
 from msharefs.daemon.storage import TAIL, Files, open_area
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE
 
@@ -481,8 +472,8 @@ def test_a_later_version_takes_up_the_tail(
     with journal.change(None):
         journal.save(a_region(5))
     journal.close()
-    monkeypatch.setattr(journal_module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
-    monkeypatch.setitem(journal_module._STEPS, SCHEMA_VERSION, "")
+    monkeypatch.setattr(schema_module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setitem(schema_module._STEPS, SCHEMA_VERSION, "")
     journal = opened(path)
     assert [row[0] for row in journal.inodes()] == [5]
     journal.close()

@@ -10,13 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.core.journal import (
-    SCHEMA_VERSION,
-    Journal,
-    JournalError,
-    NewerJournalError,
-    Request,
-)
+from msharefs.core.journal import Journal, Request
+from msharefs.core.schema import SCHEMA_VERSION, JournalError, NewerJournalError
 from msharefs.daemon.storage import (
     Files,
     StateError,

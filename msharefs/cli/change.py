@@ -112,7 +112,7 @@ def unmap(path: str, offset: int, size: int) -> None:
 @click.command(short_help="Write mapped files back.")
 @click.argument("path", type=REGION)
 def sync(path: str) -> None:
-    """Write what processes changed in mapped files back to those files (fsync of the region)."""
+    """Call fsync on a region: what was written to it so far is in its memory."""
     with Region.open(path, writable=False) as region, terminal.working("writing back"):
         try:
             os.fsync(region.fileno())

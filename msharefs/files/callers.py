@@ -122,12 +122,21 @@ class CallersFiles:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with trio.socket.from_stdlib_socket(ours) as conversation:
                     with theirs:
-                        await _send(self._broker, asdict(wanted), [theirs.fileno()])
+                        await self._order(wanted, theirs)
                     yield await self._looked_at(HelpedFile(conversation, wanted))
         finally:
             statistics = own_turns.statistics()
             if not statistics.borrowed_tokens and not statistics.tasks_waiting:
                 self._turns_of.pop(uid, None)
+
+    async def _order(self, wanted: Wanted, theirs: socket.socket) -> None:
+        """Have the broker start a helper for this end of a conversation. OSError (EIO) where
+        somebody has ended it: the next server has its own."""
+        try:
+            await _send(self._broker, asdict(wanted), [theirs.fileno()])
+        except (BrokenPipeError, ConnectionResetError) as error:
+            log.warning("no file can be mapped: the broker of files has ended; restart the server")
+            raise OSError(errno.EIO, "the broker of files has ended") from error
 
     async def _looked_at(self, file: HelpedFile) -> HelpedFile:
         wanted = file.wanted

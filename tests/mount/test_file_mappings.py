@@ -7,6 +7,8 @@ import errno
 import fcntl
 import mmap
 import os
+import select
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -415,3 +417,24 @@ def test_a_file_that_is_cut_meanwhile(region: int, tmp_path: Path) -> None:
     finally:
         stop.set()
         cutter.join()
+
+
+def test_a_broker_that_was_killed(make_mount: MakeMount, file: int, data: bytes) -> None:
+    """C26: EIO and a line in the log, and all as before; the next server has one of its own."""
+    mounted = make_mount("size=16M,align=4096")
+    mounted.expect_log("the broker of files has ended")
+    mounted.expect_log(DEATHS)
+    with raw.region(mounted.path / "r", SIZE) as fd:
+        server = mounted.server_pid
+        (broker,) = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        pidfd = os.pidfd_open(int(broker))
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 10)[0]
+        os.close(pidfd)
+        with nothing_changes(fd, errno.EIO):
+            map_file(fd, 0, len(data) // PAGE * PAGE, file)
+        assert "the broker of files has ended" in mounted.log()
+        os.kill(server, signal.SIGKILL)
+        map_file(fd, 0, len(data) // PAGE * PAGE, file)
+        with attached(fd) as window:
+            assert window[: len(data) // PAGE * PAGE] == data[: len(data) // PAGE * PAGE]

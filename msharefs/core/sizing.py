@@ -8,7 +8,8 @@ mapper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from msharefs.abi import PAGE_SIZE
 from msharefs.core.attributes import AttributeChange, change_attributes, drop_privileges
@@ -78,7 +79,10 @@ class Sizing:
             self._tables.journal.save(region)
 
         span = region.size, whole
-        return self._plan(request, region, whole, span, reserve=False, finish=finish)
+        with _as_of_a_file():
+            return self._mappings.plan_fill(
+                request, region, whole, span, reserve=False, finish=finish
+            )
 
     def plan_fallocate(
         self, request: Request | None, region: Region, mode: int, offset: int, length: int
@@ -102,24 +106,10 @@ class Sizing:
                 region.ctime_ns = self._clock()
             self._tables.journal.save(region)
 
-        return self._plan(request, region, whole, span, reserve=True, finish=finish)
-
-    def _plan(
-        self,
-        request: Request | None,
-        region: Region,
-        size: int,
-        span: tuple[int, int],
-        *,
-        reserve: bool,
-        finish: Callable[[], None],
-    ) -> FillPlan:
-        try:
+        with _as_of_a_file():
             return self._mappings.plan_fill(
-                request, region, size, span, reserve=reserve, finish=finish
+                request, region, whole, span, reserve=True, finish=finish
             )
-        except OutOfMemory as error:
-            raise NoSpace(str(error)) from error
 
     def _become(self, region: Region, size: int) -> None:
         if size:
@@ -146,3 +136,12 @@ class Sizing:
         if self.automap(region) is not Automap.GROW:
             raise SizeAlreadySet(f"region {region.ino} has {region.size} bytes and may not grow")
         return whole
+
+
+@contextmanager
+def _as_of_a_file() -> Iterator[None]:
+    """Memory that cannot be had is space to who knows files alone."""
+    try:
+        yield
+    except OutOfMemory as error:
+        raise NoSpace(str(error)) from error

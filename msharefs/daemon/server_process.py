@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from msharefs.fuse.in_service import Cause
 from msharefs.linux import proc, syscalls
+from msharefs.linux.sockets import said
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 
@@ -176,11 +177,7 @@ def send(supervision: socket.socket, message: Mapping[str, Any]) -> None:
 
 def receive(supervision: socket.socket) -> Mapping[str, Any] | None:
     """One message of the other side, or None if it is gone."""
-    try:
-        message = supervision.recv(LARGEST_MESSAGE)
-    except ConnectionResetError:
-        # It went without reading what we said. This is told once, and before what it has said.
-        message = supervision.recv(LARGEST_MESSAGE)
+    message = said(supervision, LARGEST_MESSAGE)
     if not message:
         return None
     parsed: Mapping[str, Any] = json.loads(message)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from msharefs.linux import proc
+from msharefs.linux import proc, syscalls
 
 _PIDFD_THREAD = os.O_EXCL
 """Linux 6.9: of a thread, and not only of a process."""
@@ -25,20 +25,12 @@ _SYS_PIDFD_GETFD = 438
 _SYS_KCMP = {"x86_64": 312}.get(platform.machine(), 272)
 _KCMP_FILES = 2
 _AT_EMPTY_PATH = 0x1000
-_AT_STATX_DONT_SYNC = 0x4000
 _STATX_BASIC = 0x7FF
 _STATX = struct.Struct("=I24xH2xQ96x2I112x")
 """struct statx: the mask, the mode, the inode, the device (major, minor)."""
 _STATFS_SIZE = 256
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.statx.argtypes = (
-    ctypes.c_int,
-    ctypes.c_char_p,
-    ctypes.c_int,
-    ctypes.c_uint,
-    ctypes.c_char_p,
-)
 _libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
 
 _MAGIC = {
@@ -92,19 +84,15 @@ class Thread:
             ctypes.c_int(descriptor),
             ctypes.c_uint(0),
         )
-        if fd < 0:
-            raise _failure("pidfd_getfd")
+        syscalls.check(min(fd, 0), "pidfd_getfd")
         return int(fd)
 
 
 def identity(fd: int) -> Identity:
     """What the kernel knows of an open file already (AT_STATX_DONT_SYNC): its file system is not
     asked again. Raises OSError."""
-    buffer = ctypes.create_string_buffer(_STATX.size)
-    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
-    if _libc.statx(fd, b"", flags, _STATX_BASIC, buffer) != 0:
-        raise _failure("statx")
-    _mask, mode, inode, major, minor = _STATX.unpack(buffer.raw)
+    flags = _AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
+    _mask, mode, inode, major, minor = syscalls.statx(fd, "", flags, _STATX_BASIC, _STATX)
     return Identity(mode, os.makedev(major, minor), inode)
 
 
@@ -112,8 +100,7 @@ def file_system(fd: int) -> str:
     """The name of an open file's file system, if it is one that is on this machine; else empty.
     Asks the file system, which may not answer. Raises OSError."""
     buffer = ctypes.create_string_buffer(_STATFS_SIZE)
-    if _libc.fstatfs(fd, buffer) != 0:
-        raise _failure("fstatfs")
+    syscalls.check(_libc.fstatfs(fd, buffer), "fstatfs")
     kind = struct.unpack_from("@l", buffer.raw)[0] & 0xFFFFFFFF
     return _MAGIC.get(kind, "")
 
@@ -151,8 +138,3 @@ def _open_process_of(thread: int) -> int:
         os.close(pidfd)
         raise OSError(errno.EBADF, "the thread has descriptors of its own")
     return pidfd
-
-
-def _failure(what: str) -> OSError:
-    code = ctypes.get_errno()
-    return OSError(code, os.strerror(code), what)

@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from msharefs.linux import syscalls
+
 CAP_DAC_READ_SEARCH = 2
 CAP_KILL = 5
 CAP_SETGID = 6
@@ -60,7 +62,7 @@ _libc.capset.argtypes = (ctypes.POINTER(_Header), ctypes.POINTER(_Words))
 def permitted() -> frozenset[int]:
     """The numbers of the capabilities that we have, in our own user namespace."""
     words = (_Words * 2)()
-    _check(_libc.capget(_HEADER, words), "capget")
+    syscalls.check(_libc.capget(_HEADER, words), "capget")
     bits = words[0].permitted | words[1].permitted << _WORD_BITS
     return frozenset(number for number in range(2 * _WORD_BITS) if bits >> number & 1)
 
@@ -121,14 +123,8 @@ def _set(*, effective: frozenset[int], permitted: frozenset[int]) -> None:
         words[number // _WORD_BITS].permitted |= 1 << number % _WORD_BITS
     for number in effective:
         words[number // _WORD_BITS].effective |= 1 << number % _WORD_BITS
-    _check(_libc.capset(_HEADER, words), "capset")
+    syscalls.check(_libc.capset(_HEADER, words), "capset")
 
 
 def _prctl(option: int, value: int) -> None:
-    _check(_libc.prctl(option, value, 0, 0, 0), "prctl")
-
-
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), what)
+    syscalls.check(_libc.prctl(option, value, 0, 0, 0), "prctl")

@@ -41,7 +41,7 @@ MADV_COLLAPSE = 25
 PAGE_SIZE = os.sysconf("SC_PAGESIZE")
 
 _AT_FDCWD = -100
-_AT_STATX_DONT_SYNC = 0x4000
+AT_STATX_DONT_SYNC = 0x4000
 _AT_NO_AUTOMOUNT = 0x800
 _STATX_MNT_ID = 0x1000
 _STATX = struct.Struct("=I132x2IQ104x")
@@ -115,7 +115,8 @@ _libc.sigaddset.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
-def _check(result: int, what: str) -> None:
+def check(result: int, what: str) -> None:
+    """Raises OSError where a call of the C library has failed, by errno."""
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), what)
@@ -130,7 +131,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
         flags,
         data.encode() or None,
     )
-    _check(result, target)
+    check(result, target)
 
 
 def change_mounts(path: str, *, attributes: int, clear: int = 0, recursive: bool = False) -> None:
@@ -146,18 +147,18 @@ def change_mounts(path: str, *, attributes: int, clear: int = 0, recursive: bool
         ctypes.c_char_p(request),
         ctypes.c_size_t(len(request)),
     )
-    _check(result, path)
+    check(result, path)
 
 
 def call_ourselves(name: str) -> None:
     """prctl(2), PR_SET_NAME: what ps -o comm and pkill show and take, at most 15 bytes."""
     buffer = ctypes.create_string_buffer(name.encode())
-    _check(_libc.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl")
+    check(_libc.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl")
 
 
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2). Raises OSError."""
-    _check(_libc.umount2(os.fsencode(target), flags), target)
+    check(_libc.umount2(os.fsencode(target), flags), target)
 
 
 def rename_to_free(old: str, new: str) -> None:
@@ -165,17 +166,17 @@ def rename_to_free(old: str, new: str) -> None:
     result = _libc.renameat2(
         _AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME_NOREPLACE
     )
-    _check(result, new)
+    check(result, new)
 
 
 def unshare(flags: int) -> None:
     """unshare(2). Raises OSError."""
-    _check(_libc.unshare(flags), "unshare")
+    check(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, kind: int) -> None:
     """setns(2). Raises OSError."""
-    _check(_libc.setns(fd, kind), "setns")
+    check(_libc.setns(fd, kind), "setns")
 
 
 def identity(path: str) -> tuple[int, int]:
@@ -184,13 +185,20 @@ def identity(path: str) -> tuple[int, int]:
     From what the kernel knows already (statx(2), AT_STATX_DONT_SYNC): the file system, which
     may be one that does not answer, is not asked about the file.
     """
-    buffer = ctypes.create_string_buffer(_STATX.size)
-    flags = _AT_STATX_DONT_SYNC | _AT_NO_AUTOMOUNT
-    _check(_libc.statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_MNT_ID, buffer), path)
-    mask, major, minor, mount = _STATX.unpack(buffer.raw)
+    flags = AT_STATX_DONT_SYNC | _AT_NO_AUTOMOUNT
+    mask, major, minor, mount = statx(_AT_FDCWD, path, flags, _STATX_MNT_ID, _STATX)
     if not mask & _STATX_MNT_ID:
         raise OSError(errno.ENOSYS, "the kernel does not tell the mount (Linux 5.8)", path)
     return os.makedev(major, minor), mount
+
+
+def statx(
+    directory: int, path: str, flags: int, wanted: int, form: struct.Struct
+) -> tuple[int, ...]:
+    """statx(2): of the whole struct what `form` takes out of it. Raises OSError."""
+    buffer = ctypes.create_string_buffer(form.size)
+    check(_libc.statx(directory, os.fsencode(path), flags, wanted, buffer), path or "statx")
+    return form.unpack(buffer.raw)
 
 
 def signalfd(signals: Iterable[signal.Signals]) -> int:
@@ -198,9 +206,9 @@ def signalfd(signals: Iterable[signal.Signals]) -> int:
     They have to be blocked. `next_signal` reads it."""
     chosen = ctypes.create_string_buffer(_SIGSET_SIZE)
     for each in signals:
-        _check(_libc.sigaddset(chosen, each), "sigaddset")
+        check(_libc.sigaddset(chosen, each), "sigaddset")
     fd: int = _libc.signalfd(-1, chosen, _SFD_CLOEXEC)
-    _check(min(fd, 0), "signalfd")
+    check(min(fd, 0), "signalfd")
     return fd
 
 
@@ -213,7 +221,7 @@ def next_signal(fd: int) -> signal.Signals:
 def punch_hole(fd: int, start: int, size: int) -> None:
     """fallocate(2): give the range's memory back; it is gone from every mapping at once."""
     mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-    _check(_libc.fallocate(fd, mode, start, size), "fallocate")
+    check(_libc.fallocate(fd, mode, start, size), "fallocate")
 
 
 def populate_small(fd: int, start: int, size: int) -> None:
@@ -223,10 +231,10 @@ def populate_small(fd: int, start: int, size: int) -> None:
     its signal: where SIGBUS would come, OSError(ENOSPC). `start` is page aligned.
     """
     base = _libc.mmap(None, size, _PROT_READ_WRITE, _MAP_SHARED, fd, start)
-    _check(base == _MAP_FAILED, "mmap")
+    check(base == _MAP_FAILED, "mmap")
     try:
-        _check(_libc.madvise(base, size, MADV_NOHUGEPAGE), "madvise")
-        _check(_libc.madvise(base, size, MADV_POPULATE_WRITE), "madvise")
+        check(_libc.madvise(base, size, MADV_NOHUGEPAGE), "madvise")
+        check(_libc.madvise(base, size, MADV_POPULATE_WRITE), "madvise")
     except OSError as error:
         if error.errno == errno.EFAULT:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -237,7 +245,7 @@ def populate_small(fd: int, start: int, size: int) -> None:
 
 def protect(address: int, size: int, prot: int) -> None:
     """mprotect(2): give whole pages of this process a protection."""
-    _check(_libc.mprotect(address, size, prot), "mprotect")
+    check(_libc.mprotect(address, size, prot), "mprotect")
 
 
 def resident_pages(address: int, size: int) -> bytes:
@@ -246,18 +254,18 @@ def resident_pages(address: int, size: int) -> bytes:
     Touches none of them. `address` is page aligned.
     """
     pages = ctypes.create_string_buffer(-(-size // PAGE_SIZE))
-    _check(_libc.mincore(address, size, pages), "mincore")
+    check(_libc.mincore(address, size, pages), "mincore")
     return pages.raw
 
 
 def adopt_orphans() -> None:
     """prctl(2), PR_SET_CHILD_SUBREAPER: descendants whose parents end become our children."""
-    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+    check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
 def die_with_parent(signal: int) -> None:
     """prctl(2), PR_SET_PDEATHSIG: get that signal when the thread that forked us ends."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
+    check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
 
 
 def collapse(fd: int, start: int, size: int, huge_page: int) -> None:
@@ -267,12 +275,12 @@ def collapse(fd: int, start: int, size: int, huge_page: int) -> None:
     """
     room = size + huge_page
     base = _libc.mmap(None, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
-    _check(base == _MAP_FAILED, "mmap")
+    check(base == _MAP_FAILED, "mmap")
     try:
         aligned = -(-base // huge_page) * huge_page
         flags = _MAP_SHARED | _MAP_FIXED
         at = _libc.mmap(aligned, size, _PROT_READ_WRITE, flags, fd, start)
-        _check(at == _MAP_FAILED, "mmap")
-        _check(_libc.madvise(aligned, size, MADV_COLLAPSE), "madvise")
+        check(at == _MAP_FAILED, "mmap")
+        check(_libc.madvise(aligned, size, MADV_COLLAPSE), "madvise")
     finally:
         _libc.munmap(base, room)

@@ -23,6 +23,7 @@ from typing import Any
 from msharefs.client.errors import MshareError
 from msharefs.client.region import Region
 from msharefs.linux.events import IN_CLOSE, FileEvents, Signals
+from msharefs.linux.sockets import said
 from msharefs.linux.syscalls import adopt_orphans
 from msharefs.preload import regions
 from msharefs.preload.collector import Collector, give_all_back
@@ -284,14 +285,6 @@ class CollectorProcess:
     def _tell(self, **news: object) -> None:
         with suppress(OSError):
             self._channel.send(json.dumps(news).encode())
-
-
-def said(channel: socket.socket, size: int) -> bytes:
-    """What the other end has said, at most `size` bytes; b"" if it is gone and has said no more."""
-    while True:
-        # Told once if it was killed before it had read everything; what it said before comes after.
-        with suppress(ConnectionResetError):
-            return channel.recv(size)
 
 
 def _files(control: list[tuple[int, int, bytes]]) -> list[int]:

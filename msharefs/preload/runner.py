@@ -16,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from msharefs.linux.events import Signals
+from msharefs.linux.sockets import said
 from msharefs.linux.syscalls import adopt_orphans
-from msharefs.preload.collecting import Command, Task, begin, said
+from msharefs.preload.collecting import Command, Task, begin
 
 EXIT_SIGNAL = 128
 NEWS_BYTES = 4096

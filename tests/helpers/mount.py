@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,21 @@ def unmount(path: Path | str, *, lazy: bool = False) -> subprocess.CompletedProc
         timeout=30,
         check=False,
     )
+
+
+def let_go(shown: Sequence[Path] = ()) -> None:
+    """Our copies of mounts of msharefs would keep them alive after their umount elsewhere. Those
+    that are `shown` have to."""
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        point = unescaped(fields[4])
+        kind = fields[fields.index("-") + 1]
+        ours = kind == "fuse.msharefs" or point.startswith("/run/msharefs/")
+        if ours and Path(point) not in shown:
+            points.append(point)
+    for point in reversed(points):
+        subprocess.run(["umount", "-l", point], check=False, timeout=20, capture_output=True)
 
 
 def wait_until_mounted(path: Path, alive: Callable[[], bool], log: Callable[[], str]) -> None:

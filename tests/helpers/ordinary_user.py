@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.helpers.mount import unescaped
+from tests.helpers.mount import let_go
 from tests.helpers.users import become
 
 NAME = "ordinary"
@@ -80,21 +80,6 @@ def main() -> int:
         sys.stdout.write("\n  ".join(["left behind:", *left]) + "\n")
         return LEFTOVERS
     return os.waitstatus_to_exitcode(ended[1])
-
-
-def let_go(shown: Sequence[Path]) -> None:
-    """Our copies of mounts of msharefs would keep them alive after their umount elsewhere. Those
-    that are `shown` have to."""
-    points = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        point = unescaped(fields[4])
-        kind = fields[fields.index("-") + 1]
-        ours = kind == "fuse.msharefs" or point.startswith("/run/msharefs/")
-        if ours and Path(point) not in shown:
-            points.append(point)
-    for point in reversed(points):
-        subprocess.run(["umount", "-l", point], check=False, timeout=20, capture_output=True)
 
 
 def mount(*words: str | Path, fds: Sequence[int] = ()) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.linux import mountinfo, namespaces, syscalls
+from msharefs.linux import namespaces, syscalls
+from tests.helpers.mount import let_go
 
 OWN = {"/dev/shm": "mode=1777", "/run/msharefs": "mode=0700"}
 """Directories of the machine that begin empty for each worker."""
@@ -36,9 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _be_alone() -> None:
     namespaces.unshare_mounts()
-    for each in mountinfo.read("/proc/self/mountinfo"):
-        if each.kind == "fuse.msharefs" or each.path.startswith("/run/msharefs/"):
-            syscalls.umount(each.path, syscalls.MNT_DETACH)
+    let_go()
     for directory, options in OWN.items():
         os.makedirs(directory, mode=0o700, exist_ok=True)
         syscalls.mount("tmpfs", directory, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)

@@ -328,13 +328,7 @@ async def test_who_waits_for_a_file_keeps_nobody_waiting(desk: Desk) -> None:
 
 async def test_changes_of_the_region_wait_while_a_file_is_read(desk: Desk) -> None:
     """They come after it, in order, and see what it did."""
-    reading, go_on = trio.Event(), trio.Event()
-
-    async def wait() -> None:
-        reading.set()
-        await go_on.wait()
-
-    desk.file.meanwhile = wait
+    reading, go_on = held_while_it_is_read(desk)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(awaited(desk.map(of_file(0, 4))))
         await reading.wait()
@@ -350,18 +344,24 @@ async def test_changes_of_the_region_wait_while_a_file_is_read(desk: Desk) -> No
 async def test_the_end_of_a_mount_while_a_file_is_read(desk: Desk) -> None:
     """Nothing is charged, and nothing is left half done."""
     before = desk.world.snapshot()
-    reading = trio.Event()
-
-    async def wait() -> None:
-        reading.set()
-        await trio.sleep_forever()
-
-    desk.file.meanwhile = wait
+    reading, _go_on = held_while_it_is_read(desk)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(awaited(desk.map(of_file(0, 4))))
         await reading.wait()
         nursery.cancel_scope.cancel()
     assert desk.world.snapshot() == before
+
+
+def held_while_it_is_read(desk: Desk) -> tuple[trio.Event, trio.Event]:
+    """The file of the desk: when it is being read, and what lets that go on."""
+    reading, go_on = trio.Event(), trio.Event()
+
+    async def wait() -> None:
+        reading.set()
+        await go_on.wait()
+
+    desk.file.meanwhile = wait
+    return reading, go_on
 
 
 def awaited(answer: Awaitable[bytes]) -> Callable[[], Awaitable[None]]:

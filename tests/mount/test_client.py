@@ -22,6 +22,7 @@ import pytest
 
 import msharefs
 from msharefs import Mapping, Region
+from tests.helpers.descriptors import open_descriptors
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import ROOT, Mount
 from tests.helpers.users import ALICE, ChildKilledError, as_user, in_child
@@ -527,7 +528,7 @@ def test_nothing_is_leaked(mounted: Mount, place: Path) -> None:
     def state() -> tuple[object, ...]:
         status = mounted.status()
         return (
-            len(os.listdir("/proc/self/fd")),
+            open_descriptors(),
             sorted(os.listdir(mounted.path)),
             status["arena"]["reserved"],
             status["regions"],

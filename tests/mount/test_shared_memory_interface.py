@@ -18,6 +18,7 @@ import msharefs
 from msharefs import Region
 from msharefs.linux import syscalls
 from msharefs.shared_memory import SharedMemory
+from tests.helpers.descriptors import open_descriptors
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.users import ALICE, as_user
 from tests.mount.blocks import Make, directory, make, run_program
@@ -235,11 +236,11 @@ def test_close_while_an_array_views_it(make: Make) -> None:
 def test_block_that_is_forgotten(make: Make, directory: Path) -> None:
     """Without close nothing leaks once it is collected, and the block stays for the others."""
     make("kept").buf[0] = 1
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     forgotten = [SharedMemory("kept")]
-    assert len(os.listdir("/proc/self/fd")) > before
+    assert open_descriptors() > before
     forgotten.clear()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert Path("/proc/self/maps").read_text().count(str(directory / "kept")) == 1
 
 

@@ -3,7 +3,6 @@ for which it is made from the code that is installed now."""
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import shutil
@@ -19,6 +18,7 @@ import pytest
 from msharefs.daemon.server_process import ServerError, ServerProcess
 from tests.helpers import mount, raw
 from tests.helpers.background import Background
+from tests.helpers.descriptors import open_descriptors
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import MIB
 from tests.helpers.waiting import eventually
@@ -216,8 +216,7 @@ def test_no_process_for_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The machine cannot start one, or Python was uninstalled: an error like any other, with
     every descriptor closed."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with pytest.raises(ServerError, match="no process for a server"):
         ServerProcess.start(str(tmp_path), 0)
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

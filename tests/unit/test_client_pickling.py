@@ -17,6 +17,7 @@ import pytest
 
 import msharefs
 from msharefs import Region
+from tests.helpers.descriptors import open_descriptors
 
 
 class Special(Region):
@@ -64,11 +65,11 @@ def test_another_region_of_the_name_is_refused(path: Path, tmp_path: Path) -> No
     with Region.open(path) as region:
         text = pickle.dumps(region)
         os.replace(make(tmp_path / "other"), path)
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         with pytest.raises(msharefs.RegionNotFound, match="another region's by now") as caught:
             pickle.loads(text)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(path))
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_descriptors() == before
 
 
 def test_pickle_without_a_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 import msharefs
 from msharefs import Region
+from tests.helpers.descriptors import open_descriptors
 
 PAGE = mmap.PAGESIZE
 SIZE = 8 * PAGE
@@ -57,16 +58,11 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-def descriptors() -> int:
-    """How many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
-
-
 def test_opening_something_else_is_refused(tmp_path: Path) -> None:
     """A plain file or a directory is NotARegion, a missing name RegionNotFound; no leak."""
     plain = tmp_path / "plain"
     plain.write_bytes(b"")
-    before = descriptors()
+    before = open_descriptors()
     for writable in (True, False):
         for other in (plain, tmp_path):
             with pytest.raises(msharefs.NotARegion) as caught:
@@ -75,7 +71,7 @@ def test_opening_something_else_is_refused(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError) as missing:
             Region.open(tmp_path / "missing", writable=writable)
         assert isinstance(missing.value, msharefs.RegionNotFound)
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("exist_ok", [True, False])
@@ -83,12 +79,12 @@ def test_creating_where_nothing_is_mounted_leaves_nothing(
     tmp_path: Path, *, exist_ok: bool
 ) -> None:
     """The usual mistake, a mount that is not there, is named, and no plain file stays behind."""
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(msharefs.NotMounted) as caught:
         Region.create(tmp_path / "region", 2 << 20, exist_ok=exist_ok)
     assert caught.value.errno == errno.ENODEV
     assert os.listdir(tmp_path) == []
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def test_creating_over_a_plain_file_leaves_it_alone(tmp_path: Path) -> None:
@@ -162,11 +158,11 @@ def test_block_closes_and_keeps_the_name(path: Path) -> None:
 
 def test_forgotten_region_warns_and_closes(path: Path) -> None:
     """A region that is collected unclosed warns as a file does, and its descriptor is not lost."""
-    before = descriptors()
+    before = open_descriptors()
     regions = [Region.open(path)]
     with pytest.warns(ResourceWarning, match="unclosed region"):
         regions.clear()
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def test_descriptor_is_not_inherited_by_programs(path: Path) -> None:

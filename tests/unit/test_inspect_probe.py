@@ -12,11 +12,7 @@ import pytest
 from msharefs.inspect import mounts
 from msharefs.inspect.probe import Asker, Probe, answers_of
 from msharefs.linux import mountinfo
-
-
-def open_descriptors() -> set[str]:
-    """Of this process."""
-    return set(os.listdir("/proc/self/fd"))
+from tests.helpers.descriptors import open_descriptors
 
 
 def children() -> str:

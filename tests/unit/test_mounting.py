@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from msharefs.fuse import mounting
+from tests.helpers.descriptors import open_descriptors
 
 SENDS = f"""#!{sys.executable}
 import os, socket, sys
@@ -27,11 +28,6 @@ def children() -> str:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
 
 
-def descriptors() -> set[str]:
-    """All that are open."""
-    return set(os.listdir("/proc/self/fd"))
-
-
 @pytest.mark.parametrize("script", ["#!/bin/sh\nexec sleep 1000\n", SENDS])
 def test_a_helper_that_does_not_come_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
@@ -44,8 +40,8 @@ def test_a_helper_that_does_not_come_back(
     assert sleep is not None
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.path.dirname(sleep)}")
     monkeypatch.setattr(mounting, "HELPER_TIMEOUT", 1.0)
-    before, left = descriptors(), children()
+    before, left = open_descriptors(), children()
     with pytest.raises(mounting.ChannelError, match="fusermount3 does not come back"):
         mounting.mount("/", "none", [])
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert children() == left

@@ -55,6 +55,13 @@ print(m[5], m[4097])
 """,
         "65 0",
     ),
+    "truncate by the path, down within a page and up": (
+        """
+m = make(); m[100] = m[200] = 65; os.truncate(name, 300); os.truncate(name, 150)
+os.truncate(name, n); print(m[100], m[200])
+""",
+        "65 0",
+    ),
     "ftruncate down and up, into a page": (
         """
 m = make(); m[100] = m[200] = 65; os.ftruncate(fd, 150); os.ftruncate(fd, n)

@@ -96,15 +96,20 @@ HOOK int ftruncate(int fd, off_t size)
 
 HOOK int ftruncate64(int fd, off64_t size) __attribute__((alias("ftruncate")));
 
-/* After somebody has changed the size of the file. */
-static void follow(const struct stat *status)
+/* After somebody has changed the size of the file, which was `before` bytes.  One that has become
+ * shorter within a page has as much memory as it had, and zeros in the rest of that page. */
+static void follow(const struct stat *status, uint64_t before)
 {
 	struct segment *segment = posix_of(status);
+	uint64_t size = (uint64_t)status->st_size;
 	struct visit visit;
 
 	if (!segment || segments_enter(&visit))
 		return;
-	catch_up(&visit, segment, (uint64_t)status->st_size);
+	if (size < before)
+		memory_cut(&visit, segment, size);
+	else
+		catch_up(&visit, segment, size);
 	segments_leave(&visit);
 }
 
@@ -113,18 +118,21 @@ static void follow_descriptor(int fd)
 	struct stat status;
 
 	if (posix_find(fd, &status))
-		follow(&status);
+		follow(&status, 0);
 }
 
 HOOK int truncate(const char *path, off_t size)
 {
 	struct stat status;
-	int result = (int)syscall(SYS_truncate, path, size);
-	int before = errno;
+	int error = errno, result;
+	uint64_t before = posix_any() && !stat(path, &status) ? (uint64_t)status.st_size : 0;
 
+	errno = error;
+	result = (int)syscall(SYS_truncate, path, size);
+	error = errno;
 	if (!result && posix_any() && !stat(path, &status))
-		follow(&status);
-	errno = before;
+		follow(&status, before);
+	errno = error;
 	return result;
 }
 

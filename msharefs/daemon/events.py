@@ -1,6 +1,6 @@
-"""What a supervisor waits for: signals, and changes of the mount table.
+"""What a supervisor waits for: signals, changes of the mount table, and files that are wanted.
 
-Owns the descriptors for both. Knows nothing of what is to be done about them.
+Owns the descriptors for the first two. Knows nothing of what is to be done about them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,25 @@ class Event(NamedTuple):
 
     signal: signal.Signals | None = None
     mounts_changed: bool = False
+    file_wanted: bool = False
 
 
 class Events:
     """The descriptors on which a supervisor waits."""
 
-    def __init__(self) -> None:
-        """Raises OSError."""
+    def __init__(self, files: int) -> None:
+        """`files` is the descriptor that is readable when a file is wanted. Raises OSError."""
+        self._files = files
         self._signals = syscalls.signalfd(SIGNALS)
         self._table = mountinfo.OpenTable()
         self._poll = select.poll()
         self._poll.register(self._signals, select.POLLIN)
         self._poll.register(self._table, select.POLLPRI)
+        self._poll.register(files, 0)
+
+    def watch_files(self, watch: bool) -> None:
+        """Whether it is told that a file is wanted, or nobody asks."""
+        self._poll.modify(self._files, select.POLLIN if watch else 0)
 
     def wait(self, seconds: float | None) -> Event:
         """The next event; the empty one if none comes within that time, which None does not
@@ -40,4 +47,5 @@ class Events:
         return Event(
             syscalls.next_signal(self._signals) if self._signals in ready else None,
             self._table.fileno() in ready,
+            self._files in ready,
         )

@@ -18,7 +18,6 @@ from msharefs.daemon.confinement import confine
 from msharefs.daemon.server_process import receive, send
 from msharefs.daemon.state import INIT, Config
 from msharefs.daemon.storage import new_area, open_area, write_file
-from msharefs.files import broker
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.in_service import Cause
 from msharefs.fuse.mounting import REQUEST_ROOM
@@ -41,7 +40,7 @@ class Inheritance:
     cause: Cause
     """Why that one ended."""
     files: socket.socket
-    """By which files of callers are had (files/broker.py)."""
+    """On which the broker of files is told what is wanted (files/broker.py)."""
 
     def path(self, name: str) -> str:
         """A file of the state directory."""
@@ -69,14 +68,9 @@ def report(supervision: socket.socket, message: dict[str, Any]) -> None:
 def inherit() -> Inheritance | None:
     """What the supervisor gives, once it wants us to serve; None if it never will, or if we
     cannot get to the mount's memory."""
-    state, device, socket_fd = sys.argv[1:]
+    state, device, files_fd, socket_fd = sys.argv[1:]
     supervision = socket.socket(fileno=int(socket_fd))
-    try:
-        # While this process still has all rights, is where callers are, and has one thread.
-        files = broker.start()
-    except OSError as error:
-        report(supervision, {"error": f"the server cannot start the process for files: {error}"})
-        return None
+    files = socket.socket(fileno=int(files_fd))
     try:
         enter(Config.load(os.path.join(state, CONFIG)).arena, state)
     except OSError as error:

@@ -1,8 +1,9 @@
 """The server: builds the parts of a mount and runs them in one trio loop.
 
 Owns the wiring and the life of the loop, nothing of what the parts do. It is started by
-the supervisor with the state directory and two inherited descriptors: /dev/fuse, and the
-supervision socket, on which it reports and whose end means that the supervisor is gone.
+the supervisor with the state directory and three inherited descriptors: /dev/fuse, the socket of
+the broker of files, and the supervision socket, on which it reports and whose end means that the
+supervisor is gone.
 """
 
 from __future__ import annotations

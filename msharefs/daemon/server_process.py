@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self
@@ -68,11 +68,12 @@ class ServerProcess:
         """Settings that it wishes for its mount, once it serves."""
 
     @classmethod
-    def start(cls, state: str, device: int, namespace: int | None = None) -> Self:
-        """A new one, in the mount namespace of that descriptor if it is not to be in ours. It
-        loads its code and then waits for `serve`. Raises ServerError."""
+    def start(cls, state: str, device: int, files: int, namespace: int | None = None) -> Self:
+        """A new one, in the mount namespace of that descriptor if it is not to be in ours. `files`
+        is the servers' end of the socket of the broker of files. It loads its code and then waits
+        for `serve`. Raises ServerError."""
         try:
-            return cls(*_start(state, device, namespace))
+            return cls(*_start(state, [device, files], namespace))
         except (OSError, subprocess.SubprocessError) as error:
             raise ServerError(f"no process for a server: {error}") from error
 
@@ -142,17 +143,17 @@ class ServerProcess:
 
 
 def _start(
-    state: str, device: int, namespace: int | None
+    state: str, given: Sequence[int], namespace: int | None
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Our end of the supervision socket, and the process at the other."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    arguments = [state, str(device), str(theirs.fileno())]
+    inherited = [*given, theirs.fileno()]
     with theirs:
         try:
             return ours, subprocess.Popen(
-                [sys.executable, "-I", "-S", _PROGRAM, *arguments],
+                [sys.executable, "-I", "-S", _PROGRAM, state, *map(str, inherited)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[device, theirs.fileno()],
+                pass_fds=inherited,
                 start_new_session=True,
                 preexec_fn=partial(_begin, namespace),
             )

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from msharefs.daemon import caller, systemd
+from msharefs.daemon.broker_process import BrokerProcess
 from msharefs.daemon.events import Events
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.place import paths_of, users_of
@@ -83,7 +84,8 @@ class Supervisor:
         self._connection = connection
         self._servers_in = servers_in
         self._failpoint = failpoint
-        self._events = Events()
+        self._files = BrokerProcess(servers_in)
+        self._events = Events(self._files.fileno())
         self._has_terminal = caller.has_terminal()
         self._server: ServerProcess | None = None
         self._standby: ServerProcess | None = None
@@ -118,11 +120,14 @@ class Supervisor:
         the death of a server bring a new one. Raises MountError if the mount is lost."""
         systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         while True:
+            self._events.watch_files(self._files.is_missed())
             event = self._events.wait(self._time_left())
             if event.signal in _UNMOUNT or (event.signal == signal.SIGHUP and self._is_left()):
                 self._unmount()
             elif event.signal == signal.SIGHUP:
                 self._upgrade()
+            if event.file_wanted:
+                self._files.start()
             if event.mounts_changed:
                 self._look_at = time.monotonic() + UMOUNT_TIME
             self._do_what_is_due()
@@ -143,6 +148,7 @@ class Supervisor:
         systemd.tell("STOPPING=1")
         self._end_standby()
         self._end_server()
+        self._files.end()
         self._failpoint("servers ended")
         # The last descriptor: the kernel ends the connection if umount has not done so.
         os.close(self._device)
@@ -155,8 +161,11 @@ class Supervisor:
 
     def _time_left(self) -> float | None:
         """Seconds until something is due."""
-        times = [each for each in (self._standby_at, self._look_at) if each is not None]
-        return min(times) - time.monotonic() if times else None
+        now = time.monotonic()
+        times = [each - now for each in (self._standby_at, self._look_at) if each is not None]
+        if (pause := self._files.pause()) > 0:
+            times.append(pause)
+        return min(times) if times else None
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
@@ -194,7 +203,9 @@ class Supervisor:
         log.warning("%s was unmounted, but is still in use by %s", self._mountpoint, users)
 
     def _launch(self) -> ServerProcess:
-        return ServerProcess.start(self._state.path, self._device, self._servers_in)
+        return ServerProcess.start(
+            self._state.path, self._device, self._files.orders, self._servers_in
+        )
 
     def _try_to_make_standby(self) -> None:
         """From the code now installed. Without one, or if it dies, the next server starts late."""
@@ -230,6 +241,7 @@ class Supervisor:
             systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}, not upgraded")
             return
         self._have_standby(newer)
+        self._files.retire()
         self._server.ask_to_stop()
         self._failpoint("server asked to stop")
 

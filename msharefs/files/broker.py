@@ -1,9 +1,9 @@
-"""The broker: starts a helper for each file that a server wants, and ends those that hang.
+"""The broker: starts helpers for users whose files a server wants, and ends those that hang.
 
-Owns the processes. It is forked from a server before that gives up its rights, so that it can look
-into every caller, and it ends with the server. It touches no file and waits for no helper: one
-that hangs in a system call can be killed, and is gone when the system call is. How many there may
-be is bounded, for each user and in all.
+Owns the processes. It is a small program that the supervisor runs when the first file is wanted,
+with the rights that it takes to look into every caller; it outlives servers. It touches no file
+and waits for no helper: one that hangs in a system call can be killed, and is gone when the
+system call is. How many there may be is bounded, for each user and in all.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import os
 import select
 import signal
 import socket
+import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from msharefs.files import helper, wire
-from msharefs.files.wire import Wanted
-from msharefs.linux import proc, rights, syscalls
+from msharefs.linux import rights, syscalls
 
 MOST = 32
 MOST_OF_A_USER = 8
 """Helpers that there are at a time, those that hang included."""
+IDLE = 60.0
+"""Seconds without a helper after which the broker ends: it takes memory, and is started again as
+soon as it is needed."""
 
 _NEEDED = frozenset(
     {
@@ -35,13 +38,13 @@ _NEEDED = frozenset(
     }
 )
 """To look into callers, to become one, and to end that."""
+_RETIRE = signal.SIGTERM
 _CONVERSATION = 3
-"""The descriptor of the socket of a process that was forked here."""
+"""The descriptor of the socket of every process of this program."""
 _LAST_DESCRIPTOR = (1 << 31) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Helper:
+class _Helper(NamedTuple):
     """A helper that there is. `conversation` is its own end, by which the server's end is seen."""
 
     pid: int
@@ -50,57 +53,55 @@ class _Helper:
     conversation: int
 
 
-def start() -> socket.socket:
-    """Fork a broker from this process, which has one thread. Returns our end of its socket, with
-    whose end it ends. Raises OSError."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    supervisor = os.getppid()
-    with theirs:
-        try:
-            child = os.fork()
-        except OSError:
-            ours.close()
-            raise
-        if child == 0:
-            _live(theirs.detach(), supervisor)
-    return ours
-
-
 class Broker:
     """The helpers that there are, and the socket on which more are asked for."""
 
-    def __init__(self, server: socket.socket) -> None:
-        self._server = server
+    def __init__(self, orders: socket.socket) -> None:
+        """SIGTERM is blocked. Raises OSError."""
+        self._orders = orders
         self._helpers: list[_Helper] = []
+        self._retire = syscalls.signalfd([_RETIRE])
         self._poll = select.poll()
-        self._poll.register(server, select.POLLIN)
+        self._poll.register(orders, select.POLLIN)
+        self._poll.register(self._retire, select.POLLIN)
+        self._listens = True
 
     def serve(self) -> None:
-        """Until the server is gone; then no helper is left that can end."""
-        while True:
-            ready = {fd for fd, _events in self._poll.poll()}
+        """Until nobody is left who may want a file, or none has been wanted for some time. After
+        SIGTERM it takes no more orders, and ends with its last helper. At the end no helper is
+        left that can end."""
+        while self._listens or self._helpers:
+            ready = {fd for fd, _events in self._poll.poll(None if self._helpers else 1000 * IDLE)}
+            if not ready:
+                break
             for each in [h for h in self._helpers if h.conversation in ready]:
                 self._let_go(each)
             for each in [h for h in self._helpers if h.pidfd in ready]:
                 self._bury(each)
-            if self._server.fileno() in ready and not self._listen():
+            if self._retire in ready:
+                self._stop_listening()
+            elif self._orders.fileno() in ready and not self._take_order():
                 break
         for each in self._helpers:
             _kill(each)
 
-    def _listen(self) -> bool:
-        """Take an order. Returns whether there is still a server."""
+    def _stop_listening(self) -> None:
+        self._listens = False
+        self._poll.unregister(self._retire)
+        self._poll.unregister(self._orders)
+
+    def _take_order(self) -> bool:
+        """Returns whether there is still somebody who may give one."""
         try:
-            message, descriptors = wire.receive(self._server)
+            message, descriptors = wire.receive(self._orders)
         except OSError:
             return False
         if not message:
             return False
         with socket.socket(fileno=descriptors[0]) as conversation:
-            wanted = Wanted(**message)
             try:
-                self._check_number(wanted.uid)
-                self._start_helper(conversation, wanted)
+                self._check_number(message["uid"])
+                self._start_helper(conversation, message["uid"])
             except OSError as error:
                 with suppress(OSError):
                     wire.send(conversation, wire.failure(error))
@@ -111,16 +112,17 @@ class Broker:
         if of_user >= MOST_OF_A_USER or len(self._helpers) >= MOST:
             raise OSError(errno.EIO, f"{of_user} files of user {uid} do not answer")
 
-    def _start_helper(self, conversation: socket.socket, wanted: Wanted) -> None:
+    def _start_helper(self, conversation: socket.socket, uid: int) -> None:
         own_end = os.dup(conversation.fileno())
+        broker = os.getpid()
         try:
             child = os.fork()
         except OSError:
             os.close(own_end)
             raise
         if child == 0:
-            _help(own_end, wanted)
-        started = _Helper(child, os.pidfd_open(child), wanted.uid, own_end)
+            _help(own_end, broker)
+        started = _Helper(child, os.pidfd_open(child), uid, own_end)
         self._helpers.append(started)
         self._poll.register(started.pidfd, select.POLLIN)
         # No event is asked for: that the other end is closed is told in any case.
@@ -142,35 +144,32 @@ class Broker:
         os.close(dead.conversation)
 
 
+def main() -> int:
+    """The whole life of the broker (start_broker.py)."""
+    # The supervisor's mask, which waits for signals one by one, came with us.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [_RETIRE])
+    syscalls.call_ourselves("msharefs-files")
+    orders = _keep_only(int(sys.argv[1]))
+    rights.forbid_new_privileges()
+    if rights.CAP_SYS_PTRACE in rights.permitted():
+        rights.keep_capabilities(_NEEDED & rights.permitted())
+    # What is there now is looked at by no helper's garbage collection, so that it stays shared.
+    gc.collect()
+    gc.freeze()
+    Broker(orders).serve()
+    return 0
+
+
 def _kill(wanted: _Helper) -> None:
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(wanted.pidfd, signal.SIGKILL)
 
 
-def _live(server: int, supervisor: int) -> None:
-    """The whole life of the broker."""
-    try:
-        # It is small and should be there as long as the server, which is not the first to go for
-        # want of memory once it serves.
-        with suppress(OSError):
-            proc.adjust_oom(os.getpid(), proc.oom_adjustment(supervisor))
-        # What is there now is looked at by no helper's garbage collection, so that it stays shared.
-        gc.freeze()
-        syscalls.call_ourselves("msharefs-files")
-        os.chdir("/")
-        conversation = _keep_only(server)
-        rights.forbid_new_privileges()
-        if rights.CAP_SYS_PTRACE in rights.permitted():
-            rights.keep_capabilities(_NEEDED & rights.permitted())
-        Broker(conversation).serve()
-    finally:
-        os._exit(0)
-
-
-def _help(conversation: int, wanted: Wanted) -> None:
+def _help(conversation: int, broker: int) -> None:
     """The whole life of a helper."""
     try:
-        helper.be_helper(_keep_only(conversation), wanted)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        helper.be_helper(_keep_only(conversation), broker)
     finally:
         os._exit(0)
 

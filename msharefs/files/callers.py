@@ -1,6 +1,7 @@
 """Files of callers as a server has them: core's port Files, by the broker and its helpers.
 
-Owns how long a file is waited for, and how many of a user at a time. What a file is, and whether it may be mapped, is judged elsewhere.
+Owns how long a file is waited for, how many of a user at a time, and which helpers wait for their
+user's next file. What a file is, and whether it may be mapped, is judged elsewhere.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ import errno
 import logging
 import socket
 from array import array
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import trio
@@ -26,15 +26,21 @@ AT_A_TIME_OF_A_USER = 2
 """Files that are waited for; others wait for their turn."""
 PATIENCE = 5.0
 """Seconds in which something must be heard of a file."""
+IDLE_HELPERS = 2
+"""Those that are kept for the next file of their user: to start one takes ten times as long as to
+read a small file."""
+
+
+class _EndedError(OSError):
+    """The process that had a file is not there any more."""
 
 
 class HelpedFile:
     """An open file that a helper has: core's port OpenFile."""
 
-    def __init__(self, conversation: trio.socket.SocketType, wanted: Wanted) -> None:
+    def __init__(self, conversation: trio.socket.SocketType) -> None:
         """`conversation` is our end of the helper's socket, not owned here."""
         self._conversation = conversation
-        self.wanted = wanted
         self._facts = Facts(0, 0, 0, "", 0, 0, "")
 
     @property
@@ -72,8 +78,12 @@ class HelpedFile:
         """What the kernel calls it."""
         return self._facts.path
 
-    async def look(self) -> None:
+    async def have(self, wanted: Wanted) -> None:
         """Wait until the helper has it. Raises OSError."""
+        try:
+            await _send(self._conversation, {"have": wanted._asdict()})
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _ended() from error
         self._facts = Facts(**(await self._answer())["file"])
 
     async def read(self, pieces: Sequence[tuple[int, int, int, int]]) -> None:
@@ -85,15 +95,22 @@ class HelpedFile:
             while "done" not in await self._answer():
                 pass
 
+    async def close(self) -> None:
+        """Have the helper let go of it. Raises OSError."""
+        await _send(self._conversation, {"close": True})
+
     async def _answer(self) -> dict[str, Any]:
         with trio.move_on_after(PATIENCE):
-            return self._judged(await self._conversation.recv(wire.LARGEST))
+            return await self._said()
         raise OSError(errno.ETIMEDOUT, f"it has not answered for {PATIENCE:.0f} seconds")
 
-    def _judged(self, packet: bytes) -> dict[str, Any]:
-        message = wire.decode(packet)
+    async def _said(self) -> dict[str, Any]:
+        try:
+            message = wire.decode(await self._conversation.recv(wire.LARGEST))
+        except ConnectionResetError:
+            message = {}
         if not message:
-            raise OSError(errno.EIO, "the process that had it has ended")
+            raise _ended()
         if "errno" in message:
             raise OSError(message["errno"], message["why"])
         return message
@@ -108,6 +125,7 @@ class CallersFiles:
         self._broker = trio.socket.from_stdlib_socket(broker)
         self._turns = trio.CapacityLimiter(AT_A_TIME)
         self._turns_of: dict[int, trio.CapacityLimiter] = {}
+        self._idle: list[tuple[int, trio.socket.SocketType]] = []
         self._complained: set[int] = set()
 
     @asynccontextmanager
@@ -119,45 +137,99 @@ class CallersFiles:
         own_turns = self._turns_of.setdefault(uid, trio.CapacityLimiter(AT_A_TIME_OF_A_USER))
         try:
             async with own_turns, self._turns:
-                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                with trio.socket.from_stdlib_socket(ours) as conversation:
-                    with theirs:
-                        await self._order(wanted, theirs)
-                    yield await self._looked_at(HelpedFile(conversation, wanted))
+                async with self._helped(wanted) as file:
+                    yield file
         finally:
             statistics = own_turns.statistics()
             if not statistics.borrowed_tokens and not statistics.tasks_waiting:
                 self._turns_of.pop(uid, None)
 
-    async def _order(self, wanted: Wanted, theirs: socket.socket) -> None:
-        """Have the broker start a helper for this end of a conversation. OSError (EIO) where
-        somebody has ended it: the next server has its own."""
+    @asynccontextmanager
+    async def _helped(self, wanted: Wanted) -> AsyncIterator[HelpedFile]:
+        """By a helper that waits, if there is one. A helper that had a file to the end waits for
+        the next one; any other is let go of, and ended."""
+        conversation, file = await self._had(wanted)
         try:
-            await _send(self._broker, asdict(wanted), [theirs.fileno()])
-        except (BrokenPipeError, ConnectionResetError) as error:
-            log.warning("no file can be mapped: the broker of files has ended; restart the server")
-            raise OSError(errno.EIO, "the broker of files has ended") from error
+            yield file
+            await file.close()
+        except BaseException:
+            conversation.close()
+            raise
+        self._idle.append((wanted.uid, conversation))
+        if len(self._idle) > IDLE_HELPERS:
+            self._idle.pop(0)[1].close()
 
-    async def _looked_at(self, file: HelpedFile) -> HelpedFile:
-        wanted = file.wanted
+    async def _had(self, wanted: Wanted) -> tuple[trio.socket.SocketType, HelpedFile]:
+        """The file, and the conversation with its helper. Raises OSError."""
+        with self._complaints_of(wanted):
+            while (conversation := self._waiting(wanted.uid)) is not None:
+                # It ends when nothing is wanted of it for a while, or with its broker.
+                with suppress(_EndedError):
+                    return conversation, await _have(conversation, wanted)
+            conversation = await self._order(wanted.uid)
+            return conversation, await _have(conversation, wanted)
+
+    def _waiting(self, uid: int) -> trio.socket.SocketType | None:
+        for number, (user, conversation) in enumerate(self._idle):
+            if user == uid:
+                del self._idle[number]
+                return conversation
+        return None
+
+    async def _order(self, uid: int) -> trio.socket.SocketType:
+        """The conversation with a new helper. If there is no broker at this moment, the supervisor
+        starts one, which finds the order. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        conversation = trio.socket.from_stdlib_socket(ours)
         try:
-            await file.look()
+            with theirs, trio.fail_after(PATIENCE):
+                await _send(self._broker, {"uid": uid}, [theirs.fileno()])
+        except trio.TooSlowError:
+            conversation.close()
+            raise OSError(errno.ETIMEDOUT, "the broker of files takes no orders") from None
+        except BaseException:
+            conversation.close()
+            raise
+        return conversation
+
+    @contextmanager
+    def _complaints_of(self, wanted: Wanted) -> Iterator[None]:
+        """One line for each user, until one of his can be had again."""
+        try:
+            yield
         except OSError as error:
             if error.errno in _TROUBLE and wanted.uid not in self._complained:
-                # One line for each user, until one of his can be had again.
                 self._complained.add(wanted.uid)
                 log.warning("a file of user %d (process %d): %s", wanted.uid, wanted.thread, error)
             raise
         self._complained.discard(wanted.uid)
-        return file
 
 
 _TROUBLE = frozenset({errno.EPERM, errno.EIO, errno.ETIMEDOUT})
 """What whoever looks after the machine may want to know of."""
 
 
+def _ended() -> _EndedError:
+    return _EndedError(errno.EIO, "the process that had it has ended")
+
+
+async def _have(conversation: trio.socket.SocketType, wanted: Wanted) -> HelpedFile:
+    """The conversation is over where that fails. Raises OSError."""
+    file = HelpedFile(conversation)
+    try:
+        await file.have(wanted)
+    except BaseException:
+        conversation.close()
+        raise
+    return file
+
+
 async def _send(
-    conversation: trio.socket.SocketType, message: dict[str, Any], descriptors: Sequence[int]
+    conversation: trio.socket.SocketType,
+    message: Mapping[str, Any],
+    descriptors: Sequence[int] = (),
 ) -> None:
-    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
-    await conversation.sendmsg([wire.encode(message)], [rights])
+    rights = (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+    )
+    await conversation.sendmsg([wire.encode(message)], rights)

@@ -1,9 +1,9 @@
-"""A helper: has one file of one caller, tells what it is, reads it, and ends.
+"""A helper: has files of one user, one after the other; tells what each is, and reads it.
 
 Owns the order in which that is safe: the caller is held and compared with what the kernel said of
-him, his descriptor is duplicated, all rights but his are given up, and only then is the file
-looked at. Nothing is opened by a name. It may hang in any of the later steps; whoever wants it
-ends it, and waits for it not.
+him, his descriptor is duplicated, all rights but his are put out of force, and only then is the
+file looked at. Nothing is opened by a name. It may hang in any of the later steps; whoever wants
+it ends it, and waits for it not.
 
 The descriptor is the caller's own open file: its position, flags and locks are not touched.
 """
@@ -14,10 +14,12 @@ import errno
 import fcntl
 import mmap
 import os
+import select
+import signal
 import socket
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from typing import Any
 
 from msharefs.files import wire
 from msharefs.files.wire import Facts, Wanted
@@ -28,33 +30,65 @@ WINDOW = 64 << 20
 """Bytes of memory that are mapped at a time."""
 CHUNK = 4 << 20
 """Bytes that are read at a time, after which it is told that it goes on."""
+IDLE = 5.0
+"""Seconds for which it waits for the next file of its user."""
+
+_NEEDED = frozenset({rights.CAP_SETGID, rights.CAP_SETUID, rights.CAP_SYS_PTRACE})
+"""To duplicate a descriptor and to touch files as its owner. While it has the file none is in force."""
 
 
-def run(conversation: socket.socket, wanted: Wanted) -> None:
-    """The whole life of a helper. Raises OSError where the server has gone."""
+class _Gone(Exception):
+    """Nobody wants anything of this process any more."""
+
+
+def be_helper(conversation: socket.socket, broker: int) -> None:
+    """The whole life of a process that the broker with that number has forked for it. It ends with
+    the first file that fails. Raises OSError where the server has gone."""
+    syscalls.call_ourselves("msharefs-file")
+    rights.forbid_new_privileges()
+    rights.keep_capabilities(_NEEDED & rights.permitted())
+    rights.forbid_dumps()
     try:
-        fd, facts = _take(wanted)
+        while True:
+            _serve_a_file(conversation, broker)
     except OSError as error:
         wire.send(conversation, wire.failure(error))
+    except _Gone:
         return
-    wire.send(conversation, {"file": asdict(facts)})
-    while True:
-        message, targets = wire.receive(conversation)
-        if not message:
-            return
-        try:
+
+
+def _serve_a_file(conversation: socket.socket, broker: int) -> None:
+    """From "have" to "close". Raises OSError and _Gone."""
+    wanted = Wanted(**_next(conversation, IDLE)[0]["have"])
+    fd, tables = _duplicate(wanted)
+    _end_with(broker)
+    with rights.only(frozenset()):
+        wire.send(conversation, {"file": _look_at(fd, tables)._asdict()})
+        while "read" in (order := _next(conversation))[0]:
+            message, targets = order
             for done in _read_all(fd, message["read"], targets):
                 wire.send(conversation, {"read": done})
-        except OSError as error:
-            wire.send(conversation, wire.failure(error))
-            return
-        for target in targets:
-            os.close(target)
-        wire.send(conversation, {"done": True})
+            for target in targets:
+                os.close(target)
+            wire.send(conversation, {"done": True})
+        os.close(fd)
 
 
-def _take(wanted: Wanted) -> tuple[int, Facts]:
-    """The caller's file and what it is. Raises OSError."""
+def _next(
+    conversation: socket.socket, patience: float | None = None
+) -> tuple[dict[str, Any], list[int]]:
+    """The next message and its descriptors. Raises _Gone where none comes within these seconds."""
+    if not select.select([conversation], [], [], patience)[0]:
+        raise _Gone
+    message, targets = wire.receive(conversation)
+    if not message:
+        raise _Gone
+    return message, targets
+
+
+def _duplicate(wanted: Wanted) -> tuple[int, Sequence[bytes]]:
+    """The caller's file, which is touched with his rights from now on, and in what tables its file
+    system may be found. Raises OSError."""
     with Thread(wanted.thread) as caller:
         # Held by now: who this number belongs to does not change any more.
         has = proc.file_rights(wanted.thread)
@@ -63,10 +97,15 @@ def _take(wanted: Wanted) -> tuple[int, Facts]:
         tables = list(_mount_tables(wanted.thread))
         fd = caller.duplicate(wanted.descriptor)
     rights.touch_files_as(has.uid, has.gid, has.groups)
-    rights.forbid_new_privileges()
-    rights.keep_capabilities(frozenset())
-    rights.forbid_dumps()
-    return fd, _look_at(fd, tables)
+    return fd, tables
+
+
+def _end_with(broker: int) -> None:
+    """One whose broker is gone is ended by nobody when it hangs. The kernel forgets that it was
+    told when the user for files changes. Raises _Gone."""
+    syscalls.die_with_parent(signal.SIGKILL)
+    if os.getppid() != broker:
+        raise _Gone
 
 
 def _mount_tables(thread: int) -> Iterator[bytes]:
@@ -133,9 +172,3 @@ def _pread(fd: int, part: memoryview, offset: int) -> int:
             # What a store would get SIGBUS for.
             raise OSError(errno.ENOMEM, "no memory for the file's bytes") from error
         raise
-
-
-def be_helper(conversation: socket.socket, wanted: Wanted) -> None:
-    """In a process that was forked for it: keep nothing else open, and do the work."""
-    syscalls.call_ourselves("msharefs-file")
-    run(conversation, wanted)

@@ -1,12 +1,14 @@
 """What server, broker and helpers say to one another: JSON and descriptors, a message a packet.
 
-Owns the form of the messages. All are of one version: the broker is a fork of the server, and a
-helper of the broker.
+Owns the form of the messages. All are of one version: a broker is replaced with its server when
+other code is installed, and helpers are forks of the broker.
 
-    server to broker    {"thread": T, "uid": U, "gid": G, "descriptor": D}     and a socket: the helper's
+    server to broker    {"uid": U}                                             and a socket: the helper's
+    server to helper    {"have": {"thread": T, "uid": U, "gid": G, "descriptor": D}}
     helper to server    {"file": {...}}                                        what it has
     server to helper    {"read": [[WHICH, START, FILE_OFFSET, SIZE], ...]}     and descriptors: WHICH of these
     helper to server    {"read": BYTES}, again and again, then {"done": true}
+    server to helper    {"close": true}                                        and then perhaps "have" again
     both to server      {"errno": N, "why": "a sentence"}                      instead of any of them
 """
 
@@ -15,8 +17,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 LARGEST = 1 << 16
 """Bytes of a message."""
@@ -25,8 +26,7 @@ PIECES = 500
 MOST_DESCRIPTORS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Whose descriptor: that of a thread of this user, as the kernel has told of him."""
 
     thread: int
@@ -35,8 +35,7 @@ class Wanted:
     descriptor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What was seen of a file: see core's port OpenFile."""
 
     mode: int

@@ -10,11 +10,9 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import struct
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from msharefs.linux import proc, syscalls
 
@@ -22,7 +20,7 @@ _PIDFD_THREAD = os.O_EXCL
 """Linux 6.9: of a thread, and not only of a process."""
 _SYS_PIDFD_GETFD = 438
 """The same number on every architecture."""
-_SYS_KCMP = {"x86_64": 312}.get(platform.machine(), 272)
+_SYS_KCMP = {"x86_64": 312}.get(os.uname().machine, 272)
 _KCMP_FILES = 2
 _AT_EMPTY_PATH = 0x1000
 _STATX_BASIC = 0x7FF
@@ -44,8 +42,7 @@ _MAGIC = {
 """f_type (statfs(2)) of file systems whose files are on this machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What a file is: its st_mode, st_dev and st_ino."""
 
     mode: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 OWN = "/proc/self/mountinfo"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -18,8 +18,7 @@ _FIXED_FIELDS = 6
 """Before the optional ones, which end at a field "-"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One line. Paths may hold any bytes; those that are no UTF-8 are surrogates (os.fsdecode)."""
 
     path: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD of the kernel's include/linux/sched.h."""
@@ -20,8 +20,7 @@ _STOPPING = sum(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(NamedTuple):
     """One memory area of a process that maps a file: a line of maps. Bytes."""
 
     start: int
@@ -38,16 +37,14 @@ class Area:
         return self.end - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredArea:
+class MeasuredArea(NamedTuple):
     """An area with what is in memory of it: an entry of smaps. Bytes by the kernel's names."""
 
     area: Area
     sizes: dict[bytes, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """A few fields of /proc/PID/stat."""
 
     state: str
@@ -55,8 +52,7 @@ class Stat:
     is_kernel_thread: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FileRights:
+class FileRights(NamedTuple):
     """By which the kernel judges what a thread does with files."""
 
     uid: int

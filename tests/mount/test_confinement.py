@@ -12,8 +12,9 @@ import pytest
 from msharefs.linux import mountinfo, rights
 from msharefs.linux.proc import status_field
 from tests.helpers import mount, raw
+from tests.helpers.file_processes import broker_of, links_of, name_of
 from tests.helpers.fixtures import MakeMount, MakePoke
-from tests.helpers.raw import PAGE, create_mapping, refused
+from tests.helpers.raw import PAGE, create_mapping, opened, refused
 from tests.helpers.users import ALICE
 from tests.helpers.waiting import eventually
 
@@ -34,8 +35,13 @@ OF_A_BROKER = (
 def servers(mounted: mount.Mount) -> list[int]:
     """The process that serves, and the one that stands by."""
     children = Path(f"/proc/{mounted.pid}/task/{mounted.pid}/children")
-    eventually(lambda: len(children.read_text().split()) == 2, what="a standby server")
-    return [int(word) for word in children.read_text().split()]
+
+    def found() -> list[int]:
+        pids = [int(word) for word in children.read_text().split()]
+        return [pid for pid in pids if name_of(pid) != "msharefs-files"]
+
+    eventually(lambda: len(found()) == 2, what="a standby server")
+    return found()
 
 
 def statuses(pid: int) -> list[bytes]:
@@ -70,26 +76,20 @@ def test_rights_of_a_server(mounted: mount.Mount, place: Path) -> None:
 
 
 @pytest.mark.root_only("a user's has no rights to begin with")
-def test_rights_of_a_broker(mounted: mount.Mount) -> None:
+def test_rights_of_a_broker(mounted: mount.Mount, place: Path) -> None:
     """What starts the processes that have callers' files keeps what it takes to look into callers and
-    to become one; and of descriptors its socket."""
+    to become one; and of descriptors its socket and its signals."""
+    with raw.region(place, PAGE) as fd, opened("/etc/passwd", os.O_RDONLY) as file:
+        raw.map_file(fd, 0, PAGE, file)
+    broker = broker_of(mounted)
+    assert broker is not None
     expected = sum(1 << each for each in OF_A_BROKER)
-    for server in servers(mounted):
-        wait_until_confined(server)
-        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        (broker,) = map(int, children)
-
-        def is_confined(pid: int = broker) -> bool:
-            return int(status_field(statuses(pid)[0], b"CapEff"), 16) == expected
-
-        eventually(is_confined, what="a confined broker")
-        (status,) = statuses(broker)
-        assert int(status_field(status, b"NoNewPrivs")) == 1
-        for name in (b"CapPrm", b"CapEff", b"CapBnd"):
-            assert int(status_field(status, name), 16) == expected
-        links = [os.readlink(link) for link in Path(f"/proc/{broker}/fd").iterdir()]
-        kinds = {link.partition(":")[0] for link in links}
-        assert kinds == {"/dev/null", "socket"}
+    (status,) = statuses(broker)
+    assert int(status_field(status, b"NoNewPrivs")) == 1
+    for name in (b"CapEff", b"CapPrm", b"CapBnd"):
+        assert int(status_field(status, name), 16) == expected
+    kinds = {link.partition(":")[0] for link in links_of(broker)}
+    assert kinds == {"/dev/null", "socket", "anon_inode"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import errno
 import fcntl
 import mmap
 import os
-import select
 import signal
 import socket
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import mount, raw
+from tests.helpers.file_processes import broker_of, end, helpers_of, kill_broker
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import HUGE, PAGE, map_file, opened, refused
 from tests.helpers.users import ALICE, as_user, in_child
@@ -420,21 +420,45 @@ def test_a_file_that_is_cut_meanwhile(region: int, tmp_path: Path) -> None:
 
 
 def test_a_broker_that_was_killed(make_mount: MakeMount, file: int, data: bytes) -> None:
-    """C26: EIO and a line in the log, and all as before; the next server has one of its own."""
+    """C26: another one has the next file, however often; and a mount that maps none has none."""
     mounted = make_mount("size=16M,align=4096")
-    mounted.expect_log("the broker of files has ended")
+    mounted.expect_log("the broker of files ended with -9")
+    with raw.region(mounted.path / "r", SIZE) as fd, attached(fd) as window:
+        assert broker_of(mounted) is None
+        for page in range(3):
+            map_file(fd, page * PAGE, PAGE, file, offset=page * PAGE)
+            kill_broker(mounted)
+        assert window[: 3 * PAGE] == data[: 3 * PAGE]
+
+
+def test_a_broker_outlives_its_server(make_mount: MakeMount, file: int, data: bytes) -> None:
+    """C26: and is replaced with it when other code is installed."""
+    mounted = make_mount("size=16M,align=4096")
     mounted.expect_log(DEATHS)
-    with raw.region(mounted.path / "r", SIZE) as fd:
-        server = mounted.server_pid
-        (broker,) = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        pidfd = os.pidfd_open(int(broker))
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        assert select.select([pidfd], [], [], 10)[0]
-        os.close(pidfd)
-        with nothing_changes(fd, errno.EIO):
-            map_file(fd, 0, len(data) // PAGE * PAGE, file)
-        assert "the broker of files has ended" in mounted.log()
+    with raw.region(mounted.path / "r", SIZE) as fd, attached(fd) as window:
+        map_file(fd, 0, PAGE, file)
+        first, server = broker_of(mounted), mounted.server_pid
         os.kill(server, signal.SIGKILL)
-        map_file(fd, 0, len(data) // PAGE * PAGE, file)
-        with attached(fd) as window:
-            assert window[: len(data) // PAGE * PAGE] == data[: len(data) // PAGE * PAGE]
+        map_file(fd, PAGE, PAGE, file, offset=PAGE)
+        assert broker_of(mounted) == first
+        server = mounted.server_pid
+        os.kill(mounted.pid, signal.SIGHUP)
+        eventually(lambda: mounted.server_pid != server, what="another server")
+        map_file(fd, 2 * PAGE, PAGE, file, offset=2 * PAGE)
+        eventually(lambda: broker_of(mounted) not in (first, None), what="another broker")
+        assert window[: 3 * PAGE] == data[: 3 * PAGE]
+
+
+def test_a_helper_has_the_next_file_of_its_user(
+    mounted: mount.Mount, region: int, file: int, data: bytes
+) -> None:
+    """C17: also one that has ended meanwhile is not missed."""
+    map_file(region, 0, PAGE, file)
+    before = set(helpers_of(mounted))
+    map_file(region, PAGE, PAGE, file, offset=PAGE)
+    assert set(helpers_of(mounted)) <= before
+    for helper in helpers_of(mounted):
+        end(helper)
+    map_file(region, 2 * PAGE, PAGE, file, offset=2 * PAGE)
+    with attached(region) as window:
+        assert window[: 3 * PAGE] == data[: 3 * PAGE]

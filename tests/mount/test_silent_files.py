@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from msharefs.linux import rights
 from msharefs.linux.proc import status_field
 from tests.helpers import mount, raw
+from tests.helpers.file_processes import helpers_of, links_of
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import HUGE, PAGE, map_file, opened
 from tests.helpers.users import ALICE, as_user, become
 from tests.helpers.waiting import eventually
-from tests.survival import gap
 
 pytestmark = pytest.mark.mount
 
 MOUNT_OPTIONS = "size=64M,align=4096,log_level=debug"
 SIZE = 4 * HUGE
+OF_A_HELPER = (rights.CAP_SETGID, rights.CAP_SETUID, rights.CAP_SYS_PTRACE)
 
 
 @pytest.fixture
@@ -88,20 +90,22 @@ def test_who_maps_a_file_that_does_not_answer(
 def test_what_a_helper_may_do(
     mounted: mount.Mount, region: int, place: Path, silent: Silent
 ) -> None:
-    """C26: it is the caller for files alone, has no capability and nothing open but the file; it
-    ends with who wants the file."""
+    """C26: it is the caller for files alone, none of its capabilities is in force, and nothing is
+    open but the file; it ends with who wants the file."""
     mounted.expect_log("a file of user")
     os.chmod(place, 0o666)
     with opened(place) as fd:
         child = _child_that_maps(fd, silent.fd, uid=ALICE)
         eventually(lambda: helpers_of(mounted) and links_of(helpers_of(mounted)[0]) != set())
         (helper,) = helpers_of(mounted)
-        eventually(lambda: has(helper, b"CapPrm", b"0000000000000000"))
+        eventually(lambda: has(helper, b"CapEff", b"0000000000000000"))
         assert has(helper, b"Uid", b"0\t0\t0\t%d" % ALICE)
         assert has(helper, b"Gid", b"0\t0\t0\t%d" % ALICE)
         assert has(helper, b"Groups", b"")
-        for name in (b"CapEff", b"CapInh", b"CapBnd", b"CapAmb"):
+        for name in (b"CapInh", b"CapAmb"):
             assert has(helper, name, b"0000000000000000")
+        for name in (b"CapPrm", b"CapBnd"):
+            assert has(helper, name, b"%016x" % sum(1 << each for each in OF_A_HELPER))
         assert has(helper, b"NoNewPrivs", b"1")
         kinds = sorted(link.partition(":")[0] for link in links_of(helper) - {"/dev/null"})
         assert kinds == ["/mshare_info", "socket"]
@@ -113,23 +117,6 @@ def test_what_a_helper_may_do(
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         eventually(lambda: helpers_of(mounted) == [])
-
-
-def helpers_of(mounted: mount.Mount) -> list[int]:
-    """The processes that have files for the server."""
-    (broker,) = children(mounted.server_pid)
-    return children(broker)
-
-
-def children(pid: int) -> list[int]:
-    """Of a process, those that run."""
-    found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [child for child in found if not gap.has_ended(child)]
-
-
-def links_of(pid: int) -> set[str]:
-    """What a process has open."""
-    return {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def has(pid: int, field: bytes, value: bytes) -> bool:

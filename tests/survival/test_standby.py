@@ -218,5 +218,5 @@ def test_no_process_for_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     before = open_descriptors()
     with pytest.raises(ServerError, match="no process for a server"):
-        ServerProcess.start(str(tmp_path), 0)
+        ServerProcess.start(str(tmp_path), 0, 0)
     assert open_descriptors() == before

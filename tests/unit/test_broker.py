@@ -1,0 +1,114 @@
+"""When a broker of files is there: from an order on, until nobody wants anything of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from msharefs.daemon import broker_process
+from msharefs.daemon.broker_process import PAUSE, BrokerProcess
+from msharefs.files import broker, wire
+from tests.helpers.waiting import eventually
+
+
+class Clock:
+    """Seconds that go by when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """That of `process`."""
+    return Clock()
+
+
+@pytest.fixture
+def process(clock: Clock) -> Iterator[BrokerProcess]:
+    """As a supervisor has it."""
+    made = BrokerProcess(None, clock)
+    yield made
+    made.end()
+
+
+def order(process: BrokerProcess, message: dict[str, int]) -> socket.socket:
+    """What a server does. Returns its end of the conversation with the helper."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        with socket.socket(fileno=os.dup(process.orders)) as orders:
+            wire.send(orders, message, [theirs.fileno()])
+    return ours
+
+
+def waits(process: BrokerProcess) -> bool:
+    """Whether an order waits."""
+    return bool(select.select([process], [], [], 0)[0])
+
+
+def test_an_order_waits_for_a_broker(process: BrokerProcess) -> None:
+    """It is taken by the one that is started for it."""
+    assert process.is_missed()
+    assert not waits(process)
+    with order(process, {"uid": os.geteuid()}) as conversation:
+        assert waits(process)
+        process.start()
+        assert not process.is_missed()
+        message = {"have": {"thread": -1, "uid": 0, "gid": 0, "descriptor": 0}}
+        wire.send(conversation, message)
+        assert wire.receive(conversation)[0]["errno"] == errno.EBADF
+    assert not waits(process)
+
+
+def test_a_broker_that_retires_takes_no_order(process: BrokerProcess) -> None:
+    """The next one does, and the old one ends with its last helper."""
+    with order(process, {"uid": 1}) as first:
+        process.start()
+        eventually(lambda: not waits(process))
+        process.retire()
+        assert process.is_missed()
+        with order(process, {"uid": 1}) as second:
+            process.start()
+            wire.send(second, {"have": {"thread": 0, "uid": 1, "gid": 1, "descriptor": 0}})
+            assert wire.receive(second)[0]["errno"] == errno.EBADF
+            assert not select.select([first], [], [], 0)[0]
+
+
+def test_a_program_that_fails_is_not_started_without_a_pause(
+    process: BrokerProcess, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it would have it started again at once, and for ever."""
+    program = tmp_path / "fails.py"
+    program.write_text("raise SystemExit(3)")
+    monkeypatch.setattr(broker_process, "_PROGRAM", str(program))
+    process.start()
+    eventually(lambda: process.is_missed() or process.pause() > 0)
+    assert process.pause() == PAUSE
+    assert not process.is_missed()
+    clock.now += PAUSE
+    assert process.is_missed()
+
+
+def test_a_broker_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is started again when it is needed."""
+    monkeypatch.setattr(broker, "IDLE", 0.0)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        broker.Broker(theirs).serve()
+
+
+def test_a_broker_without_servers_ends() -> None:
+    """Whoever held the other end is gone."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.close()
+    with theirs:
+        broker.Broker(theirs).serve()

@@ -71,7 +71,8 @@ class InService:
         which = self._words[0] & 1
         found = self._suspects_in(1 + which * _HALF, cause)
         self._suspects = dict(islice(found.items(), SUSPECTS))
-        self._expected = set(self._suspects)
+        self.expected = set(self._suspects)
+        """Suspects that may come and have not come yet. Looked at for every request."""
         self._base = 1 + (1 - which) * _HALF
         self._write_half()
         self._words[0] = 1 - which
@@ -83,11 +84,6 @@ class InService:
         """Whether there are suspects: what is answered later is served one by one then, so
         that the next death accuses only one of them."""
         return bool(self._suspects)
-
-    @property
-    def expecting(self) -> bool:
-        """Whether suspects may come that have not come yet."""
-        return bool(self._expected)
 
     def begin(self, unique: int) -> None:
         """The loop serves this one now; with the one before it is done. On the path of every
@@ -114,15 +110,15 @@ class InService:
     def suspicion(self, unique: int) -> Suspicion:
         """What speaks against a request that is sent again."""
         number = _unmarked(unique)
-        self._expected.discard(number)
+        self.expected.discard(number)
         return self._suspects.get(number, NOTHING)
 
     def all_came(self) -> None:
         """Something new has come, so all that is sent again has come before it: what is still
         expected was answered before the last server died, and is no suspect."""
-        for number in self._expected:
+        for number in self.expected:
             del self._suspects[number]
-        self._expected.clear()
+        self.expected.clear()
 
     def answered(self, unique: int) -> None:
         """The kernel has the answer."""

@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 LONGEST_FORWARDED = 64 << 10
 """Bytes of a request that goes over the pair, which takes three times as many in one message. What
 pyfuse3 answers is a page at most: this is a kind of request that nobody knows."""
-BURST = 16
-"""Requests served in one go before other tasks get their turn."""
+PAYLOADS = (bytes, memoryview)
+"""The types of an answer that is there at once. `bytes | memoryview` would be made at each request."""
 ITS_STEPS = 4
 """Rounds of the loop in which pyfuse3 should have answered; it takes two."""
 
@@ -149,7 +149,6 @@ class Switchboard(trio.abc.Instrument):
     async def _serve(self, nursery: trio.Nursery) -> None:
         """Until the connection has ended."""
         turns, waiting = self._turns, self._waiting
-        burst = 0
         while True:
             try:
                 message = turns.next()
@@ -160,16 +159,13 @@ class Switchboard(trio.abc.Instrument):
                     continue
                 if not self._forwarded and not self._later and waiting.sleep():
                     continue
-                burst = 0
                 await trio.lowlevel.wait_readable(self._device.fd)
                 waiting.others_had_their_turn()
                 continue
             waiting.end()
             await self._route(message, nursery)
             waiting.begin()
-            burst += 1
-            if self._forwarded or burst == BURST:
-                burst = 0
+            if self._forwarded or waiting.is_others_turn():
                 await self._let_others_run()
                 waiting.others_had_their_turn()
 
@@ -196,7 +192,7 @@ class Switchboard(trio.abc.Instrument):
         if header.unique & FUSE_UNIQUE_RESEND:
             if self._answer_again(header, message):
                 return
-        elif self._in_service.expecting and header.opcode not in NO_REPLY:
+        elif self._in_service.expected and header.opcode not in NO_REPLY:
             # What is sent again comes before all that is new.
             self._in_service.all_came()
         self._failpoint("request read")
@@ -238,7 +234,7 @@ class Switchboard(trio.abc.Instrument):
         except Exception as error:  # noqa: BLE001 - answered and logged in _finish
             self._finish(header, error, started)
             return
-        if isinstance(answer, bytes | memoryview):
+        if isinstance(answer, PAYLOADS):
             self._finish(header, answer, started)
         else:
             if header.opcode not in NO_REPLY:

@@ -20,7 +20,7 @@ LONGEST_LOOK = 200e-6
 SLEEP_MS = 1
 """Milliseconds of a sleep."""
 TURN = 2e-3
-"""Seconds after which others have their turn before the next sleep."""
+"""Seconds after which others have their turn before the next request, or the next sleep."""
 
 
 class Waiting:
@@ -47,11 +47,14 @@ class Waiting:
             self._learn(pause)
 
     def look(self) -> bool:
-        """Whether it pays to look for a request once more, now."""
-        if self._clock() - self._since >= self._look:
-            return False
-        os.sched_yield()
-        return True
+        """Look for a request as long as that pays. Returns whether one is there."""
+        ends = self._since + self._look
+        while self._clock() < ends:
+            os.sched_yield()
+            # To ask whether there is one costs a third of a try to read it.
+            if self._poll.poll(0):
+                return True
+        return False
 
     def sleep(self) -> bool:
         """Sleep until a request is there. False after a moment in which none came, and at once
@@ -61,6 +64,10 @@ class Waiting:
     def others_had_their_turn(self) -> None:
         """Everybody else in the loop could run."""
         self._turn_ends = self._clock() + TURN
+
+    def is_others_turn(self) -> bool:
+        """Whether everybody else has waited long enough, when a request has been dealt with."""
+        return self._since >= self._turn_ends
 
     def _learn(self, pause: float) -> None:
         """From one that a look did not see the end of."""

@@ -139,12 +139,12 @@ def test_it_is_careful_until_all_suspects_are_answered(area: memoryview) -> None
     for unique in (2, 4, 6):
         server.begin_later(unique)
     server = after(area)
-    states = [(server.expecting, server.careful)]
+    states = [(bool(server.expected), server.careful)]
     suspects(server, 2, 4)
     server.all_came()
     for unique in (400, RESENT | 2, 4):
         server.answered(unique)
-        states.append((server.expecting, server.careful))
+        states.append((bool(server.expected), server.careful))
     assert states == [(True, True), (False, True), (False, True), (False, False)]
     assert server.suspicion(6) is NOTHING
 

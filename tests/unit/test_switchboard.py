@@ -17,13 +17,11 @@ import trio.testing
 
 from msharefs.core.errors import NotAnIoctl, OutOfMemory
 from msharefs.fuse import interrupts
-from msharefs.fuse import switchboard as switchboard_module
 from msharefs.fuse import waiting as waiting_module
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile
 from msharefs.fuse.payload import Handler
-from msharefs.fuse.switchboard import BURST
 from msharefs.fuse.waiting import Waiting
 from msharefs.linux import proc
 from tests.unit.support.exchange import SECONDS, Exchange, exchange, serving
@@ -191,7 +189,7 @@ async def test_what_pyfuse3_has_does_not_wait_for_a_burst() -> None:
 
 
 async def test_what_was_read_is_served_before_it_makes_room() -> None:
-    """More than a burst of them; the next server is to find nothing but what is in the kernel."""
+    """However many; the next server is to find nothing but what is in the kernel."""
     stops: list[Callable[[], None]] = []
 
     def stopping(header: Header, body: memoryview) -> bytes:
@@ -201,7 +199,7 @@ async def test_what_was_read_is_served_before_it_makes_room() -> None:
     handlers: dict[int, Handler] = {Opcode.FLUSH: stopping, Opcode.OPEN: echo}
     with exchange(handlers) as board, trio.fail_after(SECONDS):
         stops.append(board.switchboard.stop)
-        uniques = range(2, 2 + 2 * 2 * BURST, 2)
+        uniques = range(2, 66, 2)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(board.run)
             await board.greet()
@@ -456,8 +454,8 @@ async def test_a_reply_to_nothing_is_survived(caplog: pytest.LogCaptureFixture) 
 
 
 async def test_a_crowd_of_requests_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some in a row another task gets its turn."""
-    monkeypatch.setattr(switchboard_module, "BURST", 2)
+    """After a time, of nothing here, another task gets its turn."""
+    monkeypatch.setattr(waiting_module, "TURN", 0.0)
     served: list[str] = []
 
     def handler(header: Header, body: memoryview) -> bytes:
@@ -472,19 +470,20 @@ async def test_a_crowd_of_requests_lets_others_run(monkeypatch: pytest.MonkeyPat
             await trio.lowlevel.checkpoint()
     crowds = "".join("r" if who == "request" else " " for who in served).split()
     # Two crowds may follow each other: trio runs those who are ready in any order.
-    assert max(map(len, crowds)) <= 4
+    assert max(map(len, crowds)) <= 2
 
 
 async def test_nobody_is_looked_for_while_pyfuse3_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look for the client's next request would take the time that pyfuse3 needs for this one."""
-    monkeypatch.setattr(waiting_module, "SHORTEST_LOOK", 0.5)
+    looked: list[str] = []
+    monkeypatch.setattr(Waiting, "look", lambda _: looked.append("now"))
     async with serving({Opcode.OPEN: echo}) as board:
-        looks = board.device.looks
         await board.kernel.send(message(Opcode.STATFS, unique=6))
         await board.pyfuse3.hear()
+        looked.clear()
         for _ in range(5):
             await trio.lowlevel.checkpoint()
-        assert board.device.looks - looks < 10
+        assert not looked
         await board.pyfuse3.send(reply(6))
         assert await board.kernel.hear() == reply(6)
 

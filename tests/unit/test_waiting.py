@@ -5,18 +5,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import pytest
 
 from msharefs.fuse.waiting import LONGEST_LOOK, SHORTEST_LOOK, TURN, Waiting
+
+TICK = 1e-6
+"""Seconds between two looks at the clock."""
+
+
+def about(seconds: float) -> object:
+    """So long, but for what the looks at the clock take."""
+    return pytest.approx(seconds, abs=3 * TICK)
 
 
 @dataclass
 class Pauses:
     """A descriptor that is waited for, at a time of the test's own."""
 
-    waiting: Waiting
     writer: int
     now: float = 100.0
+    waiting: Waiting = field(init=False)
+
+    def clock(self) -> float:
+        """The time, which goes on a little with each look at it."""
+        self.now += TICK
+        return self.now
 
     def pause(self, seconds: float) -> None:
         """Between two requests, in which no look sees the end."""
@@ -24,11 +39,12 @@ class Pauses:
         self.now += seconds
         self.waiting.end()
 
-    def looks_for(self, seconds: float) -> bool:
-        """Whether after such a time one look more pays."""
+    def looked(self) -> float:
+        """For how many seconds it looks for a request that does not come."""
         self.waiting.begin()
-        self.now += seconds
-        return self.waiting.look()
+        began = self.now
+        assert not self.waiting.look()
+        return self.now - began
 
     def ask(self) -> None:
         """Somebody writes."""
@@ -40,9 +56,9 @@ def pauses(*, alone: bool = False) -> Iterator[Pauses]:
     """Of a daemon whose others had their turn just now."""
     reader, writer = os.pipe()
     try:
-        waiting = Waiting(reader, alone=alone, clock=lambda: made.now)
-        made = Pauses(waiting, writer)
-        waiting.others_had_their_turn()
+        made = Pauses(writer)
+        made.waiting = Waiting(reader, alone=alone, clock=made.clock)
+        made.waiting.others_had_their_turn()
         yield made
     finally:
         os.close(reader)
@@ -52,12 +68,10 @@ def pauses(*, alone: bool = False) -> Iterator[Pauses]:
 def test_a_look_becomes_longer_where_that_would_have_paid() -> None:
     """A client that asks again soon is awaited, up to a bound."""
     with pauses() as made:
-        assert made.looks_for(0.9 * SHORTEST_LOOK)
-        assert not made.looks_for(1.1 * SHORTEST_LOOK)
+        assert made.looked() == about(SHORTEST_LOOK)
         for _ in range(4):
             made.pause(0.9 * LONGEST_LOOK)
-        assert made.looks_for(0.9 * LONGEST_LOOK)
-        assert not made.looks_for(1.1 * LONGEST_LOOK)
+        assert made.looked() == about(LONGEST_LOOK)
 
 
 def test_a_look_becomes_shorter_where_it_does_not_pay() -> None:
@@ -67,8 +81,7 @@ def test_a_look_becomes_shorter_where_it_does_not_pay() -> None:
             made.pause(0.9 * LONGEST_LOOK)
         for _ in range(4):
             made.pause(2 * LONGEST_LOOK)
-        assert not made.looks_for(1.1 * SHORTEST_LOOK)
-        assert made.looks_for(0.9 * SHORTEST_LOOK)
+        assert made.looked() == about(SHORTEST_LOOK)
 
 
 def test_what_a_look_saw_changes_nothing() -> None:
@@ -76,7 +89,7 @@ def test_what_a_look_saw_changes_nothing() -> None:
     with pauses() as made:
         for _ in range(4):
             made.pause(0.9 * SHORTEST_LOOK)
-        assert not made.looks_for(1.1 * SHORTEST_LOOK)
+        assert made.looked() == about(SHORTEST_LOOK)
 
 
 def test_nobody_looks_with_one_processor() -> None:
@@ -84,7 +97,16 @@ def test_nobody_looks_with_one_processor() -> None:
     with pauses(alone=True) as made:
         for _ in range(4):
             made.pause(0.9 * LONGEST_LOOK)
-        assert not made.looks_for(0.0)
+        assert made.looked() == about(0.0)
+
+
+def test_a_look_sees_a_request() -> None:
+    """At once, and again while nobody has read it."""
+    with pauses() as made:
+        made.waiting.begin()
+        made.ask()
+        assert made.waiting.look()
+        assert made.now - 100.0 < 0.5 * SHORTEST_LOOK
 
 
 def test_a_request_ends_a_sleep() -> None:
@@ -101,7 +123,11 @@ def test_a_sleep_leaves_others_their_turn() -> None:
         made.ask()
         made.now += 0.9 * TURN
         assert made.waiting.sleep()
+        made.waiting.begin()
+        assert not made.waiting.is_others_turn()
         made.now += 0.2 * TURN
         assert not made.waiting.sleep()
+        made.waiting.begin()
+        assert made.waiting.is_others_turn()
         made.waiting.others_had_their_turn()
         assert made.waiting.sleep()

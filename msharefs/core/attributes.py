@@ -8,13 +8,12 @@ kernel (default_permissions); a region's size has rules of its own in region.py.
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from msharefs.core.inode import Inode
 
 
-@dataclass(frozen=True, slots=True)
-class AttributeChange:
+class AttributeChange(NamedTuple):
     """A setattr: None leaves a field alone. Times in nanoseconds, size in bytes."""
 
     mode: int | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import stat
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -36,8 +35,7 @@ DOT_COOKIES = 2
 """Directory offsets 1 and 2 are "." and ".."; names count from 3."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: the thread id and the credentials that the kernel reports."""
 
     pid: int

@@ -15,16 +15,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from msharefs.core import records
 from msharefs.core.errors import NoRoom, RefusedError
 from msharefs.core.inode import AUTOMAPS, Caller, Directory, Inode
-from msharefs.core.layout import MappedFile, Mapping
+from msharefs.core.layout import MappedFile, Mapping, files_in
 from msharefs.core.records import Kind, Values
 from msharefs.core.region import Region, State
 from msharefs.core.room import Allocate, Room
@@ -33,25 +32,28 @@ from msharefs.core.tail import Tail, TailError
 
 REMEMBERED_REQUESTS = 64
 """More than can be applied and not yet answered at any moment."""
-STATEMENTS, DROP = 10, 2
+FEW = 3
+"""So many mappings are taken away one by one, so that what maps and unmaps the same range again and
+again is one row for sqlite; more by the range."""
+STATEMENTS, DROP = 10, 1 + FEW
 """Of a change at most, and of what goes with it at most: a rename over another name has eleven."""
 MAPPINGS_A_STATEMENT = 256
-"""Mappings are taken away by the range, and so many of them count as a statement of their own; of
+"""Of mappings that are taken away by the range so many count as a statement of their own; of
 those of files, whose records are longer, each does."""
+APPLIED = 4
+"""All requests that are remembered count as so many statements: their rows are short and lie side by side."""
 
 _FORGET_OLD = "DELETE FROM applied WHERE sequence <= (SELECT max(sequence) FROM applied) - ?"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """Which request of the kernel is being answered."""
 
     unique: int
     opcode: int
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """A request that was applied: what it was, and the inode number in its answer."""
 
     opcode: int
@@ -76,11 +78,13 @@ class Journal:
         is torn or foreign, NewerJournalError, or JournalError where it cannot be read or made now."""
         self.failpoint = failpoint
         self.broken = broken
-        # What sqlite does not have: the last row of each key, and what is kept in order.
-        self._rows: dict[Values, tuple[Kind, Values]] = {}
+        # What sqlite does not have: what comes first, in order; then the last row of each key.
         self._ordered: list[tuple[Kind, Values]] = []
-        # The change that is being made.
+        self._rows: dict[Values, tuple[Kind, Values]] = {}
+        self._applied: deque[Values] = deque(maxlen=REMEMBERED_REQUESTS)
+        # The change that is being made, and how many statements it counts as beyond one each.
         self._change: list[tuple[Kind, Values]] = []
+        self._more = 0
         try:
             self._db = open_database(path)
         except sqlite3.Error as error:
@@ -114,14 +118,14 @@ class Journal:
         was changed, any other exception that the tables and the journal may differ (`broken`).
         """
         self._room.claim(statements, statements)
-        return Transaction(self, request, result, statements)
+        return Transaction(self, request, result)
 
     def rewrite(
         self, request: Request | None, result: int = 0, *, statements: int = STATEMENTS
     ) -> Transaction:
         """The same for a change that takes away or overwrites, which a full disk allows."""
         self._room.claim(statements, 0)
-        return Transaction(self, request, result, statements)
+        return Transaction(self, request, result)
 
     def promise(self, statements: int, *, growing: int) -> None:
         """Room for a change that comes later, of which so many statements may add something. Raises
@@ -142,9 +146,9 @@ class Journal:
             self.broken()
             raise
 
-    def commit(self, request: Request | None, result: int, statements: int = STATEMENTS) -> None:
+    def commit(self, request: Request | None, result: int) -> None:
         """Make all that was written durable, together with the fact that it answers
-        `request`. Room was claimed for so many statements."""
+        `request`. Room was claimed for it."""
         if request is not None:
             self._sequence += 1
             self._write(
@@ -157,14 +161,14 @@ class Journal:
             # Else a later process would take what is in the tail for newer than this.
             self.move()
             recorded = self._append(record)
-        # More than ordinary changes have are for mappings, which are taken away by the range.
-        self._room.used(max(self._keep(change), statements - STATEMENTS))
+        self._room.used(self._keep(change) + self._more)
+        self._more = 0
         if not recorded:
             self._transact()
 
     def move(self) -> None:
         """Have sqlite take what is in the tail. Raises sqlite3.Error."""
-        if self._rows or self._ordered:
+        if self._rows or self._ordered or self._applied:
             self._transact()
 
     def applied(self, unique: int) -> Applied | None:
@@ -172,9 +176,10 @@ class Journal:
         row = self._read("SELECT opcode, result FROM applied WHERE request = ?", unique).fetchone()
         return None if row is None else Applied(*row)
 
-    def forget_connection(self) -> None:
+    def forget_connection(self, *, more: int = 0) -> None:
         """The one whose requests were remembered, and that knew segments, is gone. In a change
-        that writes nothing else."""
+        that writes nothing else, and that counts as so many `more` statements."""
+        self._more += more
         self._write(records.FORGET_APPLIED, ())
         self._write(records.FORGET_REGISTRATIONS, ())
 
@@ -210,10 +215,10 @@ class Journal:
             ),
         )
 
-    def drop(self, ino: int) -> None:
-        """Remove an inode and its mappings."""
+    def drop(self, ino: int, mappings: Sequence[Mapping] = ()) -> None:
+        """Remove an inode and its mappings, which are all that it has."""
         self._write(records.DROP_INODE, (ino,))
-        self._write(records.DROP_ALL_MAPPINGS, (ino,))
+        self._drop_mappings(ino, mappings)
 
     def put_name(self, directory: Directory, name: bytes) -> None:
         """Write a name as it is in the directory now."""
@@ -226,8 +231,7 @@ class Journal:
 
     def replace_mappings(self, ino: int, old: list[Mapping], new: Iterable[Mapping]) -> None:
         """Write what became of some mappings of a region, which lie side by side."""
-        if old:
-            self._write(records.DROP_MAPPINGS, (ino, old[0].start, old[-1].start))
+        self._drop_mappings(ino, old)
         for m in new:
             file = m.file and _file_text(m.file)
             self._write(records.PUT_MAPPING, (ino, m.start, m.end, m.prot, m.reserve, m.huge, file))
@@ -258,19 +262,31 @@ class Journal:
         """A refused request writes nothing, so a change begins with its first record."""
         self._change.append((kind, values))
 
+    def _drop_mappings(self, ino: int, mappings: Sequence[Mapping]) -> None:
+        if len(mappings) > FEW:
+            self._write(records.DROP_MAPPINGS, (ino, mappings[0].start, mappings[-1].start))
+            self._more += len(mappings) // MAPPINGS_A_STATEMENT + files_in(mappings)
+            return
+        for m in mappings:
+            self._write(records.DROP_MAPPINGS, (ino, m.start, m.start))
+
     def _append(self, record: bytes | None) -> bool:
         return record is not None and self._tail.append(record)
 
     def _keep(self, change: Iterable[tuple[Kind, Values]]) -> int:
         """For sqlite. Returns how many statements that is more."""
-        before = len(self._rows) + len(self._ordered)
+        rows, ordered = self._rows, self._ordered
+        before = len(rows) + len(ordered) + (APPLIED if self._applied else 0)
         for kind, values in change:
-            key = kind.key(values)
-            if key is None:
-                self._ordered.append((kind, values))
+            if kind is records.PUT_APPLIED:
+                self._applied.append(values)
+            elif (key := kind.key(values)) is not None:
+                rows[key] = kind, values
             else:
-                self._rows[key] = kind, values
-        return len(self._rows) + len(self._ordered) - before
+                ordered.extend(rows.values())
+                rows.clear()
+                ordered.append((kind, values))
+        return len(rows) + len(ordered) + (APPLIED if self._applied else 0) - before
 
     def _take_up(self) -> None:
         """What an earlier process left in the tail."""
@@ -287,10 +303,11 @@ class Journal:
         self.failpoint("before move")
         self._execute("BEGIN")
         try:
-            for sql, rows in by_kind.items():
-                self._db.executemany(sql, rows)
             for kind, values in self._ordered:
                 self._execute(kind.sql, values)
+            for sql, rows in by_kind.items():
+                self._db.executemany(sql, rows)
+            self._db.executemany(records.PUT_APPLIED.sql, self._applied)
             self._execute(_FORGET_OLD, (REMEMBERED_REQUESTS,))
             self._execute("COMMIT")
         except sqlite3.Error:
@@ -299,8 +316,9 @@ class Journal:
             raise
         self.failpoint("moved")
         self._tail.clear()
-        self._rows.clear()
         self._ordered.clear()
+        self._rows.clear()
+        self._applied.clear()
 
     def _read(self, statement: str, *values: object) -> sqlite3.Cursor:
         """What sqlite has, and that is all but for a change that is being made."""
@@ -320,15 +338,12 @@ class Journal:
 class Transaction:
     """A context for one change and its record. Plain, because it is on every hot path."""
 
-    __slots__ = ("_journal", "_request", "_result", "_statements")
+    __slots__ = ("_journal", "_request", "_result")
 
-    def __init__(
-        self, journal: Journal, request: Request | None, result: int, statements: int
-    ) -> None:
+    def __init__(self, journal: Journal, request: Request | None, result: int) -> None:
         self._journal = journal
         self._request = request
         self._result = result
-        self._statements = statements
 
     def __enter__(self) -> None:
         assert not self._journal.pending, "one change at a time"
@@ -349,7 +364,7 @@ class Transaction:
             return
         self._journal.failpoint("before commit")
         try:
-            self._journal.commit(self._request, self._result, self._statements)
+            self._journal.commit(self._request, self._result)
         except Exception:
             self._journal.broken()
             raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -20,8 +19,7 @@ _end_of = attrgetter("end")
 _file_of = attrgetter("file")
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """Bytes `start` to `end` (exclusive) of a region; never empty."""
 
     start: int
@@ -83,8 +81,7 @@ class Mapping(NamedTuple):
         return "".join(letter if self.prot & bit else "-" for bit, letter in bits)
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """A range of a layout, looked up once: what is there, and what a change leaves of it.
 
     `old` are the mappings that share a byte with the range, whole; `inside` is what of them
@@ -118,8 +115,7 @@ class Cut:
         return len(self.left) + added - len(self.old)
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
+class Fill(NamedTuple):
     """A range that is to be mapped without a hole: what `cut` finds becomes `mappings`, in order.
 
     `fresh` is what had nothing, `late` what was not reserved and is to be, both in order. What is
@@ -195,7 +191,7 @@ class Layout:
             if last.end > end:
                 left.append(last.between(end, last.end))
             _clip(inside, start, end)
-        files = _files(old) if self.files else 0
+        files = files_in(old) if self.files else 0
         return Cut(start, end, where, old, inside, left, *_sizes(inside), files)
 
     def fill(self, start: int, end: int, prot: int, *, reserve: bool) -> Fill:
@@ -223,7 +219,7 @@ class Layout:
         self._mappings[cut.where] = fresh
         self.mapped -= cut.mapped
         self.reserved -= cut.reserved
-        self.files += _files(cut.left) - cut.files
+        self.files += files_in(cut.left) - cut.files
         for mapping in new:
             self._count(mapping)
         return fresh
@@ -281,7 +277,8 @@ def _sizes(mappings: list[Mapping]) -> tuple[int, int]:
     return mapped, mapped - _sum([mapping for mapping in mappings if not mapping.reserve])
 
 
-def _files(mappings: list[Mapping]) -> int:
+def files_in(mappings: Sequence[Mapping]) -> int:
+    """How many of them are of files."""
     return len(mappings) - list(map(_file_of, mappings)).count(None)
 
 

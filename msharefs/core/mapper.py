@@ -8,7 +8,7 @@ charged), it is acquired and cleared (plan.py), then committed or abandoned. The
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn
 
 from msharefs.abi import PROT_READ, PROT_WRITE, CreateMapping, Unmap
@@ -109,7 +109,7 @@ class Mapper:
         if mapping.file is None:
             return plan
         try:
-            return replace(plan, contents=self._file_bytes(region, mapping.file, plan))
+            return plan._replace(contents=self._file_bytes(region, mapping.file, plan))
         except OSError as cause:
             self.abandon(plan, cause)
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from msharefs.core.contents import Contents
-from msharefs.core.journal import MAPPINGS_A_STATEMENT, Request
+from msharefs.core.journal import FEW, MAPPINGS_A_STATEMENT, Request
 from msharefs.core.layout import Cut, Fill, Mapping, Range
 from msharefs.core.ports import IsInterrupted, OpenSegment, never
 from msharefs.core.region import Region
 
-STATEMENTS = 6
-"""Of the record of a plan, at most: what was there goes by the range, three mappings come, and the
+STATEMENTS = 1 + 2 * FEW
+"""Of the record of a plan, at most: few mappings go one by one, more by the range, three come, and the
 request is remembered."""
 EXTRAS = tuple((1 << 20) << attempt for attempt in range(1, 8))
 """Bytes. Processes that touch holes can take pages that were charged for a plan, while the
@@ -35,8 +35,7 @@ MakeRoom = Callable[[int], bool]
 """Sweeps holes and lets so many bytes more than is charged be taken; False where it cannot."""
 
 
-@dataclass(frozen=True, slots=True)
-class MapPlan:
+class MapPlan(NamedTuple):
     """A CREATE_MAPPING for `request` that every rule allows and whose memory is charged.
 
     `cut` is its range as it was found; `need` is the number of bytes that were charged;
@@ -134,8 +133,7 @@ class MapPlan:
             self.segment.punch(gap.start, gap.size)
 
 
-@dataclass(frozen=True, slots=True)
-class UnmapPlan:
+class UnmapPlan(NamedTuple):
     """An UNMAP for `request` that every rule allows. All of `cut`'s range is punched, stray
     pages in its gaps with it."""
 
@@ -183,8 +181,7 @@ class UnmapPlan:
         self.region.unmaps += 1
 
 
-@dataclass(frozen=True, slots=True)
-class FillPlan:
+class FillPlan(NamedTuple):
     """A new size of a region that comes with memory, for `request`, every rule kept and its memory
     charged. What is mapped keeps its bytes.
 

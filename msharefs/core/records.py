@@ -8,7 +8,7 @@ to be read. Which statements a change needs is not known here.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Values = tuple[Any, ...]
@@ -19,10 +19,11 @@ _NOT_A_BYTE = 256
 class Kind:
     """One kind of statement. The bytes of its values begin with its number.
 
-    Of two that have the same key the later one alone counts; those without a key are kept in order.
+    Of two that have the same key the later one alone counts; one without a key is about rows that
+    came before it.
     """
 
-    __slots__ = ("_form", "_key", "_table", "number", "sql")
+    __slots__ = ("_form", "_key", "_table", "number", "pack", "sql")
 
     def __init__(self, number: int, sql: str, form: str, *, table: str = "", key: int = 0) -> None:
         """`form` as struct has it, of the values; `key` is how many of the values name a
@@ -30,6 +31,7 @@ class Kind:
         self.number = number
         self.sql = sql
         self._form = struct.Struct(f"<B{form}")
+        self.pack: Callable[..., bytes] = self._form.pack
         self._table = table
         self._key = key
 
@@ -39,8 +41,7 @@ class Kind:
 
     def encode(self, values: Values) -> bytes:
         """Raises struct.error for what has no form: an unusual time is longer than 64 bits."""
-        packed: bytes = self._form.pack(self.number, *values)
-        return packed
+        return self.pack(self.number, *values)
 
     def decode(self, record: bytes, place: int) -> tuple[Values, int]:
         """The values that are at a place of a record, and the place behind them."""
@@ -55,8 +56,8 @@ class NamedKind(Kind):
 
     def encode(self, values: Values) -> bytes:
         """The same."""
-        parent, name, *others = values
-        return super().encode((parent, len(name), *others)) + bytes(name)
+        name = values[1]
+        return self.pack(self.number, values[0], len(name), *values[2:]) + bytes(name)
 
     def decode(self, record: bytes, place: int) -> tuple[Values, int]:
         """The same."""
@@ -72,8 +73,7 @@ class InodeKind(Kind):
 
     def encode(self, values: Values) -> bytes:
         """The same."""
-        ino, letter, *others = values
-        return super().encode((ino, letter.encode("ascii"), *others))
+        return self.pack(self.number, values[0], values[1].encode("ascii"), *values[2:])
 
     def decode(self, record: bytes, place: int) -> tuple[Values, int]:
         """The same."""
@@ -88,15 +88,26 @@ class MappingKind(Kind):
 
     def encode(self, values: Values) -> bytes:
         """The same."""
-        *others, text = values
+        text = values[-1]
         last = b"" if text is None else text.encode("ascii")
-        return super().encode((*others, len(last))) + last
+        return self.pack(self.number, *values[:-1], len(last)) + last
 
     def decode(self, record: bytes, place: int) -> tuple[Values, int]:
         """The same."""
         (*others, length), place = super().decode(record, place)
         end = place + length
         return (*others, record[place:end].decode("ascii") if length else None), end
+
+
+class RangeKind(Kind):
+    """One of rows whose second value is in a range; of the rows that a key names where that is one."""
+
+    __slots__ = ()
+
+    def key(self, values: Values) -> Values | None:
+        """The same."""
+        ino, first, last = values
+        return (self._table, ino, first) if first == last else None
 
 
 PUT_INODE = InodeKind(
@@ -111,8 +122,12 @@ PUT_NAME = NamedKind(3, "REPLACE INTO name VALUES (?, ?, ?, ?)", "qHqq", table="
 DROP_NAME = NamedKind(
     4, "DELETE FROM name WHERE parent = ? AND name = ?", "qH", table="name", key=2
 )
-PUT_MAPPING = MappingKind(5, "REPLACE INTO mapping VALUES (?, ?, ?, ?, ?, ?, ?)", "qqqq??H")
-DROP_MAPPINGS = Kind(6, "DELETE FROM mapping WHERE ino = ? AND start BETWEEN ? AND ?", "qqq")
+PUT_MAPPING = MappingKind(
+    5, "REPLACE INTO mapping VALUES (?, ?, ?, ?, ?, ?, ?)", "qqqq??H", table="mapping", key=2
+)
+DROP_MAPPINGS = RangeKind(
+    6, "DELETE FROM mapping WHERE ino = ? AND start BETWEEN ? AND ?", "qqq", table="mapping"
+)
 DROP_ALL_MAPPINGS = Kind(7, "DELETE FROM mapping WHERE ino = ?", "q")
 PUT_APPLIED = Kind(8, "REPLACE INTO applied VALUES (?, ?, ?, ?)", "qqqq", table="applied", key=1)
 

@@ -56,8 +56,9 @@ def on_new_mount(tables: Tables, progress: Progress) -> list[int]:
         inode.lookups = int(inode.ino == ROOT_INO)
     lost = _find_segments(tables, progress)
     # The statement that goes over all inodes rewrites some ten of them with each page.
-    with tables.journal.rewrite(None, statements=STATEMENTS + len(tables.regions) // 64):
-        tables.journal.forget_connection()
+    more = len(tables.regions) // 64
+    with tables.journal.rewrite(None, statements=STATEMENTS + more):
+        tables.journal.forget_connection(more=more)
         tables.handles.forget_request()
         for region in tables.regions.values():
             tables.handles.set(region.slot, 0, 0)

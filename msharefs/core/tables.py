@@ -193,7 +193,7 @@ class Tables:
         if isinstance(inode, Region):
             self._reclaim(inode)
             self.handles.free_slot(inode.slot)
-        self.journal.drop(inode.ino)
+        self.journal.drop(inode.ino, list(inode.layout) if isinstance(inode, Region) else ())
         return True
 
     def drop_all(self, inodes: Iterable[Inode]) -> None:

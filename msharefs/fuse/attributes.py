@@ -179,18 +179,19 @@ def refuse_attribute_change(name: bytes) -> NoReturn:
 
 def attributes(inode: Inode) -> Attributes:
     """What stat(2) shows; the page size is what st_blksize advises."""
+    # In the order of the fields: names would cost as much as the values.
     return Attributes(
-        ino=inode.ino,
-        size=inode.size,
-        blocks=inode.blocks,
-        atime_ns=inode.atime_ns,
-        mtime_ns=inode.mtime_ns,
-        ctime_ns=inode.ctime_ns,
-        mode=inode.mode,
-        nlink=inode.nlink,
-        uid=inode.uid,
-        gid=inode.gid,
-        block_size=PAGE_SIZE,
+        inode.ino,
+        inode.size,
+        inode.blocks,
+        inode.atime_ns,
+        inode.mtime_ns,
+        inode.ctime_ns,
+        inode.mode,
+        inode.nlink,
+        inode.uid,
+        inode.gid,
+        PAGE_SIZE,
     )
 
 

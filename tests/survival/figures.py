@@ -50,7 +50,7 @@ MAP = abi.CreateMapping(
 class NoJournal(Journal):
     """Keeps nothing: what an operation costs without its record."""
 
-    def commit(self, request: Request | None, result: int, statements: int = 0) -> None:
+    def commit(self, request: Request | None, result: int) -> None:
         """Nothing is durable."""
 
     def _write(self, kind: Kind, values: Values) -> None:

@@ -18,7 +18,7 @@ from msharefs.core import schema as schema_module
 from msharefs.core import tail
 from msharefs.core.errors import NotFound
 from msharefs.core.inode import Automap, Directory, InfoFile
-from msharefs.core.journal import REMEMBERED_REQUESTS, STATEMENTS, Applied, Journal, Request
+from msharefs.core.journal import FEW, REMEMBERED_REQUESTS, STATEMENTS, Applied, Journal, Request
 from msharefs.core.layout import MappedFile, Mapping
 from msharefs.core.region import Region
 from msharefs.core.schema import SCHEMA_VERSION, DamagedTailError, JournalError, NewerJournalError
@@ -143,15 +143,17 @@ def test_a_journal_of_schema_2_is_read(journal: Journal, path: str) -> None:
     assert found == [(5, plain), (5, of_file)]
 
 
-def test_a_dropped_inode_takes_its_mappings(journal: Journal) -> None:
-    """And no other's."""
+@pytest.mark.parametrize("count", [1, FEW, FEW + 1, 20])
+def test_a_dropped_inode_takes_its_mappings(journal: Journal, count: int) -> None:
+    """And no other's, however many."""
+    mapped = [Mapping(2 * n * PAGE, (2 * n + 1) * PAGE, 3) for n in range(count)]
     for ino in (5, 6):
         journal.save(a_region(ino))
-        journal.replace_mappings(ino, [], [Mapping(0, PAGE, 3)])
-    journal.drop(5)
+        journal.replace_mappings(ino, [], mapped)
+    journal.drop(5, mapped)
     journal.commit(None, 0)
     assert [row[0] for row in journal.inodes()] == [6]
-    assert [ino for ino, _mapping in journal.mappings()] == [6]
+    assert [ino for ino, _mapping in journal.mappings()] == [6] * count
 
 
 def test_what_was_not_committed_is_gone(journal: Journal, path: str) -> None:
@@ -330,7 +332,7 @@ def test_a_process_that_is_killed_while_it_moves_changes(
         journal.save(a_region(6))
         journal.drop_name(1, b"first")
         journal.replace_mappings(5, [Mapping(0, PAGE, 3)], [])
-        journal.drop(5)
+        journal.drop(5, [Mapping(2 * PAGE, 3 * PAGE, 3)])
     journal.failpoint = killed
     with pytest.raises(Killed):
         journal.move()
@@ -397,8 +399,8 @@ class Changes:
         return lambda journal: journal.save(far_away(ino) if unusual else a_region(ino))
 
     def _drop(self, ino: int) -> Write:
-        self._mapped.pop(ino, None)
-        return lambda journal: journal.drop(ino)
+        mapped = self._mapped.pop(ino, [])
+        return lambda journal: journal.drop(ino, mapped)
 
     def _name(self, ino: int) -> Write:
         name = b"%d" % self._chance.randrange(20)
@@ -410,7 +412,8 @@ class Changes:
 
     def _map(self, ino: int) -> Write:
         old = self._mapped.get(ino, [])
-        new = [Mapping(self._chance.randrange(8) * PAGE, 9 * PAGE, 3)]
+        starts = sorted(self._chance.sample(range(8), self._chance.randrange(1, 7)))
+        new = [Mapping(start * PAGE, (start + 1) * PAGE, 3) for start in starts]
         self._mapped[ino] = new
         return lambda journal: journal.replace_mappings(ino, old, new)
 

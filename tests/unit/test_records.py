@@ -58,9 +58,13 @@ def test_what_is_no_record_is_refused(record: bytes) -> None:
 
 @pytest.mark.parametrize(("kind", "values"), CASES)
 def test_a_key_is_what_a_row_is_replaced_by(kind: Kind, values: Values) -> None:
-    """Those of one table with the same first values; mappings are kept in order."""
-    in_order = {records.PUT_MAPPING, records.DROP_MAPPINGS, records.DROP_ALL_MAPPINGS}
-    assert (kind.key(values) is None) == (kind in in_order)
+    """Those of one table with the same first values; a range of rows has none, unless it is one."""
+    assert (kind.key(values) is None) == (
+        kind in {records.DROP_MAPPINGS, records.DROP_ALL_MAPPINGS}
+    )
+    put = records.PUT_MAPPING.key((5, 4, 8, 3, True, False, None))
+    assert records.DROP_MAPPINGS.key((5, 4, 4)) == put
+    assert put not in {records.DROP_MAPPINGS.key((5, 5, 5)), records.DROP_MAPPINGS.key((6, 4, 4))}
     assert records.PUT_INODE.key(CASES[0][1]) == records.DROP_INODE.key((5,))
     assert records.PUT_NAME.key((1, b"n", 5, 17)) == records.DROP_NAME.key((1, b"n"))
     assert records.DROP_NAME.key((2, b"n")) != records.DROP_NAME.key((1, b"n"))

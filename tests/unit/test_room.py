@@ -19,12 +19,19 @@ from msharefs import abi
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import NoRoom, OutOfMemory
 from msharefs.core.inode import ROOT_INO
-from msharefs.core.journal import DROP, MAPPINGS_A_STATEMENT, Journal, Request
+from msharefs.core.journal import (
+    APPLIED,
+    DROP,
+    MAPPINGS_A_STATEMENT,
+    REMEMBERED_REQUESTS,
+    Journal,
+    Request,
+)
 from msharefs.core.layout import MappedFile, Mapping
 from msharefs.core.mappable import LONGEST_PATH
 from msharefs.core.namespace import RENAME_EXCHANGE
 from msharefs.core.records import DROP_NAME, PUT_INODE, PUT_MAPPING, PUT_NAME
-from msharefs.core.room import GROWN, SPARE, Room
+from msharefs.core.room import GROWN, LOGGED, SPARE, Room
 from msharefs.core.room import PAGE as DATABASE_PAGE
 from msharefs.core.tail import SIZE
 from msharefs.daemon.storage import TAIL, Files, open_area
@@ -297,6 +304,18 @@ def test_sqlite_stays_within_its_log_when_nothing_is_added(
         assert os.stat(path + "-wal").st_size <= watched.sizes["-wal"]
 
 
+def test_what_is_remembered_of_requests_needs_few_pages(journal: Journal) -> None:
+    """All of them together count as a few statements, also while old ones go."""
+    for first in range(1, 10_000, 1000):
+        for unique in range(first, first + REMEMBERED_REQUESTS + 10):
+            with journal.change(Request((1 << 62) + unique, 9), 1 << 60):
+                pass
+        journal._execute("PRAGMA wal_checkpoint(PASSIVE)")
+        journal.move()
+        _busy, logged, _moved = journal._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        assert 0 < logged <= APPLIED * LOGGED
+
+
 def test_what_takes_away_much_has_room_for_it(path: str) -> None:
     """65,000 mappings in one change: they are counted beforehand."""
     journal = opened(path, Files(path))
@@ -308,7 +327,7 @@ def test_what_takes_away_much_has_room_for_it(path: str) -> None:
     watched = Watched(path)
     journal = opened(path, watched)
     with journal.rewrite(None, statements=DROP + 65_000 // MAPPINGS_A_STATEMENT):
-        journal.drop(5)
+        journal.drop(5, [Mapping(start, 1 << 40, 3) for start in range(65_000)])
     assert os.stat(path + "-wal").st_size <= watched.sizes["-wal"]
     journal.close()
 
@@ -325,7 +344,7 @@ def test_what_takes_away_many_files_has_room_for_it(path: str) -> None:
     watched = Watched(path)
     journal = opened(path, watched)
     with journal.rewrite(None, statements=DROP + 2000):
-        journal.drop(5)
+        journal.drop(5, [Mapping(n, n + 1, 3) for n in range(2000)])
     assert os.stat(path + "-wal").st_size <= watched.sizes["-wal"]
     journal.close()
 

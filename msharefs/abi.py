@@ -56,12 +56,18 @@ NO_FD = 0xFFFFFFFF
 """The value of mshare_create.fd that means "no file" (-1 as u32)."""
 
 _IOC_WRITE = 1
+_IOC_READ = 2
 _IOC_TYPE = ord("x")
 
 
 def _iow(number: int, size: int) -> int:
     """_IOW of asm-generic/ioctl.h: direction, payload size, type and number in one u32."""
     return _IOC_WRITE << 30 | size << 16 | _IOC_TYPE << 8 | number
+
+
+def _ior(number: int, size: int) -> int:
+    """_IOR of the same."""
+    return _IOC_READ << 30 | size << 16 | _IOC_TYPE << 8 | number
 
 
 class PayloadError(ValueError):
@@ -123,9 +129,42 @@ class Unmap:
         return cls(*cls.FORMAT.unpack(payload))
 
 
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """struct mshare_attach: where a client gets the segment of a region that it has open.
+
+    `token` serves once and for some seconds; `address` is the abstract name of a socket, whose owner
+    must be the user `uid`.
+    """
+
+    token: bytes
+    uid: int
+    address: bytes
+
+    FORMAT: ClassVar[struct.Struct] = struct.Struct("=16sI4x40s")
+
+    def pack(self) -> bytes:
+        """The 64 bytes of the answer."""
+        return self.FORMAT.pack(self.token, self.uid, self.address)
+
+    @classmethod
+    def unpack(cls, payload: bytes | memoryview) -> Self:
+        """Read 64 bytes. PayloadError for any other length."""
+        if len(payload) != cls.FORMAT.size:
+            raise PayloadError(f"mshare_attach has 64 bytes, not {len(payload)}")
+        token, uid, address = cls.FORMAT.unpack(payload)
+        return cls(token, uid, address.partition(b"\0")[0])
+
+
+TOKEN_SIZE = 16
+"""Bytes of a token."""
+ADDRESS_SIZE = 39
+"""Bytes of an address, at most."""
+
 CREATE_MAPPING = _iow(0, CreateMapping.FORMAT.size)
 CREATE_MAPPING_X86_32 = _iow(0, CreateMapping.FORMAT_X86_32.size)
 UNMAP = _iow(1, Unmap.FORMAT.size)
+ATTACH = _ior(2, Attach.FORMAT.size)
 
 LAYOUT_ATTRIBUTE = b"user.msharefs.layout"
 """Extended attribute of a region: its size, mappings, creator and counters as JSON."""

@@ -111,6 +111,18 @@ class Busy(RefusedError):
     errno = errno.EBUSY
 
 
+class ReachedPlainly(RefusedError):
+    """A region's bytes come by page faults, so that nobody can have its segment."""
+
+    errno = errno.EBUSY
+
+
+class Unsettled(RefusedError):
+    """What was told before does not hold any more, or not yet; whoever asks again is told anew."""
+
+    errno = errno.ESTALE
+
+
 class NoRoom(RefusedError):
     """The file system that the journal is in is full."""
 

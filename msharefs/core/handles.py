@@ -1,5 +1,6 @@
-"""How many handles each region has open, in memory that outlives the process; how often
-its mappings were changed, which is too often for the journal; and the last inode number.
+"""How many handles each region has open, in memory that outlives the process; which way it is reached
+while it has any; how often its mappings were changed, which is too often for the journal; and the last
+inode number.
 
 Owns the layout of that memory: a record of the last handle, the last inode number, then
 the counts by slot. The record makes a change exactly once of a request that the kernel sends again: it is
@@ -12,6 +13,7 @@ import struct
 from collections.abc import Callable
 
 from msharefs.core.errors import NoRoom
+from msharefs.core.ways import Way
 
 _RECORD = struct.Struct("=QII")
 _COUNT = struct.Struct("=I")
@@ -20,6 +22,9 @@ _SLOT = _COUNT.size + _CHANGES.size
 _LAST_INO = struct.Struct("=Q")
 _LAST_INO_PLACE = _RECORD.size
 _FIRST = 32
+_WAY_SHIFT = 30
+"""The way is in the upper bits of the count, so that both change at once."""
+_COUNT_MASK = (1 << _WAY_SHIFT) - 1
 SLOTS_AT_FIRST = 1024
 
 
@@ -66,14 +71,23 @@ class HandleCounts:
 
     def get(self, slot: int) -> int:
         """How many handles the region of a slot has."""
-        count: int = _COUNT.unpack_from(self._buffer, _place(slot))[0]
-        return count
+        return self._word(slot) & _COUNT_MASK
 
-    def set(self, slot: int, count: int, unique: int) -> None:
-        """Set the count on behalf of the request `unique`."""
+    def way(self, slot: int) -> Way:
+        """How the region of a slot is reached."""
+        return Way(self._word(slot) >> _WAY_SHIFT)
+
+    def set(self, slot: int, count: int, unique: int, way: Way = Way.OPEN) -> None:
+        """Set count and way on behalf of the request `unique`."""
         self._last_request = unique
-        _RECORD.pack_into(self._buffer, 0, unique, slot, count)
-        _COUNT.pack_into(self._buffer, _place(slot), count)
+        word = count | way << _WAY_SHIFT
+        _RECORD.pack_into(self._buffer, 0, unique, slot, word)
+        _COUNT.pack_into(self._buffer, _place(slot), word)
+
+    def set_way(self, slot: int, way: Way) -> None:
+        """Set the way alone, for no request. The record may be of this slot: it must not bring the
+        way before back."""
+        self.set(slot, self.get(slot), self._last_request, way)
 
     def changes(self, slot: int) -> tuple[int, int]:
         """How many CREATE_MAPPINGs and UNMAPs the region has seen."""
@@ -94,6 +108,10 @@ class HandleCounts:
     @last_ino.setter
     def last_ino(self, ino: int) -> None:
         _LAST_INO.pack_into(self._buffer, _LAST_INO_PLACE, ino)
+
+    def _word(self, slot: int) -> int:
+        word: int = _COUNT.unpack_from(self._buffer, _place(slot))[0]
+        return word
 
     def _grow(self, slots: int) -> None:
         """Until there is room for so many slots. Raises NoRoom."""

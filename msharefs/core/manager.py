@@ -2,7 +2,8 @@
 
 Owns the operations on names, attributes, handles and sizes: each either does all of it, in the
 tables and in the journal, or raises `RefusedError` with nothing changed. CREATE_MAPPING and UNMAP
-are in `mappings` (mapper.py), sizes that come with memory in `sizing` (sizing.py). Plain synchronous functions; it must not know who calls it, but is told
+are in `mappings` (mapper.py), sizes that come with memory in `sizing` (sizing.py), what clients
+that have the segment itself are told in `attaching` (attaching.py). Plain synchronous functions; it must not know who calls it, but is told
 for which request of the kernel, so that one that is sent again is not applied twice.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from msharefs.abi import INFO_NAME
+from msharefs.core.attaching import Attaching
 from msharefs.core.attributes import AttributeChange, change_attributes, drop_privileges
 from msharefs.core.errors import (
     AccessDenied,
@@ -72,6 +74,7 @@ class RegionManager:
         self.tables = Tables(self.names, memory, kernel, journal, handles, quotas)
         self.mappings = Mapper(self.tables, limits)
         self.sizing = Sizing(self.tables, self.mappings, clock)
+        self.attaching = Attaching(self.tables)
         self._clock = clock
 
     # Limits

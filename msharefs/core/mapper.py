@@ -91,7 +91,7 @@ class Mapper:
             if file is None:
                 raise BadDescriptor(f"no MAP_ANONYMOUS, and no file is open as {wanted.fd}")
             mapping = mapping._replace(file=file)
-        if self.limits.reserve_always:
+        if self._reserves(region):
             mapping = mapping._replace(reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
         growth = self._growth(region, cut, [mapping])
@@ -128,7 +128,7 @@ class Mapper:
         changed. The plan must be committed or abandoned. Raises OutOfMemory, NoRoom, NoDescriptor
         and StorageFailed."""
         start, end = span
-        reserve = reserve or self.limits.reserve_always
+        reserve = reserve or self._reserves(region)
         fill = region.layout.fill(start, end, PROT_READ | PROT_WRITE, reserve=reserve)
         growth = self._growth(region, fill.cut, fill.mappings)
         segment = self.tables.open_segment(region)
@@ -193,6 +193,10 @@ class Mapper:
             self.abandon(plan, cause)
         plan.clear()
         self.commit(plan)
+
+    def _reserves(self, region: Region) -> bool:
+        """Whether MAP_NORESERVE reserves: where no page fault could bring the memory."""
+        return self.limits.reserve_always or region.way.is_direct
 
     def _charge(self, plan: Plan, growth: Share, *, statements: int) -> None:
         """Memory and all that is limited, and room for the record, of which so many statements may

@@ -19,6 +19,13 @@ def never() -> bool:
     return False
 
 
+class Lent(Protocol):
+    """A descriptor of a segment that a client is given: open for as long as somebody refers to it."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+
 class OpenSegment(Protocol):
     """The memory of a region in use: open for as long as somebody refers to it. A method that
     raises OSError has not changed what is in memory; `punch` and `zero` do not fail."""
@@ -65,6 +72,10 @@ class Segment(Protocol):
     def open_for_page(self) -> OpenSegment:
         """The same for a page that somebody waits for, or has written: it lasts for a moment, and
         does not fail because the process may open no more."""
+
+    def open_for_readers(self) -> Lent:
+        """A descriptor that is open for reading, and can never be opened or changed otherwise by who
+        gets it. Raises OSError, EOPNOTSUPP where there is no such thing."""
 
     def allocated(self) -> int:
         """How many bytes have memory."""

@@ -35,6 +35,7 @@ def after_crash(tables: Tables, progress: Progress) -> list[int]:
         inode.lookups = UNKNOWN
     for region in tables.regions.values():
         region.opens = tables.handles.get(region.slot)
+        tables.note_way(region, tables.handles.way(region.slot))
         tables.open_handles += region.opens
     lost = _find_segments(tables, progress)
     _put_in_order(tables)
@@ -61,7 +62,9 @@ def on_new_mount(tables: Tables, progress: Progress) -> list[int]:
         tables.journal.forget_connection(more=more)
         tables.handles.forget_request()
         for region in tables.regions.values():
-            tables.handles.set(region.slot, 0, 0)
+            if region.segment is not None:
+                tables.note_way(region, tables.handles.way(region.slot).when_mounted_again)
+            tables.handles.set(region.slot, 0, 0, region.way)
             region.registration = 0
     tables.drop_all(_told(progress, "without a name", tables.names.nameless()))
     _put_in_order(tables)

@@ -23,6 +23,7 @@ from msharefs.core.inode import Caller, Inode
 from msharefs.core.layout import Layout, Range
 from msharefs.core.ports import OpenSegment, Segment
 from msharefs.core.quotas import Share
+from msharefs.core.ways import Way
 
 NO_GROWTH = Share()
 
@@ -69,6 +70,7 @@ class Region(Inode):
         "slot",
         "state",
         "unmaps",
+        "way",
     )
 
     def __init__(
@@ -88,6 +90,7 @@ class Region(Inode):
         # What the kernel knows the segment by, 0 for not yet; and where handles are counted.
         self.registration = 0
         self.slot = 0
+        self.way = Way.OPEN
         self._size = 0
 
     @property

@@ -20,6 +20,7 @@ from msharefs.core.layout import Mapping
 from msharefs.core.manager import RegionManager
 from msharefs.core.quotas import UNLIMITED, Quotas, Share
 from msharefs.core.region import Region
+from msharefs.core.ways import Way
 
 LAYOUT_VERSION = 1
 REGIONS_TOLD = 1000
@@ -160,6 +161,8 @@ def _layout_text(region: Region, shown: list[Mapping], rest: list[Mapping]) -> b
         "open_handles": region.opens,
         "counters": {"maps": region.maps, "unmaps": region.unmaps},
     }
+    if region.way is not Way.OPEN:
+        document["way"] = "direct" if region.way.is_direct else "plain"
     return json.dumps(document).encode()
 
 

@@ -23,6 +23,7 @@ from msharefs.core.ports import Kernel, Memory, OpenSegment, Segment
 from msharefs.core.quotas import Quotas, Share
 from msharefs.core.region import NO_GROWTH, Region
 from msharefs.core.sweeping import Rounds, sweep
+from msharefs.core.ways import Way
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Tables:
         self.regions: dict[int, Region] = {}
         self._rounds = Rounds(self.regions, self.ledger.looked_at_all)
         self.open_handles = 0
+        self._direct: dict[int, Region] = {}
         self._reclaiming: dict[int, Region] = {}
 
     # Segments and the memory that they share
@@ -128,6 +130,11 @@ class Tables:
         """Take back pages in holes, touched while budget was free. Returns their bytes."""
         return sweep(self.regions.values())
 
+    def sweep_direct(self) -> int:
+        """The same in regions whose clients have the segment: no limit and no page fault tells of
+        what they touch."""
+        return sweep(self._direct.values())
+
     def sweep_some(self) -> bool:
         """The same in the next few regions. Returns whether there are more to be looked at."""
         sweep(self._rounds)
@@ -177,7 +184,23 @@ class Tables:
         that it needs no record in the journal."""
         region.opens += more
         self.open_handles += more
-        self.handles.set(region.slot, region.opens, request.unique if request else 0)
+        if not region.opens:
+            self.note_way(region, region.way.when_closed)
+        self.handles.set(region.slot, region.opens, request.unique if request else 0, region.way)
+
+    def reach(self, region: Region, way: Way) -> None:
+        """A region is reached this way from now on, until its last handle is closed."""
+        if way is not region.way:
+            self.note_way(region, way)
+            self.handles.set_way(region.slot, way)
+
+    def note_way(self, region: Region, way: Way) -> None:
+        """The same where it is kept already, or about to be."""
+        region.way = way
+        if way.is_direct:
+            self._direct[region.ino] = region
+        else:
+            self._direct.pop(region.ino, None)
 
     def ask_kernel(self, inode: Inode) -> None:
         """An inode that the kernel does not know is not open or mapped either."""
@@ -238,6 +261,7 @@ class Tables:
 
     def _reclaim(self, region: Region) -> None:
         del self.regions[region.ino]
+        self._direct.pop(region.ino, None)
         # The name has been counted off.
         self.quotas.take(region.uid, region.share._replace(inodes=0))
         self._reclaiming[region.ino] = region

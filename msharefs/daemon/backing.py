@@ -24,6 +24,7 @@ from msharefs.daemon.state import Config, StateDirectory
 from msharefs.linux import mountinfo, namespaces, syscalls
 from msharefs.linux.host import is_privileged
 from msharefs.linux.mountinfo import Mount
+from msharefs.linux.read_only import read_only_view
 from msharefs.memory import private, shared
 from msharefs.memory.objects import SHM
 from msharefs.state_layout import ARENA, PRIVATE
@@ -149,11 +150,24 @@ def _make_read_only_but(*writable: str) -> None:
             raise
 
 
-def open_arena(address: str, options: MountOptions) -> Memory:
-    """The memory of a backing, for a server that has entered it."""
+def view_for_readers(options: MountOptions) -> int | None:
+    """Of a backing that this process has entered and whose segments may be given to clients: a
+    descriptor of it through which nothing can be changed; None where it is not needed, or cannot
+    be had (linux/read_only.py)."""
+    if options.data != "direct":
+        return None
+    try:
+        return read_only_view(SHM)
+    except OSError:
+        return None
+
+
+def open_arena(address: str, options: MountOptions, readers: int | None) -> Memory:
+    """The memory of a backing, for a server that has entered it; `readers` is its
+    `view_for_readers`."""
     if address == PRIVATE:
-        return private.Arena(private.ArenaOptions(options.size, options.huge))
-    return shared.SharedArena(options.size, address)
+        return private.Arena(private.ArenaOptions(options.size, options.huge), readers=readers)
+    return shared.SharedArena(options.size, address, readers=readers)
 
 
 def _needed(state: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from msharefs.daemon.backing import enter
+from msharefs.daemon.backing import enter, view_for_readers
 from msharefs.daemon.confinement import confine
 from msharefs.daemon.server_process import receive, send
 from msharefs.daemon.state import INIT, Config
@@ -41,6 +41,8 @@ class Inheritance:
     """Why that one ended."""
     files: socket.socket
     """On which the broker of files is told what is wanted (files/broker.py)."""
+    readers: int | None
+    """Where segments are opened for readers (backing.py)."""
 
     def path(self, name: str) -> str:
         """A file of the state directory."""
@@ -72,7 +74,9 @@ def inherit() -> Inheritance | None:
     supervision = socket.socket(fileno=int(socket_fd))
     files = socket.socket(fileno=int(files_fd))
     try:
-        enter(Config.load(os.path.join(state, CONFIG)).arena, state)
+        config = Config.load(os.path.join(state, CONFIG))
+        enter(config.arena, state)
+        readers = view_for_readers(config.options)
     except OSError as error:
         report(supervision, {"error": f"the server cannot get to its memory: {error}"})
         return None
@@ -87,7 +91,7 @@ def inherit() -> Inheritance | None:
     # A supervisor that an earlier version started does not say why.
     cause = Cause(told.get("cause", Cause.KILLED.value))
     return Inheritance(
-        state, int(device), supervision, told["restarts"], told["gone_at"], cause, files
+        state, int(device), supervision, told["restarts"], told["gone_at"], cause, files, readers
     )
 
 

@@ -23,7 +23,7 @@ from msharefs.daemon.option_values import Parser, UsageError
 from msharefs.linux.cgroup import memory_limit
 
 HUGE_POLICIES = ("always", "within_size", "advise", "never")
-DATA_PLANES = ("auto", "passthrough", "paged")
+DATA_PLANES = ("auto", "passthrough", "paged", "direct")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 SECCOMP = ("auto", "on", "off")
 DEFAULT_SIZE = "50%"

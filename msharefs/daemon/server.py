@@ -29,6 +29,7 @@ from msharefs.core.schema import JournalError
 from msharefs.daemon import garbage, logs
 from msharefs.daemon.backing import open_arena
 from msharefs.daemon.confinement import filter_system_calls
+from msharefs.daemon.door import Door
 from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.inheritance import (
     Inheritance,
@@ -80,6 +81,7 @@ from msharefs.fuse.planes.plane import (
 )
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
+from msharefs.fuse.tokens import Tokens
 from msharefs.linux.host import fuse_request_timeout, is_privileged
 from msharefs.linux.seccomp import FilterError
 from msharefs.state_layout import CONFIG
@@ -122,7 +124,7 @@ class Server:
         options = config.options
         failpoint = Failpoint(options.crash, given.state, restarts=given.restarts)
         self._manager = RegionManager(
-            open_arena(config.arena, options),
+            open_arena(config.arena, options, given.readers),
             KernelPort(device, plane, lambda *gone: self._to_reclaim.send_nowait(gone)),
             limits_of(options, reserve_always=not (plane.sees_touches or options.overcommit)),
             RootAttributes(mode=options.mode, uid=options.uid, gid=options.gid),
@@ -134,6 +136,15 @@ class Server:
         self._endpoint = trio.CancelScope()
         self._metrics = Metrics()
         changes = Changes(self._manager, plane)
+        tokens, self._door = None, None
+        if plane.gives_segments:
+            tokens = Tokens()
+            self._door = Door(tokens, self._manager.attaching, failpoint)
+            if given.readers is None:
+                log.warning(
+                    "who may only read a region cannot attach it directly: no user namespace can be"
+                    " made here"
+                )
         self._replay = Replay(self._manager, plane)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._switchboard = Switchboard(
@@ -146,7 +157,7 @@ class Server:
                 **AttributeHandlers(
                     self._manager, changes, self._status, self._live, plane.attach_advice
                 ).handlers(),
-                **Control(self._manager, changes, CallersFiles(given.files)).handlers(),
+                **Control(self._manager, changes, CallersFiles(given.files), tokens).handlers(),
             },
             Account(self._metrics, self._manager.names.path_of),
             self._replay,
@@ -171,6 +182,8 @@ class Server:
                 nursery.start_soon(self._reclaim)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._plane.tend)
+                if self._door is not None:
+                    nursery.start_soon(self._door.serve)
                 nursery.start_soon(self._watch_supervisor, nursery.cancel_scope)
                 nursery.start_soon(self._publish)
                 gone = await self._exchange(init)
@@ -224,6 +237,7 @@ class Server:
         while True:
             await trio.sleep(SETTLE_INTERVAL)
             tables.look_again()
+            tables.sweep_direct()
             if not tables.settle():
                 while tables.sweep_some():
                     await trio.lowlevel.checkpoint()

@@ -24,14 +24,23 @@ from msharefs.fuse.changes import Changes
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import FallocateIn, Header, MalformedError
 from msharefs.fuse.payload import request_of
+from msharefs.fuse.tokens import Tokens
 
 
 class Control:
     """Handlers for the switchboard. A file is had before the turn of its region comes, so that nobody
     waits for a file but who maps it."""
 
-    def __init__(self, manager: RegionManager, changes: Changes, files: Files) -> None:
+    def __init__(
+        self,
+        manager: RegionManager,
+        changes: Changes,
+        files: Files,
+        tokens: Tokens | None = None,
+    ) -> None:
+        """Without `tokens` no region can be attached directly."""
         self._manager = manager
+        self._tokens = tokens
         self._files = files
         self._mappings = manager.mappings
         self._changes = changes
@@ -54,8 +63,8 @@ class Control:
         return b""
 
     def ioctl(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
-        """IOCTL: CREATE_MAPPING and UNMAP; any other number is ENOTTY in any state. The mapping of
-        a file is always answered later."""
+        """IOCTL: CREATE_MAPPING, UNMAP, and ATTACH where there are tokens; any other number is
+        ENOTTY in any state. The mapping of a file is always answered later."""
         head, payload = messages.decode_ioctl(body)
         # The kernel sends as many bytes as the number encodes, none for a number without.
         if head.flags & kernel.FUSE_IOCTL_DIR or head.command not in _COMMANDS:
@@ -63,6 +72,8 @@ class Control:
         if len(payload) != _COMMANDS[head.command]:
             raise MalformedError(f"{len(payload)} bytes for ioctl {head.command:#x}")
         region = self._mappings.ioctl_region(header.nodeid)
+        if head.command == abi.ATTACH:
+            return self._give_token(region, head.handle)
         writable = head.handle in _WRITABLE
         make_plan: Callable[[], Plan]
         if head.command == abi.UNMAP:
@@ -83,6 +94,12 @@ class Control:
                 return self._map_file(header, region, wanted, plan_map)
             make_plan = plan_map
         return self._changes.make(region, make_plan, messages.encode_ioctl)
+
+    def _give_token(self, region: Region, access: int) -> bytes:
+        if self._tokens is None:
+            raise NotAnIoctl("nothing is attached directly here")
+        self._manager.attaching.check(region, access)
+        return messages.encode_ioctl(self._tokens.give(region.ino, access).pack())
 
     def _plan_fallocate(self, header: Header, region: Region, wanted: FallocateIn) -> FillPlan:
         return self._manager.sizing.plan_fallocate(
@@ -127,5 +144,7 @@ _COMMANDS = {
     abi.CREATE_MAPPING: abi.CreateMapping.FORMAT.size,
     abi.CREATE_MAPPING_X86_32: abi.CreateMapping.FORMAT_X86_32.size,
     abi.UNMAP: abi.Unmap.FORMAT.size,
+    abi.ATTACH: 0,
 }
-"""The ioctls that there are, and how long their payload is: as long as the number says."""
+"""The ioctls that there are, and how long the payload is that comes with them: as long as the number
+says, where it says that there is one."""

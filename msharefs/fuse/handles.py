@@ -71,6 +71,9 @@ class HandleHandlers:
         request = messages.decode_read(body)
         inode = self._manager.getattr(header.nodeid)
         if isinstance(inode, Region):
+            # read(2) of a handle for direct I/O touches nothing, and is refused.
+            if self._plane.gives_segments and not request.read_flags & kernel.FUSE_READ_LOCKOWNER:
+                self._manager.attaching.touch(inode)
             return self._plane.read(inode, request, header.pid)
         return self._manager.info_text(inode)[request.offset : request.offset + request.size]
 
@@ -92,5 +95,5 @@ def open_answer(inode: Inode, flags: int, plane: DataPlane) -> bytes:
     """The answer that gives a handle for an open(2) with these flags."""
     handle = flags & os.O_ACCMODE
     if isinstance(inode, Region):
-        return messages.encode_open(handle, plane.open_flags, inode.registration)
+        return messages.encode_open(handle, plane.open_flags(inode), inode.registration)
     return messages.encode_open(handle, kernel.FOPEN_KEEP_CACHE)

@@ -379,9 +379,9 @@ def encode_write(size: int) -> bytes:
     return _GETXATTR.pack(size, 0)
 
 
-def encode_ioctl() -> bytes:
-    """struct fuse_ioctl_out of an ioctl that returns 0 and no data."""
-    return _IOCTL_OUT.pack(0, 0, 0, 0)
+def encode_ioctl(data: bytes = b"") -> bytes:
+    """struct fuse_ioctl_out of an ioctl that returns 0, and what is written to its argument."""
+    return _IOCTL_OUT.pack(0, 0, 0, 0) + data
 
 
 def encode_attributes_changed(nodeid: int) -> bytes:

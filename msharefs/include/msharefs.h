@@ -95,8 +95,34 @@ struct mshare_unmap {
 	__u64 size;
 };
 
+/*
+ * Answer of MSHAREFS_ATTACH: how a program gets the memory of a region itself, on a
+ * mount with the option data=direct.  mmap(2) of the region's file needs none of it.
+ * What is to be done with it stands in docs/design/direct.md.
+ *
+ * Errors:
+ *   ENOTTY  the descriptor is not that of a region, or the mount has no such way
+ *   EBUSY   the region is mapped by mmap(2) of its file, or has MAP_NORESERVE memory
+ *   EINVAL  the region has no size yet
+ *   EACCES  the descriptor is open for writing alone
+ */
+struct mshare_attach {
+	/* Random bytes, which serve once, within ten seconds. */
+	__u8 token[16];
+
+	/* The user whose process has to be at the address, as SO_PEERCRED tells it. */
+	__u32 uid;
+
+	/* 0. */
+	__u32 reserved;
+
+	/* The abstract name of a socket (AF_UNIX, SOCK_SEQPACKET); a 0 ends it. */
+	char address[40];
+};
+
 /* The second argument of ioctl(2); the third is a pointer to the struct. */
 #define MSHAREFS_CREATE_MAPPING _IOW('x', 0, struct mshare_create)
 #define MSHAREFS_UNMAP _IOW('x', 1, struct mshare_unmap)
+#define MSHAREFS_ATTACH _IOR('x', 2, struct mshare_attach)
 
 #endif /* MSHAREFS_H */

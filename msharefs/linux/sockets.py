@@ -1,12 +1,31 @@
-"""Sockets between processes of which one may be killed: what it had said is heard.
+"""Sockets between processes: what one said that was killed is heard, and whose the other end is.
 
-Owns what the kernel does to the words of a process that is gone. What they mean is not known here.
+Owns what the kernel knows of the other end. What is said is not known here.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 from contextlib import suppress
+from typing import Protocol
+
+_UCRED = struct.Struct("=iII")
+
+
+class HasOptions(Protocol):
+    """A socket, of the socket module or of trio's."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """As socket.socket has it."""
+
+
+def peer_uid(channel: HasOptions) -> int:
+    """The user whose process has connected, or has made the socket that was connected to
+    (SO_PEERCRED). Raises OSError."""
+    facts = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _pid, uid, _gid = _UCRED.unpack(facts)
+    return int(uid)
 
 
 def said(channel: socket.socket, size: int) -> bytes:

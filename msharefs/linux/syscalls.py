@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import signal
 import struct
 from collections.abc import Iterable
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -53,10 +55,14 @@ _SFD_CLOEXEC = os.O_CLOEXEC
 _RENAME_NOREPLACE = 1
 
 MOUNT_ATTR_RDONLY = 0x1
-_SYS_MOUNT_SETATTR = 442
-"""The same number on every architecture."""
+_SYS_OPEN_TREE, _SYS_MOUNT_SETATTR = 428, 442
+"""The same numbers on every architecture."""
+_OPEN_TREE_CLONE = 0x1
+_SYS_USERFAULTFD = {"x86_64": 323}.get(platform.machine(), 282)
+UFFD_USER_MODE_ONLY = 0x1
 _MOUNT_ATTR = struct.Struct("=4Q")
 _AT_RECURSIVE = 0x8000
+_AT_EMPTY_PATH = 0x1000
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -68,7 +74,7 @@ _MAP_SHARED = 0x01
 _MAP_PRIVATE = 0x02
 _MAP_FIXED = 0x10
 _MAP_ANONYMOUS = 0x20
-_MAP_NORESERVE = 0x4000
+MAP_NORESERVE = 0x4000
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -148,6 +154,34 @@ def change_mounts(path: str, *, attributes: int, clear: int = 0, recursive: bool
         ctypes.c_size_t(len(request)),
     )
     check(result, path)
+
+
+def read_only_copy(directory: str) -> int:
+    """A copy of the mount that a directory is on, which nothing can be changed through: an O_PATH
+    descriptor of the directory there (open_tree(2) and mount_setattr(2), Linux 5.12). The copy is
+    mounted nowhere and lasts as long as descriptors of it. Needs CAP_SYS_ADMIN. Raises OSError."""
+    fd: int = _libc.syscall(
+        ctypes.c_long(_SYS_OPEN_TREE),
+        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_char_p(os.fsencode(directory)),
+        ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC),
+    )
+    check(min(fd, 0), directory)
+    request = _MOUNT_ATTR.pack(MOUNT_ATTR_RDONLY, 0, 0, 0)
+    try:
+        result = _libc.syscall(
+            ctypes.c_long(_SYS_MOUNT_SETATTR),
+            ctypes.c_int(fd),
+            ctypes.c_char_p(b""),
+            ctypes.c_uint(_AT_EMPTY_PATH),
+            ctypes.c_char_p(request),
+            ctypes.c_size_t(len(request)),
+        )
+        check(result, directory)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def call_ourselves(name: str) -> None:
@@ -248,6 +282,19 @@ def protect(address: int, size: int, prot: int) -> None:
     check(_libc.mprotect(address, size, prot), "mprotect")
 
 
+def map_shared(address: int, size: int, prot: int, fd: int, offset: int) -> None:
+    """mmap(2): put a range of a file at an address of this process, over what is there."""
+    at = _libc.mmap(address, size, prot, _MAP_SHARED | _MAP_FIXED, fd, offset)
+    check(at == _MAP_FAILED, "mmap")
+
+
+def userfaultfd(flags: int) -> int:
+    """userfaultfd(2). Raises OSError."""
+    fd: int = _libc.syscall(ctypes.c_long(_SYS_USERFAULTFD), ctypes.c_int(flags))
+    check(min(fd, 0), "userfaultfd")
+    return fd
+
+
 def resident_pages(address: int, size: int) -> bytes:
     """mincore(2): for each page of a window of this process whether it is in memory (1) or not (0).
 
@@ -274,7 +321,7 @@ def collapse(fd: int, start: int, size: int, huge_page: int) -> None:
     `start` and `size` are multiples of `huge_page`. Succeeds only if all of it is huge.
     """
     room = size + huge_page
-    base = _libc.mmap(None, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0)
+    base = _libc.mmap(None, room, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     check(base == _MAP_FAILED, "mmap")
     try:
         aligned = -(-base // huge_page) * huge_page

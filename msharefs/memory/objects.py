@@ -40,6 +40,10 @@ class Descriptor:
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
+    def fileno(self) -> int:
+        """The number, for as long as this is referred to."""
+        return self.fd
+
     def __del__(self) -> None:
         os.close(self.fd)
 
@@ -65,8 +69,10 @@ class SharedObjects:
     `headroom` is the memory that is left for them.
     """
 
-    def __init__(self, most: int | None = None) -> None:
-        """Keep at most so many descriptors that nobody uses."""
+    def __init__(self, most: int | None = None, *, readers: int | None = None) -> None:
+        """Keep at most so many descriptors that nobody uses. `readers` is a descriptor of the
+        directory on a read-only mount, if there is one."""
+        self._readers = readers
         self.headroom = Headroom()
         self._most = _room() if most is None else most
         self._open: OrderedDict[str, Descriptor] = OrderedDict()
@@ -104,6 +110,17 @@ class SharedObjects:
         except OSError:
             self._take_back(Descriptor(os.dup(_KEEPER)))
             raise
+
+    def open_for_readers(self, name: str) -> Descriptor:
+        """A new descriptor of an object, to be given away: open for reading, and through a read-only
+        mount, so that nobody who has it can change the object by it. Raises OSError: EOPNOTSUPP where there
+        is no such mount, and what `open` does."""
+        if self._readers is None:
+            raise OSError(errno.EOPNOTSUPP, "no descriptor would stay for reading", name)
+        directory = self._readers
+        return self._with_room(
+            lambda name: os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), name
+        )
 
     def allocated(self, name: str) -> int:
         """How many bytes have memory; none where there is no such object."""

@@ -78,10 +78,10 @@ def _place_ballast(directory: str) -> None:
 class Arena:
     """Segments in the tmpfs that is /dev/shm here."""
 
-    def __init__(self, options: ArenaOptions) -> None:
+    def __init__(self, options: ArenaOptions, *, readers: int | None = None) -> None:
         self._capacity = options.size
         self._huge = options.huge
-        self._objects = SharedObjects()
+        self._objects = SharedObjects(readers=readers)
 
     @property
     def capacity(self) -> int:

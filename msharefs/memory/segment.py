@@ -50,6 +50,10 @@ class PosixSegment:
         """The same for a moment, also where no descriptor is left. Raises OSError."""
         return self._opened(self._objects.open_for_page(self._name))
 
+    def open_for_readers(self) -> Descriptor:
+        """A descriptor to be given away that is for reading and stays so. Raises OSError."""
+        return self._objects.open_for_readers(self._name)
+
     def _opened(self, descriptor: Descriptor) -> OpenPosixSegment:
         return OpenPosixSegment(self._name, descriptor, self._objects.headroom)
 

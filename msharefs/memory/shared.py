@@ -2,7 +2,7 @@
 
 Owns their names, which nobody can guess, and the count of what they hold: here no limit
 of a tmpfs is ours to move, so the capacity is kept by counting. That holes stay empty is
-up to the data plane: processes never reach these segments themselves.
+up to the data plane: processes reach these segments themselves by its leave alone.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def remove_segments(prefix: str) -> None:
 class SharedArena:
     """Segments that the system's tmpfs holds among others."""
 
-    def __init__(self, capacity: int, prefix: str) -> None:
-        """At most `capacity` bytes in all."""
+    def __init__(self, capacity: int, prefix: str, *, readers: int | None = None) -> None:
+        """At most `capacity` bytes in all; `readers` is that of SharedObjects."""
         self._capacity = capacity
         self._prefix = prefix
-        self._objects = SharedObjects()
+        self._objects = SharedObjects(readers=readers)
         self._used = 0
         self._lock = threading.Lock()
 

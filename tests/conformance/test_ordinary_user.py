@@ -36,7 +36,9 @@ LEFT_OUT = {
 }
 """Modules that say nothing about a client's rules, and why."""
 
-PLANE = "data=paged"
+PAGED, DIRECT = "data=paged", "data=direct"
+SUITES = {PAGED: SUITE, DIRECT: ("tests/direct",)}
+"""What is run on mounts of each plane. What the direct one gives is beside the rules of all."""
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 SECONDS = 480.0
 SHOWN, TAIL = 20, 80
@@ -73,13 +75,18 @@ def results_of(report: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> dict[str, set[str]]:
-    """The tests that root collects for this plane without those that need root, by module."""
+def wanted() -> dict[str, dict[str, set[str]]]:
+    """The tests that root collects for each plane without those that need root, by module."""
+    return {plane: collected(plane, suite) for plane, suite in SUITES.items()}
+
+
+def collected(plane: str, suite: tuple[str, ...]) -> dict[str, set[str]]:
+    """Those of one plane."""
     ignored = [f"--ignore={module}" for module in LEFT_OUT]
     done = subprocess.run(
-        [*PYTEST, "-q", "--collect-only", "-m", "not root_only", *ignored, *SUITE],
+        [*PYTEST, "-q", "--collect-only", "-m", "not root_only", *ignored, *suite],
         cwd=ROOT,
-        env={**os.environ, MORE_OPTIONS: PLANE},
+        env={**os.environ, MORE_OPTIONS: plane},
         capture_output=True,
         text=True,
         timeout=100,
@@ -93,13 +100,20 @@ def wanted() -> dict[str, set[str]]:
     return found
 
 
-def run_session(modules: list[str], results: Path) -> Session:
-    """The user's run of these modules, with its files in this directory."""
+def run_session(plane: str, modules: list[str], results: Path) -> Session:
+    """The user's run of these modules on mounts of this plane, with its files in this directory."""
     # He writes here, and here alone outside his own world.
     results.chmod(0o777)
     report, log = results / "report.xml", results.with_suffix(".log")
     code = ordinary_user.run(
-        [*PYTEST, "--tb=short", f"--junitxml={report}", *modules],
+        [
+            "/usr/bin/env",
+            f"{MORE_OPTIONS}={plane}",
+            *PYTEST,
+            "--tb=short",
+            f"--junitxml={report}",
+            *modules,
+        ],
         shown=[ROOT, Path(sys.prefix), Path(sys.base_prefix), results],
         log=log,
         seconds=SECONDS,
@@ -109,15 +123,15 @@ def run_session(modules: list[str], results: Path) -> Session:
 
 @pytest.fixture(scope="module")
 def sessions(
-    wanted: dict[str, set[str]], tmp_path_factory: pytest.TempPathFactory
+    wanted: dict[str, dict[str, set[str]]], tmp_path_factory: pytest.TempPathFactory
 ) -> list[Session]:
-    """The whole suite, in two sessions side by side, because it waits a lot."""
-    modules = sorted(wanted, key=os.path.basename)
+    """The whole suite, in sessions side by side, because it waits a lot."""
+    modules = sorted(wanted[PAGED], key=os.path.basename)
     half = len(modules) // 2
-    places = [tmp_path_factory.mktemp("ordinary") for _ in range(2)]
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
-        patch.setenv(MORE_OPTIONS, PLANE)
-        return list(pool.map(run_session, (modules[:half], modules[half:]), places))
+    parts = [modules[:half], modules[half:], sorted(wanted[DIRECT])]
+    places = [tmp_path_factory.mktemp("ordinary") for _ in parts]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(run_session, (PAGED, PAGED, DIRECT), parts, places))
 
 
 def test_sessions_end_well_and_leave_nothing(sessions: list[Session]) -> None:
@@ -127,10 +141,11 @@ def test_sessions_end_well_and_leave_nothing(sessions: list[Session]) -> None:
 
 
 def test_every_test_that_does_not_need_root_passes(
-    sessions: list[Session], wanted: dict[str, set[str]]
+    sessions: list[Session], wanted: dict[str, dict[str, set[str]]]
 ) -> None:
     """All that was collected ran there, without a skip, and passed; so did nothing else."""
-    results = {name: "did not run" for module in wanted for name in wanted[module]}
+    names = [name for modules in wanted.values() for tests in modules.values() for name in tests]
+    results = dict.fromkeys(names, "did not run")
     assert results
     for session in sessions:
         assert set(session.results) <= set(results)

@@ -51,6 +51,7 @@ CREATE = abi.CreateMapping(
     fd=0x293A4B5C,
 )
 UNMAP = abi.Unmap(region_offset=0x0123456789ABCDEF, size=0xFEDCBA9876543210)
+ATTACH = abi.Attach(bytes(range(1, 17)), 0xC1D2E3F4, b"an-address")
 
 REPORT = r"""
 #include <msharefs.h>
@@ -80,6 +81,8 @@ int main(void)
 {
 	struct mshare_create create;
 	struct mshare_unmap unmap;
+	struct mshare_attach attach;
+	int i;
 
 	memset(&create, 0, sizeof create);
 	create.region_offset = wide(0x11223344UL, 0x55667788UL);
@@ -91,8 +94,16 @@ int main(void)
 	unmap.region_offset = wide(0x01234567UL, 0x89ABCDEFUL);
 	unmap.size = wide(0xFEDCBA98UL, 0x76543210UL);
 
+	memset(&attach, 0, sizeof attach);
+	for (i = 0; i < 16; i++)
+		attach.token[i] = (__u8)(i + 1);
+	attach.uid = 0xC1D2E3F4UL;
+	strcpy(attach.address, "an-address");
+
 	SHOW("CREATE_MAPPING", MSHAREFS_CREATE_MAPPING);
 	SHOW("UNMAP", MSHAREFS_UNMAP);
+	SHOW("ATTACH", MSHAREFS_ATTACH);
+	SHOW("attach.sizeof", sizeof(struct mshare_attach));
 	SHOW("create.sizeof", sizeof(struct mshare_create));
 	SHOW("create.region_offset", offsetof(struct mshare_create, region_offset));
 	SHOW("create.size", offsetof(struct mshare_create, size));
@@ -105,6 +116,7 @@ int main(void)
 	SHOW("unmap.size", offsetof(struct mshare_unmap, size));
 	show_bytes("create.bytes", &create, sizeof create);
 	show_bytes("unmap.bytes", &unmap, sizeof unmap);
+	show_bytes("attach.bytes", &attach, sizeof attach);
 	return 0;
 }
 """
@@ -150,6 +162,8 @@ def expected_report() -> dict[str, str]:
     numbers = {
         "CREATE_MAPPING": abi.CREATE_MAPPING,
         "UNMAP": abi.UNMAP,
+        "ATTACH": abi.ATTACH,
+        "attach.sizeof": abi.Attach.FORMAT.size,
         "create.sizeof": abi.CreateMapping.FORMAT.size,
         "unmap.sizeof": abi.Unmap.FORMAT.size,
     }
@@ -162,6 +176,7 @@ def expected_report() -> dict[str, str]:
     report = {name: str(value) for name, value in numbers.items()}
     report["create.bytes"] = CREATE.pack().hex()
     report["unmap.bytes"] = UNMAP.pack().hex()
+    report["attach.bytes"] = ATTACH.pack().hex()
     return report
 
 
@@ -248,7 +263,12 @@ def test_header_included_alone_and_twice_defines_only_its_names(tmp_path: Path) 
     run(["gcc", "-std=c89", *STRICT, "-fsyntax-only", source])
     macros = run(["gcc", "-std=c89", *STRICT, "-E", "-dM", source])
     named = {line.split()[1] for line in macros.splitlines() if "mshare" in line.lower()}
-    assert named == {"MSHAREFS_H", "MSHAREFS_CREATE_MAPPING", "MSHAREFS_UNMAP"}
+    assert named == {
+        "MSHAREFS_H",
+        "MSHAREFS_CREATE_MAPPING",
+        "MSHAREFS_UNMAP",
+        "MSHAREFS_ATTACH",
+    }
 
 
 @pytest.mark.parametrize("dialect", ["c89", "c17"])

@@ -202,7 +202,7 @@ def test_an_old_kernel_cannot_tell(kernel_end: KernelEnd, region: Region) -> Non
     """Before Linux 6.6 everything goes through the page cache: read(2) gives what is mapped."""
     plane = PagedPlane(kernel_end.device, "a test", offer(0))
     assert bytes(read(plane, region, fault(3, flags=READ_LOCKOWNER), THREAD)[:1]) == b"3"
-    assert plane.open_flags == KEEP_CACHE
+    assert plane.open_flags(region) == KEEP_CACHE
 
 
 # Write-backs
@@ -422,7 +422,7 @@ def test_what_is_negotiated(plane: PagedPlane) -> None:
 def test_opens_are_direct(plane: PagedPlane, world: World, region: Region) -> None:
     """And there is nothing to register or to let go of."""
     assert plane.register(segment_of(region)) == 0
-    assert plane.open_flags == DIRECT_IO
+    assert plane.open_flags(region) == DIRECT_IO
     plane.unregister(0)
 
 

@@ -50,7 +50,7 @@ def test_a_segment_is_registered(
     """By its descriptor; the id is the region's until it is gone."""
     registration = plane.register(segment)
     assert device.backing == {registration: segment.fileno()}
-    assert plane.open_flags == 0x81
+    assert plane.open_flags(make_world().region()) == 0x81
     plane.unregister(registration)
     assert device.backing == {}
 
@@ -119,6 +119,8 @@ def test_no_change_leaves_stale_pages(plane: PassthroughPlane) -> None:
         ("auto", EVERYTHING, True, "passthrough", "works"),
         ("passthrough", EVERYTHING, True, "passthrough", "asked for"),
         ("paged", EVERYTHING, True, "paged", "asked for"),
+        ("direct", EVERYTHING, True, "direct", "asked for"),
+        ("direct", 0, False, "direct", "asked for"),
         ("paged", 0, False, "paged", "asked for"),
         ("auto", EVERYTHING, False, "paged", "root"),
         ("auto", EVERYTHING & ~PASSTHROUGH, True, "paged", "6.9"),

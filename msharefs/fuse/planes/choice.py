@@ -7,6 +7,7 @@ from dataclasses import replace
 from msharefs.fuse import kernel
 from msharefs.fuse.device import Device
 from msharefs.fuse.handshake import InitOffer
+from msharefs.fuse.planes.direct import DirectPlane
 from msharefs.fuse.planes.paged import PagedPlane
 from msharefs.fuse.planes.passthrough import PassthroughPlane
 from msharefs.fuse.planes.plane import DataPlane, PlaneError
@@ -30,13 +31,15 @@ def without(offer: InitOffer, names: tuple[str, ...]) -> InitOffer:
 def choose_plane(wanted: str, offer: InitOffer, *, device: Device, privileged: bool) -> DataPlane:
     """The plane for data=`wanted`. `privileged` means CAP_SYS_ADMIN in the first user
     namespace. Raises PlaneError where passthrough is asked for and cannot be had."""
+    if wanted == "direct":
+        return DirectPlane(device, "asked for", offer)
+    if wanted == "paged":
+        return PagedPlane(device, "asked for", offer)
     obstacle = None
     if not privileged:
         obstacle = "passthrough needs root (CAP_SYS_ADMIN in the first user namespace)"
     elif not offer.flags2 & kernel.FUSE_PASSTHROUGH:
         obstacle = "this kernel offers no FUSE passthrough (Linux 6.9 and newer do)"
-    if wanted == "paged":
-        return PagedPlane(device, "asked for", offer)
     if obstacle is None:
         return PassthroughPlane(device, "asked for" if wanted == "passthrough" else "it works here")
     if wanted == "passthrough":

@@ -61,6 +61,7 @@ class PagedPlane:
 
     name = "paged"
     sees_touches = True
+    gives_segments = False
     # Read ahead what two READs carry, so that kernel and daemon copy at the same time; more would
     # give MAP_NORESERVE memory to more than a huge page with each touch. And no strict limit: with
     # it a writer is put to sleep once 1 % of the dirty pages that the machine allows are of this
@@ -97,8 +98,7 @@ class PagedPlane:
             stack_depth=0,
         )
 
-    @property
-    def open_flags(self) -> int:
+    def open_flags(self, region: Region) -> int:
         """Direct I/O where mmap is allowed with it; else the page cache, kept over opens."""
         return kernel.FOPEN_DIRECT_IO if self._direct else kernel.FOPEN_KEEP_CACHE
 

@@ -29,7 +29,7 @@ class PassthroughPlane:
     tuning: Mapping[str, int] = {}
     attach_advice = 0
 
-    open_flags = kernel.FOPEN_DIRECT_IO | kernel.FOPEN_PASSTHROUGH
+    gives_segments = False
 
     def __init__(self, device: Device, why: str) -> None:
         self.why = why
@@ -46,6 +46,10 @@ class PassthroughPlane:
             flags2=offer.flags2 & wanted,
             stack_depth=1,
         )
+
+    def open_flags(self, region: Region) -> int:
+        """Passed through."""
+        return kernel.FOPEN_DIRECT_IO | kernel.FOPEN_PASSTHROUGH
 
     def register(self, segment: OpenSegment) -> int:
         """Make the segment a backing file, which the kernel keeps open itself. Returns its

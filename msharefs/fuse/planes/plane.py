@@ -1,7 +1,6 @@
-"""How mmap reaches the bytes of a region: one interface, and the choice between its two ways.
+"""How mmap reaches the bytes of a region: one interface, and what is negotiated for it.
 
-Nothing outside knows which way is in use. The passthrough plane is in passthrough.py, the
-paged one in paged.py.
+Nothing outside knows which way is in use. The planes are in passthrough.py, paged.py and direct.py.
 """
 
 from __future__ import annotations
@@ -83,8 +82,11 @@ class DataPlane(Protocol):
         not offered (process_init_reply in fs/fuse/inode.c)."""
 
     @property
-    def open_flags(self) -> int:
-        """What each handle on a region is opened with (FOPEN_*)."""
+    def gives_segments(self) -> bool:
+        """Whether clients may have the segment of a region itself, instead of mapping its file."""
+
+    def open_flags(self, region: Region) -> int:
+        """What a handle on the region is opened with now (FOPEN_*)."""
 
     def register(self, segment: OpenSegment) -> int:
         """Let handles be opened on a region with this segment. Returns its registration, for

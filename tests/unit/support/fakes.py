@@ -87,6 +87,11 @@ class FakeSegment:
         """The same."""
         return self.open()
 
+    def open_for_readers(self) -> FakeSegment:
+        """The same."""
+        self._memory.faults.step("open_for_readers")
+        return self.open()
+
     def fileno(self) -> int:
         """A number that is no real descriptor, but tells which segment it is of."""
         return 1000 + self.ino

@@ -27,7 +27,7 @@ class FakePlane:
     sees_touches = True
     tuning: Mapping[str, int] = {}
     attach_advice = 0
-    open_flags = 0x81
+    gives_segments = False
 
     def __init__(self, flags2: int = 0x30) -> None:
         self.flags2 = flags2
@@ -38,6 +38,10 @@ class FakePlane:
         """Bits that are easy to find in a reply."""
         flags, flags2 = offer.flags & 0x80000, offer.flags2 & self.flags2
         return Negotiation(flags=flags, flags2=flags2, stack_depth=7)
+
+    def open_flags(self, region: Region) -> int:
+        """Those of passthrough."""
+        return 0x81
 
     def register(self, segment: OpenSegment) -> int:
         """Recorded; a registration that tells the inode."""

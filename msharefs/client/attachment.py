@@ -1,14 +1,16 @@
 """A region's bytes in this process: one mmap and the views on it.
 
-Owns `Attachment`. It works on any descriptor that can be mapped: it knows
-nothing of mounts or paths. Which range and which rights make sense, and how to
+Owns `Attachment`, and that it is on the memory of the region itself where the mount gives that
+(segments.py). It works on any descriptor that can be mapped: it knows nothing of mounts or paths. Which range and which rights make sense, and how to
 look at the layout, is the caller's business (region.py).
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
+import os
 import sys
 import threading
 from collections.abc import Iterable
@@ -16,8 +18,9 @@ from contextlib import suppress
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
-from msharefs.client.errors import AccessDenied, translated
+from msharefs.client.errors import AccessDenied, MshareError, translated
 from msharefs.client.layout import holes
+from msharefs.client.segments import segment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +52,10 @@ class Attachment:
     what was unmapped gives SIGBUS; what was mapped in a hole still gives SIGSEGV; what was mapped
     anew with another protection keeps the old one.
 
+    On a mount of the direct data plane it is the memory itself, and `direct` is true. It keeps two
+    descriptors then, and holes give SIGBUS as elsewhere, with two exceptions: in an attachment for
+    reading only, and in a forked child, a hole reads as zeros.
+
     Closing the region leaves its attachments as they are. An attachment that is not closed
     goes when it and the last view of it are gone. A forked child has it too, on the same memory;
     each process closes its own.
@@ -59,6 +66,7 @@ class Attachment:
         "_address",
         "_applied",
         "_buf",
+        "_direct",
         "_enforced",
         "_lock",
         "_look",
@@ -87,8 +95,8 @@ class Attachment:
         """
         self._offset = offset
         self._size = size
-        self._map = _map_shared(fd, offset, size, writable=writable)
-        if advice:
+        self._map, self._direct = _mapped(fd, offset, size, writable=writable)
+        if advice and not self._direct:
             # A kernel without huge pages knows no such advice, and reads less ahead.
             with suppress(OSError):
                 self._map.madvise(advice)
@@ -142,8 +150,17 @@ class Attachment:
         """Where it begins in this process's memory, as for a C library."""
         self._require_open()
         if self._address is None:
-            self._address = _address_of(self._map)
+            from msharefs.client.direct_map import (  # noqa: PLC0415 - few need an address, and it loads ctypes
+                address_of,
+            )
+
+            self._address = address_of(self._map)
         return self._address
+
+    @property
+    def direct(self) -> bool:
+        """Whether it is the memory itself: page faults ask no daemon, and page tables can be small."""
+        return self._direct
 
     @property
     def enforced(self) -> bool:
@@ -306,31 +323,29 @@ class Attachment:
             raise ValueError("operation on a closed attachment")
 
 
+def _mapped(fd: int, offset: int, size: int, *, writable: bool) -> tuple[mmap.mmap, bool]:
+    """The range in this process, and whether it is the memory itself."""
+    segment = segment_of(fd)
+    if segment is None:
+        return _map_shared(fd, offset, size, writable=writable), False
+    from msharefs.client.direct_map import DirectMap  # noqa: PLC0415 - the same
+
+    try:
+        return DirectMap.of(segment, fd, offset, size, writable=writable), True
+    finally:
+        os.close(segment)
+
+
 def _map_shared(fd: int, offset: int, size: int, *, writable: bool) -> mmap.mmap:
     prot = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=offset, trackfd=False)
-    # Before 3.13 the module keeps a duplicate of the descriptor until the map is closed: the
+    # Before Python 3.13 the module keeps a duplicate of the descriptor until the map is closed: the
     # region counts as open for so long, which is true enough of an attached one.
-    return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=offset)
-
-
-def _address_of(map_: mmap.mmap) -> int:
-    """Where `map_` lies, asked through the buffer protocol, which serves read-only maps too."""
-    import ctypes  # noqa: PLC0415 - few need an address, and it takes milliseconds to import
-
-    class PyBuffer(ctypes.Structure):
-        """The start of CPython's Py_buffer, and room for the rest of it."""
-
-        _fields_ = (
-            ("buf", ctypes.c_void_p),
-            ("obj", ctypes.c_void_p),
-            ("rest", ctypes.c_byte * 128),
-        )
-
-    view = PyBuffer()
-    get = ctypes.pythonapi.PyObject_GetBuffer
-    get.argtypes = [ctypes.py_object, ctypes.POINTER(PyBuffer), ctypes.c_int]
-    get(map_, ctypes.byref(view), 0)
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
-    return int(view.buf or 0)
+    untracked = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+    try:
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=offset, **untracked)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        # The kernel's word for the file of a region that is direct.
+        text = "other processes have attached the memory of the region itself, which is not given to this one"
+        raise MshareError(errno.ENODEV, text) from error

@@ -12,9 +12,8 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -82,10 +81,6 @@ class StateDirectory:
         left there. Raises InUseError or OSError (PermissionError if somebody else owns
         `base`)."""
         self.path = os.path.join(base, state_name(mountpoint))
-        os.makedirs(base, mode=0o700, exist_ok=True)
-        if os.lstat(base).st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "belongs to somebody else", base)
-        os.makedirs(self.path, mode=0o700, exist_ok=True)
         self._lock = self._take_lock()
         earlier = self._what_was_left()
         ended = fresh or os.path.exists(self.file(ENDED))
@@ -130,37 +125,48 @@ class StateDirectory:
 
     def remove(self) -> None:
         """Take away everything, and let go of it."""
-        self.clear()
-        shutil.rmtree(self.path)
-        os.close(self._lock)
-        # Other mounts may have theirs beside it.
+        # A cleaner of old files may have been here before.
+        with suppress(FileNotFoundError):
+            self.clear()
+            os.unlink(self.file(LOCK))
+        # The next mount may have made its lock already, and others may have theirs beside it.
         with suppress(OSError):
+            os.rmdir(self.path)
             os.rmdir(os.path.dirname(self.path))
+        os.close(self._lock)
 
     def _take_lock(self) -> int:
-        fd = os.open(os.path.join(self.path, LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        # umount returns before the daemon has ended, and a mount may follow at once.
+        """umount returns before the daemon has ended, and a mount may follow at once: whatever the
+        daemon takes away at its end is made again."""
         deadline = time.monotonic() + ENDING_TIME
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    os.close(fd)
-                    raise InUseError(self.path) from None
-                time.sleep(ENDING_LOOK)
-            else:
-                return self._same_lock(fd)
+        while (fd := self._lock_it()) is None:
+            if time.monotonic() > deadline:
+                raise InUseError(self.path)
+            time.sleep(ENDING_LOOK)
+        return fd
 
-    def _same_lock(self, fd: int) -> int:
-        """The one who held the lock has removed the directory, so it is made again."""
-        path = os.path.join(self.path, LOCK)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(path), os.fstat(fd)):
+    def _lock_it(self) -> int | None:
+        """None where somebody else holds the lock, or is just taking it away."""
+        with suppress(BlockingIOError, FileNotFoundError), ExitStack() as undo:
+            self._make()
+            fd = os.open(self.file(LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            undo.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.stat(self.file(LOCK)), os.fstat(fd)):
+                undo.pop_all()
                 return fd
-        os.close(fd)
-        os.makedirs(self.path, mode=0o700, exist_ok=True)
-        return self._take_lock()
+        return None
+
+    def _make(self) -> None:
+        """The directory, and the one above. Raises OSError: FileNotFoundError where somebody is
+        just taking that away, PermissionError where it is somebody else's."""
+        base = os.path.dirname(self.path)
+        with suppress(FileExistsError):
+            os.makedirs(base, mode=0o700)
+        if os.lstat(base).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "belongs to somebody else", base)
+        with suppress(FileExistsError):
+            os.mkdir(self.path, mode=0o700)
 
     def _what_was_left(self) -> Config | None:
         """The configuration of an earlier mount whose memory is here still."""

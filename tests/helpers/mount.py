@@ -27,7 +27,7 @@ from tests.helpers.waiting import eventually
 ROOT = Path(__file__).resolve().parents[2]
 PRIVILEGED = os.geteuid() == 0
 START_SECONDS = 20.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 30.0
 SUSPICIOUS = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|Traceback|Warning:")
 # Every process that comes from a test's mount carries this in its environment.
 MARKER = "MSHAREFS_TEST_MOUNT"

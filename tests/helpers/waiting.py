@@ -12,7 +12,7 @@ STEP = 0.005
 
 
 def eventually(
-    condition: Callable[[], T], *, timeout: float = 10.0, what: str = "", step: float = STEP
+    condition: Callable[[], T], *, timeout: float = 30.0, what: str = "", step: float = STEP
 ) -> T:
     """The first true value of `condition`; AssertionError if there is none within `timeout` s."""
     deadline = time.monotonic() + timeout

@@ -55,8 +55,8 @@ FCHMOD = {"x86_64": 91, "aarch64": 52}[os.uname().machine]
 def test_many_processes_of_one_user_are_one_turn(
     mounted: mount.Mount, place: Path, make_poke: MakePoke
 ) -> None:
-    """Sixteen of Alice's requests wait when Bob's comes: he is served after the first of them. When
-    each was served is its ctime, and no question of how fast the machine is."""
+    """Sixteen of Alice's requests wait when Bob's comes: he is served after the first of them at the
+    latest. When each was served is its ctime, and no question of how fast the machine is."""
     names = [place.with_name(f"{place.name}-{number}") for number in range(FLOOD + 1)]
     clients = [*(make_poke(uid=ALICE) for _ in range(FLOOD)), make_poke(uid=BOB)]
     fds = [
@@ -70,7 +70,7 @@ def test_many_processes_of_one_user_are_one_turn(
     for client in clients:
         client.answer()
     order = sorted(range(FLOOD + 1), key=lambda number: names[number].stat().st_ctime_ns)
-    assert order.index(FLOOD) == 1
+    assert order.index(FLOOD) <= 1
     # And Alice's are served in the order in which they came.
     assert [number for number in order if number != FLOOD] == [*range(FLOOD)]
     for name in names:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,33 @@ def test_it_is_taken_when_its_holder_lets_go(base: str, monkeypatch: pytest.Monk
     assert list(looks) == []
     assert is_held(MOUNTPOINT, base)
     assert os.path.isdir(state.path)
+    state.remove()
+    assert not os.path.exists(base)
+
+
+def test_many_take_turns(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes the directory away at his end takes nothing from the one who comes."""
+    monkeypatch.setattr(state_module, "ENDING_TIME", 60)
+    monkeypatch.setattr(state_module, "ENDING_LOOK", 0)
+    holders: list[int] = []
+
+    def hold(number: int) -> list[int]:
+        state = StateDirectory(MOUNTPOINT, base, fresh=False)
+        holders.append(number)
+        seen = list(holders)
+        holders.remove(number)
+        state.remove()
+        return seen
+
+    with ThreadPoolExecutor(4) as executor:
+        assert list(executor.map(hold, range(1000))) == [[number] for number in range(1000)]
+    assert not os.path.exists(base)
+
+
+def test_removing_what_is_gone(base: str) -> None:
+    """Those who clean directories for temporary files may have been there before."""
+    state = StateDirectory(MOUNTPOINT, base, fresh=False)
+    shutil.rmtree(base)
     state.remove()
     assert not os.path.exists(base)
 

@@ -10,7 +10,7 @@ written first, and finished when the counts are opened after a crash.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msharefs.core.errors import NoRoom
 from msharefs.core.ways import Way
@@ -18,7 +18,8 @@ from msharefs.core.ways import Way
 _RECORD = struct.Struct("=QII")
 _COUNT = struct.Struct("=I")
 _CHANGES = struct.Struct("=II")
-_SLOT = _COUNT.size + _CHANGES.size
+_COUNTS = struct.Struct("=III")
+_SLOT = _COUNTS.size
 _LAST_INO = struct.Struct("=Q")
 _LAST_INO_PLACE = _RECORD.size
 _FIRST = 32
@@ -69,13 +70,15 @@ class HandleCounts:
         """The slot's region is gone."""
         self._free.append(slot)
 
-    def get(self, slot: int) -> int:
-        """How many handles the region of a slot has."""
-        return self._word(slot) & _COUNT_MASK
+    def counts(self) -> list[tuple[int, int, int]]:
+        """By slot: how many handles its region has, and how many CREATE_MAPPINGs and UNMAPs it
+        has seen."""
+        return [(word & _COUNT_MASK, maps, unmaps) for word, maps, unmaps in self._slots()]
 
-    def way(self, slot: int) -> Way:
-        """How the region of a slot is reached."""
-        return Way(self._word(slot) >> _WAY_SHIFT)
+    def ways(self) -> dict[int, Way]:
+        """By slot: how its region is reached, where that is not Way.OPEN."""
+        words = enumerate(word >> _WAY_SHIFT for word, _maps, _unmaps in self._slots())
+        return {slot: Way(way) for slot, way in words if way}
 
     def set(self, slot: int, count: int, unique: int, way: Way = Way.OPEN) -> None:
         """Set count and way on behalf of the request `unique`."""
@@ -87,12 +90,7 @@ class HandleCounts:
     def set_way(self, slot: int, way: Way) -> None:
         """Set the way alone, for no request. The record may be of this slot: it must not bring the
         way before back."""
-        self.set(slot, self.get(slot), self._last_request, way)
-
-    def changes(self, slot: int) -> tuple[int, int]:
-        """How many CREATE_MAPPINGs and UNMAPs the region has seen."""
-        maps, unmaps = _CHANGES.unpack_from(self._buffer, _place(slot) + _COUNT.size)
-        return maps, unmaps
+        self.set(slot, self._word(slot) & _COUNT_MASK, self._last_request, way)
 
     def set_changes(self, slot: int, maps: int, unmaps: int) -> None:
         """Keep these two; they wrap at 32 bits."""
@@ -108,6 +106,10 @@ class HandleCounts:
     @last_ino.setter
     def last_ino(self, ino: int) -> None:
         _LAST_INO.pack_into(self._buffer, _LAST_INO_PLACE, ino)
+
+    def _slots(self) -> Iterator[tuple[int, ...]]:
+        slots = (len(self._buffer) - _FIRST) // _SLOT
+        return _COUNTS.iter_unpack(self._buffer[_FIRST : _place(slots)])
 
     def _word(self, slot: int) -> int:
         word: int = _COUNT.unpack_from(self._buffer, _place(slot))[0]

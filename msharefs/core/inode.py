@@ -164,15 +164,18 @@ class Directory(Inode):
 
     def put(self, name: bytes, ino: int) -> None:
         """Add `name`, which is not there, at the end."""
-        self.put_again(name, ino, self._next_cookie)
-
-    def put_again(self, name: bytes, ino: int, cookie: int) -> None:
-        """Add `name` with a cookie that is greater than all others."""
+        cookie = self._next_cookie
         entry = Entry(name, ino, cookie)
-        self.begin_after(cookie)
-        self._by_name[name] = entry
-        self._by_cookie[entry.cookie] = entry
-        self._cookies.append(entry.cookie)
+        self._next_cookie = cookie + 1
+        self._by_name[name] = self._by_cookie[cookie] = entry
+        self._cookies.append(cookie)
+
+    def put_again(self, entries: list[Entry]) -> None:
+        """Fill it, which is empty, with these, at least one, in the order of their cookies."""
+        self._by_name = {entry.name: entry for entry in entries}
+        self._by_cookie = {entry.cookie: entry for entry in entries}
+        self._cookies = list(self._by_cookie)
+        self.begin_after(self._cookies[-1])
 
     def begin_after(self, cookie: int) -> None:
         """Never give a cookie up to this one again: names that had them may be gone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from msharefs.core.errors import (
     Busy,
@@ -107,6 +107,12 @@ class Ledger:
     def uncharge(self, need: int) -> None:
         """What was charged is accounted now, or was not needed."""
         self.pending -= need
+
+    def restore(self, layouts: Collection[Layout]) -> None:
+        """Begin with the layouts that an earlier process left."""
+        self.mappings = sum(map(len, layouts))
+        self.reserved = sum(layout.reserved for layout in layouts)
+        self.optional = sum(layout.mapped for layout in layouts) - self.reserved
 
     def account(self, before: Totals, layout: Layout) -> None:
         """Add what changed in a layout."""

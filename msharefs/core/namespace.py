@@ -9,7 +9,7 @@ kernel (default_permissions), and so are paths, loops of links and sticky direct
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from msharefs.core.errors import (
@@ -126,13 +126,17 @@ class Namespace:
         """Inodes that only handles, mappings or the kernel's cache keep."""
         return [inode for inode in self._inodes.values() if inode.nlink == 0]
 
+    def others(self) -> Iterator[Inode]:
+        """All inodes that are no regions."""
+        return (inode for inode in self._inodes.values() if not isinstance(inode, Region))
+
     def restore(self, inodes: dict[int, Inode], *, last_ino: int) -> None:
         """Take the place of what is here: the tree of an earlier process, which gave
         numbers up to `last_ino`."""
         self._inodes = dict(inodes)
-        self._quotas.restore((inode.uid, inode.names) for inode in inodes.values())
-        regions = (inode for inode in inodes.values() if not inode.is_directory)
-        self._further_names = sum(max(0, region.nlink - 1) for region in regions)
+        # Links of directories are no names.
+        linked = (inode for inode in inodes.values() if inode.nlink > 1)
+        self._further_names = sum(inode.names - 1 for inode in linked)
         self._next_ino = max(FIRST_FREE_INO, last_ino + 1, max(inodes) + 1)
 
     def directory(self, ino: int) -> Directory:

@@ -8,7 +8,7 @@ came later, or by a gift of root's, keeps it and gets no more. What a mount has 
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -62,13 +62,16 @@ class Quotas:
             if wanted > left:
                 raise OverQuota(f"user_{name}: {wanted} more for user {uid}, who may have {left}")
 
-    def restore(self, names: Iterable[tuple[int, int]]) -> None:
-        """Begin with (owner, names) of each inode that an earlier process left; what its regions
-        have mapped is added later."""
-        counts: Counter[int] = Counter()
-        for uid, count in names:
-            counts[uid] += count
-        self._shares = {uid: Share(inodes=count) for uid, count in counts.items()}
+    def restore(self, owned: Iterable[tuple[int, int, int, int]]) -> None:
+        """Begin with what an earlier process left: of each inode the owner, the bytes that it has mapped, its
+        names and its mappings."""
+        sums: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        for uid, size, names, mappings in owned:
+            share = sums[uid]
+            share[0] += size
+            share[1] += names
+            share[2] += mappings
+        self._shares = {uid: Share(*share) for uid, share in sums.items()}
 
     def add(self, uid: int, more: Share) -> None:
         """A user has so much more; less where it is negative."""

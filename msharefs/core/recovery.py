@@ -8,14 +8,18 @@ has anything open, and only names count. Called once, before the first request.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from msharefs.abi import INFO_NAME
-from msharefs.core.inode import AUTOMAPS, INFO_INO, ROOT_INO, Caller, Directory, Inode
+from msharefs.core.inode import AUTOMAPS, INFO_INO, ROOT_INO, Caller, Directory, Entry, Inode
 from msharefs.core.journal import STATEMENTS, time_from
 from msharefs.core.layout import Layout
 from msharefs.core.region import Region
-from msharefs.core.tables import NOTHING, UNKNOWN, Tables, statements_to_drop
+from msharefs.core.tables import UNKNOWN, Tables, statements_to_drop
+from msharefs.core.ways import Way
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -33,10 +37,10 @@ def after_crash(tables: Tables, progress: Progress) -> list[int]:
     """
     for inode in _read_inodes(tables, progress):
         inode.lookups = UNKNOWN
-    for region in tables.regions.values():
-        region.opens = tables.handles.get(region.slot)
-        tables.note_way(region, tables.handles.way(region.slot))
-        tables.open_handles += region.opens
+    tables.open_handles = sum(region.opens for region in tables.regions.values())
+    ways = tables.handles.ways()
+    for region in tables.regions.values() if ways else ():
+        tables.note_way(region, ways.get(region.slot, Way.OPEN))
     lost = _find_segments(tables, progress)
     _put_in_order(tables)
     nameless = tables.names.nameless()
@@ -61,11 +65,13 @@ def on_new_mount(tables: Tables, progress: Progress) -> list[int]:
     with tables.journal.rewrite(None, statements=STATEMENTS + more):
         tables.journal.forget_connection(more=more)
         tables.handles.forget_request()
+        ways = tables.handles.ways()
         for region in tables.regions.values():
             if region.segment is not None:
-                tables.note_way(region, tables.handles.way(region.slot).when_mounted_again)
+                way = ways.get(region.slot, Way.OPEN)
+                tables.note_way(region, way.when_mounted_again)
             tables.handles.set(region.slot, 0, 0, region.way)
-            region.registration = 0
+            region.opens = region.registration = 0
     tables.drop_all(_told(progress, "without a name", tables.names.nameless()))
     _put_in_order(tables)
     return lost
@@ -73,10 +79,15 @@ def on_new_mount(tables: Tables, progress: Progress) -> list[int]:
 
 def _told(progress: Progress, what: str, things: Iterable[T]) -> Iterator[T]:
     """The same, with a word now and then about how many it were."""
-    for number, thing in enumerate(things):
-        if number % STEP == 0:
-            progress(f"{number:,} {what}")
-        yield thing
+    return chain.from_iterable(_steps(progress, what, iter(things)))
+
+
+def _steps(progress: Progress, what: str, left: Iterator[T]) -> Iterator[list[T]]:
+    number = 0
+    while some := list(islice(left, STEP)):
+        progress(f"{number:,} {what}")
+        yield some
+        number += len(some)
 
 
 def _read_inodes(tables: Tables, progress: Progress) -> list[Inode]:
@@ -86,50 +97,63 @@ def _read_inodes(tables: Tables, progress: Progress) -> list[Inode]:
     if not any(journal.inodes()):
         with journal.change(None):
             tables.record_entry(ROOT_INO, INFO_NAME, names.get(INFO_INO))
-    # Few programs make many regions.
-    creators: dict[tuple[int, int, int], Caller] = {}
     rows = _told(progress, "inodes", journal.inodes())
-    inodes = {row[0]: _inode_from(row, tables, creators) for row in rows}
-    for parent, name, ino, cookie in _told(progress, "names", journal.names()):
-        directory = inodes[parent]
-        if isinstance(directory, Directory):
-            directory.put_again(name, ino, cookie)
-            inodes[ino].place = (parent, name)
-    tables.regions.update((i, r) for i, r in inodes.items() if isinstance(r, Region))
+    inodes = {row[0]: _inode_from(row, names.get(INFO_INO)) for row in rows}
+    _read_names(tables, inodes, progress)
+    regions = tables.regions
+    regions.update((ino, inode) for ino, inode in inodes.items() if isinstance(inode, Region))
     for ino, mapping in _told(progress, "mappings", journal.mappings()):
-        tables.regions[ino].layout.append(mapping)
+        regions[ino].layout.append(mapping)
     names.restore(inodes, last_ino=tables.handles.last_ino)
-    tables.handles.open({region.slot for region in tables.regions.values()})
-    for region in tables.regions.values():
-        region.maps, region.unmaps = tables.handles.changes(region.slot)
+    tables.handles.open({region.slot for region in regions.values()})
+    counts = tables.handles.counts()
+    for region in regions.values():
+        region.opens, region.maps, region.unmaps = counts[region.slot]
     return list(inodes.values())
 
 
-def _inode_from(
-    row: tuple[Any, ...], tables: Tables, creators: dict[tuple[int, int, int], Caller]
-) -> Inode:
-    """The inode of a row, which has the columns of the journal's schema."""
-    ino, kind, mode, uid, gid, nlink, atime, mtime, ctime, parent, size, registration, slot, *_ = (
-        row
-    )
+# Few programs make many regions.
+_creator = cache(Caller)
+
+
+def _inode_from(row: tuple[Any, ...], info: Inode) -> Inode:
+    """The inode of a row, which has the columns of the journal's schema. What it is called, and
+    what a region has mapped, is elsewhere. Written for speed, because of a million regions."""
+    ino, kind, mode, uid, gid, nlink, atime, mtime, ctime, parent, size = row[:11]
+    registration, slot, creator_pid, creator_uid, creator_gid, automap = row[11:]
     inode: Inode
-    if kind == "D":
-        inode = directory = Directory(ino, parent, mode, uid, gid, 0)
-        directory.begin_after(size)
-    elif kind == "I":
-        inode = tables.names.get(INFO_INO)
-    else:
-        who = row[-4:-1]
-        creator = creators.get(who) or creators.setdefault(who, Caller(*who))
+    if kind == "R":
+        creator = _creator(creator_pid, creator_uid, creator_gid)
         inode = region = Region(ino, mode & 0o7777, uid, gid, 0, creator)
-        region.registration, region.slot = registration, slot
+        region.registration = registration
+        region.slot = slot
         if size >= 0:
             region.was_sized(size)
+    elif kind == "D":
+        inode = directory = Directory(ino, parent, mode, uid, gid, 0)
+        directory.begin_after(size)
+    else:
+        inode = info
     inode.nlink = nlink
-    inode.automap = AUTOMAPS[row[-1]]
-    inode.atime_ns, inode.mtime_ns = time_from(atime), time_from(mtime)
-    inode.ctime_ns = time_from(ctime)
+    inode.automap = AUTOMAPS[automap]
+    if bytes in (type(atime), type(mtime), type(ctime)):
+        atime, mtime, ctime = time_from(atime), time_from(mtime), time_from(ctime)
+    inode.atime_ns = atime
+    inode.mtime_ns = mtime
+    inode.ctime_ns = ctime
     return inode
+
+
+def _read_names(tables: Tables, inodes: dict[int, Inode], progress: Progress) -> None:
+    """Fill the directories."""
+    rows = _told(progress, "names", tables.journal.names())
+    for parent, names in groupby(rows, key=itemgetter(0)):
+        directory = inodes[parent]
+        if isinstance(directory, Directory):
+            entries = [Entry(name, ino, cookie) for _parent, name, ino, cookie in names]
+            directory.put_again(entries)
+            for name, ino, _cookie in entries:
+                inodes[ino].place = parent, name
 
 
 def _find_segments(tables: Tables, progress: Progress) -> list[int]:
@@ -139,15 +163,14 @@ def _find_segments(tables: Tables, progress: Progress) -> list[int]:
     for ino in _told(progress, "segments of no region", stored.keys() - tables.regions.keys()):
         stored[ino].destroy()
     lost = []
-    for region in tables.regions.values():
-        region.segment = stored.get(region.ino)
+    for ino, region in tables.regions.items():
+        region.segment = stored.get(ino)
         if region.segment is None and len(region.layout):
-            lost.append(region.ino)
+            lost.append(ino)
             with tables.journal.rewrite(None, statements=statements_to_drop(region)):
-                tables.journal.replace_mappings(region.ino, list(region.layout), [])
+                tables.journal.replace_mappings(ino, list(region.layout), [])
                 region.layout = Layout()
-        if len(region.layout):
-            tables.account(region, NOTHING)
+    tables.begin_accounts()
     return sorted(lost)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 
 from msharefs.core.errors import OutOfMemory, OverQuota
 from msharefs.core.handles import HandleCounts
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = 1 << 62
 """Look-ups of an inode that an earlier process counted. The kernel is asked instead."""
-NOTHING = Totals(Layout())
 DROPPED_AT_ONCE = 16
 """Inodes that are forgotten in one change of the journal."""
 
@@ -99,6 +98,13 @@ class Tables:
         self.ledger.growing -= region.growth.mappings
         self.quotas.take(region.uid, region.growth)
         region.growth = NO_GROWTH
+
+    def begin_accounts(self) -> None:
+        """Of what an earlier process left, once all of it is in the tables."""
+        self.ledger.restore([region.layout for region in self.regions.values()])
+        regions = ((r.uid, r.layout.mapped, r.names, len(r.layout)) for r in self.regions.values())
+        others = ((inode.uid, 0, 1, 0) for inode in self.names.others())
+        self.quotas.restore(chain(regions, others))
 
     def account(self, region: Region, before: Totals) -> None:
         """Add what changed in the layout of a region."""

@@ -97,12 +97,14 @@ class Ledger:
             self.pending -= need
             raise storage_error(cause) from cause
 
-    def check_capacity(self, capacity: int, regions: Iterable[Region]) -> None:
+    def check_capacity(self, capacity: int) -> None:
         """Raises Busy where more than `capacity` bytes is charged or in use."""
-        if self._in_use() > capacity:
-            sweep(regions)
-        if self._in_use() > capacity:
+        if self.is_above(capacity):
             raise Busy(f"size={capacity}: {self._in_use()} bytes are in use")
+
+    def is_above(self, capacity: int) -> bool:
+        """Whether more than `capacity` bytes is charged or in use."""
+        return self._in_use() > capacity
 
     def uncharge(self, need: int) -> None:
         """What was charged is accounted now, or was not needed."""

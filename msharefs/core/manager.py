@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 from msharefs.abi import INFO_NAME
@@ -36,9 +37,13 @@ from msharefs.core.ports import Kernel, Memory
 from msharefs.core.quotas import Quotas
 from msharefs.core.region import Event, Region
 from msharefs.core.sizing import Sizing
+from msharefs.core.sweeping import slices
 from msharefs.core.tables import DROPPED_AT_ONCE, UNKNOWN, Tables, statements_to_drop
 
 log = logging.getLogger(__name__)
+
+CHECKED_AT_ONCE = 4096
+"""Regions whose size and mappings are compared with a limit in one go: a millisecond."""
 
 
 class RegionManager:
@@ -84,35 +89,58 @@ class RegionManager:
         """Those that hold now."""
         return self.mappings.limits
 
-    def change_limits(self, limits: Limits, capacity: int) -> None:
+    def change_limits(self, limits: Limits, capacity: int) -> Generator[None, None, None]:
         """Let other limits hold from now on; regions may use `capacity` bytes together. `align`
         stays what it is. Raises Busy, with nothing changed, where more is there than one of
         those allows that are lower than before; but a user may have more than his new limits,
         and gets no more then.
 
+        In steps, between which others are served: there may be very many regions to be looked
+        at. Until the last step nothing gets above the lower ones of the limits of a region, which
+        hold from the first. One change at a time.
+
         They are no part of the journal: who calls this keeps them for later servers.
         """
-        regions = self.tables.regions.values()
-        if len(self.names) > limits.nr_inodes < self.limits.nr_inodes:
-            raise Busy(f"nr_inodes={limits.nr_inodes}: {len(self.names)} are in use")
-        if limits.max_region < self.limits.max_region:
-            largest = max((region.size for region in regions), default=0)
-            if largest > limits.max_region:
-                raise Busy(f"max_region={limits.max_region}: one has {largest} bytes")
-        if limits.max_mappings < self.limits.max_mappings:
-            most = max((len(region.layout) for region in regions), default=0)
-            if most > limits.max_mappings:
-                raise Busy(f"max_mappings={limits.max_mappings}: a region has {most}")
-        mappings = self.tables.ledger.mappings + self.tables.ledger.growing
-        if mappings > limits.max_mappings_total < self.limits.max_mappings_total:
-            raise Busy(f"max_mappings_total={limits.max_mappings_total}: there are {mappings}")
-        if capacity < self.tables.memory.capacity:
-            self.tables.ledger.check_capacity(capacity, regions)
+        before, memory = self.limits, self.tables.memory
+        self.mappings.limits = replace(
+            before,
+            max_region=min(before.max_region, limits.max_region),
+            max_mappings=min(before.max_mappings, limits.max_mappings),
+        )
+        try:
+            yield from self._check_regions(before, limits)
+            if capacity < memory.capacity:
+                yield from self.tables.free_above(capacity)
+            self._check_sums(limits)
+            if capacity < memory.capacity:
+                self.tables.ledger.check_capacity(capacity)
+        except BaseException:
+            self.mappings.limits = before
+            raise
         self.mappings.limits = limits
         self.names.nr_inodes = limits.nr_inodes
         self.tables.quotas.limits = limits.user
-        self.tables.memory.set_capacity(capacity)
+        memory.set_capacity(capacity)
         self.tables.settle()
+
+    def _check_regions(self, before: Limits, limits: Limits) -> Iterator[None]:
+        if limits.max_region >= before.max_region and limits.max_mappings >= before.max_mappings:
+            return
+        for some in slices(self.tables.regions, CHECKED_AT_ONCE):
+            for region in some:
+                if region.size > limits.max_region < before.max_region:
+                    raise Busy(f"max_region={limits.max_region}: one has {region.size} bytes")
+                count = len(region.layout) + region.growth.mappings
+                if count > limits.max_mappings < before.max_mappings:
+                    raise Busy(f"max_mappings={limits.max_mappings}: a region has {count}")
+            yield
+
+    def _check_sums(self, limits: Limits) -> None:
+        if len(self.names) > limits.nr_inodes < self.limits.nr_inodes:
+            raise Busy(f"nr_inodes={limits.nr_inodes}: {len(self.names)} are in use")
+        mappings = self.tables.ledger.mappings + self.tables.ledger.growing
+        if mappings > limits.max_mappings_total < self.limits.max_mappings_total:
+            raise Busy(f"max_mappings_total={limits.max_mappings_total}: there are {mappings}")
 
     # Names
 

@@ -53,6 +53,14 @@ def _cut_off(region: Region, opened: OpenSegment) -> None:
         log.warning("cannot set the length of region %d now: %s", region.ino, error)
 
 
+def slices(regions: Mapping[int, Region], count: int) -> Iterator[Iterator[Region]]:
+    """All regions that there are now, `count` at a time. What goes meanwhile is left out."""
+    numbers = list(regions)
+    for begin in range(0, len(numbers), count):
+        found = map(regions.get, numbers[begin : begin + count])
+        yield (region for region in found if region is not None)
+
+
 class Rounds(Iterable[Region]):
     """All regions, again and again: each iteration gives the next few. Where there are few in all,
     that is all of them each time."""

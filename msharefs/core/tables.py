@@ -9,7 +9,7 @@ that calls these.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
 from msharefs.core.errors import OutOfMemory, OverQuota
@@ -22,7 +22,7 @@ from msharefs.core.namespace import Namespace
 from msharefs.core.ports import Kernel, Memory, OpenSegment, Segment
 from msharefs.core.quotas import Quotas, Share
 from msharefs.core.region import NO_GROWTH, Region
-from msharefs.core.sweeping import Rounds, sweep
+from msharefs.core.sweeping import SLICE, Rounds, slices, sweep
 from msharefs.core.ways import Way
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,14 @@ class Tables:
         """The same in the next few regions. Returns whether there are more to be looked at."""
         sweep(self._rounds)
         return self._rounds.unfinished
+
+    def free_above(self, capacity: int) -> Iterator[None]:
+        """Sweep all regions, in steps, as long as more than `capacity` bytes is in use."""
+        for some in slices(self.regions, SLICE):
+            if not self.ledger.is_above(capacity):
+                return
+            sweep(some)
+            yield
 
     def look_again(self) -> None:
         """Let `settle` begin another look at all regions, if it has one at all."""

@@ -10,8 +10,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
+
+import trio
 
 from msharefs.core.errors import InvalidArgument, NotPermitted, RefusedError, StorageFailed
 from msharefs.core.inode import Automap
@@ -74,14 +77,15 @@ class LiveOptions:
         self._path = path
         self._manager = manager
         self._metrics_moved = metrics_moved
+        self._one_at_a_time = trio.Lock()
 
     def text(self) -> str:
         """Those that can be changed, as mount -o has them."""
         return ",".join(f"{name}={_shown(getattr(self.config.options, name))}" for name in LIVE)
 
-    def change(self, text: bytes, uid: int, *, proven: bool) -> None:
+    async def change(self, text: bytes, uid: int, *, proven: bool) -> None:
         """Change those that are named. `uid` asks for it; with `proven` the kernel has seen
-        that he has CAP_SYS_ADMIN.
+        that he has CAP_SYS_ADMIN. Others are served meanwhile.
 
         Raises NotPermitted, InvalidArgument (unknown, out of range, or fixed while it is
         mounted), Busy (more is in use) and StorageFailed (the configuration cannot be written).
@@ -89,25 +93,27 @@ class LiveOptions:
         if not (proven or _is_ours(uid)):
             raise NotPermitted("only who mounted it, and root, may change its options")
         try:
-            self._change(text)
+            async with self._one_at_a_time:
+                await self._change(text)
         except RefusedError as error:
             # He is told no more than the errno.
             log.info("options stay as they are: %s", error)
             raise
 
-    def _change(self, text: bytes) -> None:
+    async def _change(self, text: bytes) -> None:
         before = self.config.options
         wanted = self._wanted(before, text)
         if wanted == before:
             return
         if wanted.metrics != before.metrics:
             _check_endpoint(wanted.metrics)
-        self._let_hold(wanted)
+        await self._let_hold(wanted)
         try:
             config = replace(self.config, options=wanted)
             config.save(self._path)
         except OSError as cause:
-            self._let_hold(before)
+            with trio.CancelScope(shield=True):
+                await self._let_hold(before)
             raise StorageFailed(cause) from cause
         self.config = config
         logging.getLogger().setLevel(log_level(wanted))
@@ -125,10 +131,12 @@ class LiveOptions:
             raise InvalidArgument(f"{', '.join(fixed)}: fixed while it is mounted")
         return replace(options, **changed)
 
-    def _let_hold(self, options: MountOptions) -> None:
+    async def _let_hold(self, options: MountOptions) -> None:
         reserve_always = self._manager.limits.reserve_always
         limits = limits_of(options, reserve_always=reserve_always)
-        self._manager.change_limits(limits, options.size)
+        with closing(self._manager.change_limits(limits, options.size)) as steps:
+            for _ in steps:
+                await trio.lowlevel.checkpoint()
 
 
 def _is_ours(uid: int) -> bool:

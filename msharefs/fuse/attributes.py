@@ -66,9 +66,9 @@ class Options(Protocol):
     def text(self) -> str:
         """As they are now, the way mount -o has them."""
 
-    def change(self, text: bytes, uid: int, *, proven: bool) -> None:
+    async def change(self, text: bytes, uid: int, *, proven: bool) -> None:
         """Change those that are named, all or none; `uid` asks for it. With `proven` the kernel
-        has seen that he has CAP_SYS_ADMIN. Raises RefusedError."""
+        has seen that he has CAP_SYS_ADMIN. Others are served meanwhile. Raises RefusedError."""
 
 
 class AttributeHandlers:
@@ -130,7 +130,7 @@ class AttributeHandlers:
         # Who asked for the size before wants that many bytes, as rsync(1) does.
         return value.ljust(room) if room < LARGEST_VALUE else value
 
-    def setxattr(self, header: Header, body: memoryview) -> bytes:
+    def setxattr(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
         """SETXATTR: the mount's options, and automap of a region or directory. Answered here because
         it may be long (see outstanding.py). One that is sent again sets the same again."""
         name, value = messages.decode_setxattr(body)
@@ -139,7 +139,11 @@ class AttributeHandlers:
             return b""
         if header.nodeid != ROOT_INO or name not in _OPTIONS:
             refuse_attribute_change(name)
-        self._options.change(value, header.uid, proven=name == TRUSTED_OPTIONS_ATTRIBUTE)
+        return self._change_options(header, bytes(value), proven=name == TRUSTED_OPTIONS_ATTRIBUTE)
+
+    async def _change_options(self, header: Header, text: bytes, *, proven: bool) -> bytes:
+        """All regions may have to be looked at, however many there are."""
+        await self._options.change(text, header.uid, proven=proven)
         return b""
 
     def removexattr(self, header: Header, body: memoryview) -> bytes:

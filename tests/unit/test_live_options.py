@@ -7,9 +7,11 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
 from msharefs.daemon import live_options
 from msharefs.daemon.live_options import LIVE, LiveOptions, limits_of
@@ -54,7 +56,12 @@ def live(world: World, file: Path, moves: list[str]) -> Iterator[LiveOptions]:
 
 def change(live: LiveOptions, text: str) -> None:
     """As root does it."""
-    live.change(text.encode(), 12345, proven=True)
+    ask(live, text.encode(), 12345, proven=True)
+
+
+def ask(live: LiveOptions, text: bytes, uid: int, *, proven: bool) -> None:
+    """What the mount does for a request."""
+    trio.run(partial(live.change, text, uid, proven=proven))
 
 
 def test_what_can_be_changed_is_told_as_mount_has_it(live: LiveOptions) -> None:
@@ -118,7 +125,7 @@ def test_refused_as_a_whole(
     before = (live.config, world.manager.limits, world.snapshot(), file.read_bytes())
     level = logging.getLogger().level
     with refused(code):
-        live.change(os.fsencode(text), 0, proven=True)
+        ask(live, os.fsencode(text), 0, proven=True)
     assert (live.config, world.manager.limits, world.snapshot(), file.read_bytes()) == before
     assert (logging.getLogger().level, moves) == (level, [])
 
@@ -139,14 +146,14 @@ def test_who_may(
     """Whoever mounted it as a user; and where root did, CAP_SYS_ADMIN, not the name of root."""
     monkeypatch.setattr(live_options, "is_privileged", lambda: privileged)
     with refused(errno.EPERM):
-        live.change(b"size=32M", US + 1, proven=False)
+        ask(live, b"size=32M", US + 1, proven=False)
     assert live.config.options.size == 64 * MIB
     if privileged:
         with refused(errno.EPERM):
-            live.change(b"size=32M", US, proven=False)
+            ask(live, b"size=32M", US, proven=False)
     else:
-        live.change(b"size=32M", US, proven=False)
-    live.change(b"size=16M", US + 1, proven=True)
+        ask(live, b"size=32M", US, proven=False)
+    ask(live, b"size=16M", US + 1, proven=True)
     # A stranger cannot fill the log.
     assert "stay as they are" not in caplog.text
 

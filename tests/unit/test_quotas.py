@@ -271,16 +271,16 @@ def test_new_limits_take_nothing_away(world: World) -> None:
     world.map(region, 0, MIB)
     limits = world.manager.limits
     with refused(errno.EBUSY):
-        world.manager.change_limits(replace(limits, max_mappings_total=1), 64 * MIB)
+        world.limit(replace(limits, max_mappings_total=1), 64 * MIB)
     assert world.manager.limits == limits
-    world.manager.change_limits(replace(limits, max_mappings_total=2), 64 * MIB)
+    world.limit(replace(limits, max_mappings_total=2), 64 * MIB)
     with refused(errno.ENOSPC):
         world.map(region, 4 * MIB, PAGE)
     less = replace(limits, user=Share(MIB, UNLIMITED, UNLIMITED))
-    world.manager.change_limits(less, 64 * MIB)
+    world.limit(less, 64 * MIB)
     with refused(errno.EDQUOT):
         world.map(region, 4 * MIB, PAGE)
-    world.manager.change_limits(replace(limits, user=NO_LIMITS), 64 * MIB)
+    world.limit(replace(limits, user=NO_LIMITS), 64 * MIB)
     world.map(region, 4 * MIB, MIB)
     assert share(world).size == 5 * MIB
 

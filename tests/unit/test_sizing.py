@@ -295,5 +295,5 @@ def test_only_regions_and_directories_have_it(world: World) -> None:
 def test_the_mounts_option_is_what_it_is_now(world: World, region: Region) -> None:
     """It may change while a region is without a size."""
     limits = replace(world.manager.limits, automap=Automap.OFF)
-    world.manager.change_limits(limits, CAPACITY)
+    world.limit(limits, CAPACITY)
     assert world.manager.sizing.region(region.ino) is None

@@ -361,7 +361,7 @@ class FakeOptions:
         """As mount -o has them."""
         return "size=4096,metrics=off"
 
-    def change(self, text: bytes, uid: int, *, proven: bool) -> None:
+    async def change(self, text: bytes, uid: int, *, proven: bool) -> None:
         """EBUSY for one."""
         if text == b"size=1":
             raise Busy("more is in use")

@@ -107,6 +107,11 @@ class World:
             self.manager.setattr(self.request, region.ino, AttributeChange(size=size))
         return region
 
+    def limit(self, limits: Limits, capacity: int) -> None:
+        """Let other limits hold, in one go."""
+        for _ in self.manager.change_limits(limits, capacity):
+            pass
+
     def map(
         self,
         region: Region,

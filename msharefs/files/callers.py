@@ -18,6 +18,7 @@ import trio
 
 from msharefs.files import wire
 from msharefs.files.wire import Facts, Wanted
+from msharefs.user_bounds import UserBounds
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,7 @@ class CallersFiles:
         """`broker` is our end of its socket, owned from here on."""
         broker.setblocking(False)
         self._broker = trio.socket.from_stdlib_socket(broker)
-        self._turns = trio.CapacityLimiter(AT_A_TIME)
-        self._turns_of: dict[int, trio.CapacityLimiter] = {}
+        self._bounds = UserBounds(AT_A_TIME, AT_A_TIME_OF_A_USER)
         self._idle: list[tuple[int, trio.socket.SocketType]] = []
         self._complained: set[int] = set()
 
@@ -134,15 +134,8 @@ class CallersFiles:
     ) -> AsyncIterator[HelpedFile]:
         """See core's port. Raises OSError."""
         wanted = Wanted(thread, uid, gid, descriptor)
-        own_turns = self._turns_of.setdefault(uid, trio.CapacityLimiter(AT_A_TIME_OF_A_USER))
-        try:
-            async with own_turns, self._turns:
-                async with self._helped(wanted) as file:
-                    yield file
-        finally:
-            statistics = own_turns.statistics()
-            if not statistics.borrowed_tokens and not statistics.tasks_waiting:
-                self._turns_of.pop(uid, None)
+        async with self._bounds.turn(uid), self._helped(wanted) as file:
+            yield file
 
     @asynccontextmanager
     async def _helped(self, wanted: Wanted) -> AsyncIterator[HelpedFile]:

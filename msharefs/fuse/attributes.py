@@ -112,7 +112,7 @@ class AttributeHandlers:
         if region is not None and change.size is not None:
             plan = self._manager.sizing.plan_truncate
             make_plan = partial(plan, request_of(header), region, change.size, change)
-            return self._changes.make(region, make_plan, partial(attr_answer, region))
+            return self._changes.make(header.uid, region, make_plan, partial(attr_answer, region))
         inode = self._manager.setattr(request_of(header), header.nodeid, change)
         return attr_answer(inode)
 

@@ -1,7 +1,7 @@
 """Changes of regions' memory, in their order.
 
 Owns when a plan is made and worked: one change of a region at a time, and a change that is
-large in a worker thread, while the loop serves others. What is changed, and what is answered, is
+large in a worker thread, while the loop serves others, of which no user has all. What is changed, and what is answered, is
 for the handlers to say.
 """
 
@@ -21,11 +21,15 @@ from msharefs.core.manager import RegionManager
 from msharefs.core.plan import Plan
 from msharefs.core.region import Region
 from msharefs.fuse.planes.plane import DataPlane
+from msharefs.user_bounds import UserBounds
 
 RECLAIM_LOOK = 0.005
 """Seconds between looks at whether the memory of regions that are gone is free."""
 SLOW_WORK = 16 << 20
 """From this many bytes on memory is changed in a worker thread (about 2 ms in the loop)."""
+WORKERS = 32
+WORKERS_OF_A_USER = 4
+"""Threads that change memory at a time: a few of trio's 40 are left to what the mount itself has to do."""
 
 SomePlan = TypeVar("SomePlan", bound=Plan)
 MakePlan = Callable[[], Plan]
@@ -44,9 +48,12 @@ class Changes:
         self._plane = plane
         # A region whose memory is being changed, and those who wait for it, in order.
         self._waiting: dict[int, deque[trio.Event]] = {}
+        self._workers = UserBounds(WORKERS, WORKERS_OF_A_USER)
 
-    def make(self, region: Region, make_plan: MakePlan, answer: Answer) -> bytes | Awaitable[bytes]:
-        """Make a change, and give its answer.
+    def make(
+        self, uid: int, region: Region, make_plan: MakePlan, answer: Answer
+    ) -> bytes | Awaitable[bytes]:
+        """Make a change that a user asks for, and give its answer.
 
         A small one is done when this returns. A large one, one of pages that the kernel
         holds, and one that has to wait for another of its region, is answered later.
@@ -55,7 +62,7 @@ class Changes:
         if waiting is not None:
             turn = trio.Event()
             waiting.append(turn)
-            return self._change_in_turn(turn, region, make_plan, answer)
+            return self._change_in_turn(turn, uid, region, make_plan, answer)
         try:
             plan = make_plan()
             if plan.cost < SLOW_WORK and not self._plane.has_stale_pages(plan):
@@ -65,9 +72,9 @@ class Changes:
             if not self._manager.tables.may_come:
                 raise
             self._waiting[region.ino] = deque()
-            return self._change_patiently(region, make_plan, answer)
+            return self._change_patiently(uid, region, make_plan, answer)
         self._waiting[region.ino] = deque()
-        return self._change_slowly(plan, answer)
+        return self._change_slowly(uid, plan, answer)
 
     @asynccontextmanager
     async def turn(self, ino: int) -> AsyncIterator[None]:
@@ -99,23 +106,25 @@ class Changes:
             else:
                 await trio.sleep(RECLAIM_LOOK)
 
-    async def acquire(self, plan: Plan) -> None:
+    async def acquire(self, uid: int, plan: Plan) -> None:
         """In a thread. Raises RefusedError, and the plan is abandoned then."""
         try:
-            await trio.to_thread.run_sync(
-                plan.acquire, self._make_room_from_thread, _is_interrupted
-            )
+            async with self._workers.turn(uid):
+                await trio.to_thread.run_sync(
+                    plan.acquire, self._make_room_from_thread, _is_interrupted
+                )
         except OSError as cause:
             self._mappings.abandon(plan, cause)
         except trio.Cancelled:
             # Before it began.
             self._mappings.abandon(plan, OSError(errno.EINTR, os.strerror(errno.EINTR)))
 
-    async def clear_and_commit(self, plan: Plan) -> None:
+    async def clear_and_commit(self, uid: int, plan: Plan) -> None:
         """What comes after `acquire`."""
         # From here on there is no way back.
         with trio.CancelScope(shield=True), self._plane.changing(plan):
-            await trio.to_thread.run_sync(self._clear, plan)
+            async with self._workers.turn(uid):
+                await trio.to_thread.run_sync(self._clear, plan)
             self._mappings.commit(plan)
 
     async def _wait_for(self, turn: trio.Event, ino: int) -> None:
@@ -130,23 +139,25 @@ class Changes:
             raise
 
     async def _change_in_turn(
-        self, turn: trio.Event, region: Region, make_plan: MakePlan, answer: Answer
+        self, turn: trio.Event, uid: int, region: Region, make_plan: MakePlan, answer: Answer
     ) -> bytes:
         await self._wait_for(turn, region.ino)
-        return await self._change_patiently(region, make_plan, answer)
+        return await self._change_patiently(uid, region, make_plan, answer)
 
-    async def _change_patiently(self, region: Region, make_plan: MakePlan, answer: Answer) -> bytes:
+    async def _change_patiently(
+        self, uid: int, region: Region, make_plan: MakePlan, answer: Answer
+    ) -> bytes:
         try:
             plan = await self.plan_patiently(make_plan)
         except BaseException:
             self._next_turn(region.ino)
             raise
-        return await self._change_slowly(plan, answer)
+        return await self._change_slowly(uid, plan, answer)
 
-    async def _change_slowly(self, plan: Plan, answer: Answer) -> bytes:
+    async def _change_slowly(self, uid: int, plan: Plan, answer: Answer) -> bytes:
         try:
-            await self.acquire(plan)
-            await self.clear_and_commit(plan)
+            await self.acquire(uid, plan)
+            await self.clear_and_commit(uid, plan)
         finally:
             self._next_turn(plan.region.ino)
         return answer()

@@ -56,7 +56,7 @@ class Control:
         region = self._manager.sizing.region(header.nodeid)
         if region is not None:
             make_plan = partial(self._plan_fallocate, header, region, wanted)
-            return self._changes.make(region, make_plan, bytes)
+            return self._changes.make(header.uid, region, make_plan, bytes)
         self._manager.fallocate(
             request_of(header), header.nodeid, wanted.mode, wanted.offset, wanted.length
         )
@@ -93,7 +93,7 @@ class Control:
                 self._mappings.check_map(region, wanted, writable=writable)
                 return self._map_file(header, region, wanted, plan_map)
             make_plan = plan_map
-        return self._changes.make(region, make_plan, messages.encode_ioctl)
+        return self._changes.make(header.uid, region, make_plan, messages.encode_ioctl)
 
     def _give_token(self, region: Region, access: int) -> bytes:
         if self._tokens is None:
@@ -120,16 +120,16 @@ class Control:
                 found = mapped_file(file, wanted.offset, header.uid)
                 async with self._changes.turn(region.ino):
                     plan = await self._changes.plan_patiently(partial(plan_map, file=found))
-                    await self._read(plan, file)
-                    await self._changes.clear_and_commit(plan)
+                    await self._read(header.uid, plan, file)
+                    await self._changes.clear_and_commit(header.uid, plan)
         except OSError as cause:
             raise FileFailed(cause) from cause
         return messages.encode_ioctl()
 
-    async def _read(self, plan: MapPlan, file: OpenFile) -> None:
+    async def _read(self, uid: int, plan: MapPlan, file: OpenFile) -> None:
         """The file's bytes to where they are needed. Raises OSError of the file, and undoes all
         then, as at the end of the mount."""
-        await self._changes.acquire(plan)
+        await self._changes.acquire(uid, plan)
         try:
             await file.read(plan.contents.pieces)
         except BaseException:

@@ -27,7 +27,7 @@ from msharefs.core.inode import INFO_INO, ROOT_INO
 from msharefs.core.journal import Request
 from msharefs.core.plan import A_CALL
 from msharefs.core.region import Region
-from msharefs.fuse.changes import SLOW_WORK, Changes
+from msharefs.fuse.changes import SLOW_WORK, WORKERS_OF_A_USER, Changes
 from msharefs.fuse.control import Control
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import MalformedError
@@ -57,6 +57,7 @@ class Desk:
 
     world: World
     plane: FakePlane = field(default_factory=FakePlane)
+    uid: int = ALICE.uid
     uniques: Iterator[int] = field(default_factory=lambda: itertools.count(2, 2))
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class Desk:
     ) -> bytes | Awaitable[bytes]:
         """The request as the kernel sends it."""
         head = struct.pack("<QIIQII", handle, flags, command, 0x7FFF0000, len(payload), 0)
-        request = header(Opcode.IOCTL, ino)._replace(unique=next(self.uniques))
+        request = header(Opcode.IOCTL, ino)._replace(unique=next(self.uniques), uid=self.uid)
         return self.control.ioctl(request, memoryview(head + payload))
 
     def map(self, region: Region, start: int, size: int) -> bytes | Awaitable[bytes]:
@@ -409,6 +410,30 @@ async def test_changes_of_other_regions_do_not_wait(desk: Desk) -> None:
         one_gate.open.set()
         assert await tasks.until(2) == ["other", "one"]
     assert desk.world.manager.tables.ledger.reserved == 2 * SLOW_WORK + PAGE
+
+
+async def test_one_user_does_not_have_all_workers() -> None:
+    """However many changes of his are long: another's begins at once, and his own go on in the end."""
+    desk = Desk(make_world(capacity=60 * SLOW_WORK))
+    gates = Gates(desk.world)
+    regions = [desk.world.region(b"%d" % number, size=SIZE) for number in range(45)]
+    held = [gates.hold(region) for region in regions]
+    others = desk.world.region(b"other's", size=SIZE)
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        for region in regions:
+            tasks.start("his", desk.map(region, 0, SLOW_WORK))
+        await trio.testing.wait_all_tasks_blocked()
+        desk.uid += 1
+        tasks.start("another's", desk.map(others, 0, SLOW_WORK))
+        assert await tasks.until(1) == ["another's"]
+        tasks.start("another's", desk.unmap(others, 0, SLOW_WORK))
+        assert await tasks.until(2) == 2 * ["another's"]
+        assert sum(gate.reached.is_set() for gate in held) == WORKERS_OF_A_USER
+        for gate in held:
+            gate.open.set()
+        await tasks.until(2 + len(regions))
+    assert all(pages(region) for region in regions)
 
 
 async def test_a_refused_change_lets_the_next_one_pass(desk: Desk) -> None:

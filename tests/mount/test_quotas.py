@@ -170,6 +170,33 @@ def test_unlinked_it_counts_until_it_goes(
     removed(mounted, names / "b", names)
 
 
+def test_attached_it_counts_after_the_last_close(
+    mounted: mount.Mount, names: Path, make_poke: MakePoke
+) -> None:
+    """Q4: an attachment alone keeps what is unlinked and closed, over the death of a server, too; and so the
+    share of it."""
+    client = make_poke(uid=ALICE)
+    fds = [client.open(names / name, os.O_CREAT | os.O_RDWR) for name in "ab"]
+    for fd in fds:
+        client.call("ftruncate", fd, 4 * MIB)
+    client.create_mapping(fds[0], 0, 4 * MIB)
+    there = client.mmap(fds[0], 4 * MIB)
+    client.put(there, b"kept")
+    client.close(fds[0])
+    client.call("unlinkat", -100, names / "a", 0)
+    with refused(errno.EDQUOT):
+        client.create_mapping(fds[1], 0, 4 * MIB)
+    mounted.expect_log("the server ended with -9")
+    os.kill(mounted.server_pid, signal.SIGKILL)
+    with refused(errno.EDQUOT):
+        client.create_mapping(fds[1], 0, 4 * MIB)
+    assert share(mounted, ALICE)["size"] == 4 * MIB
+    client.munmap(there, 4 * MIB)
+    client.create_mapping(fds[1], 0, 4 * MIB)
+    client.kill()
+    removed(mounted, names / "b", names)
+
+
 def test_df(mounted: mount.Mount, names: Path) -> None:
     """Q5: available is what who asks may have; the size and what is free are the mount's."""
 

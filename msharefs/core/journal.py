@@ -43,6 +43,8 @@ those of files, whose records are longer, each does."""
 APPLIED = 4
 """All requests that are remembered count as so many statements: their rows are short and lie side by side."""
 
+_EARLIEST, _LATEST = -(1 << 63), (1 << 63) - 1
+"""Nanoseconds since 1970 that are a number for sqlite."""
 _FORGET_OLD = "DELETE FROM applied WHERE sequence <= (SELECT max(sequence) FROM applied) - ?"
 
 
@@ -201,9 +203,7 @@ class Journal:
                 inode.uid,
                 inode.gid,
                 inode.nlink,
-                _stored_time(inode.atime_ns),
-                _stored_time(inode.mtime_ns),
-                _stored_time(inode.ctime_ns),
+                *_stored_times(inode),
                 parent,
                 size,
                 registration,
@@ -386,11 +386,14 @@ def time_from(stored: int | bytes) -> int:
     return int.from_bytes(stored, "little", signed=True)
 
 
-def _stored_time(time_ns: int) -> int | bytes:
-    """Any time that utimensat(2) takes: 64 bits of seconds."""
-    if -(1 << 63) <= time_ns < 1 << 63:
-        return time_ns
-    return time_ns.to_bytes(16, "little", signed=True)
+def _stored_times(inode: Inode) -> Iterable[int | bytes]:
+    """Any times that utimensat(2) takes: 64 bits of seconds."""
+    times = (inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
+    if min(times) >= _EARLIEST and max(times) <= _LATEST:
+        return times
+    return [
+        t if _EARLIEST <= t <= _LATEST else t.to_bytes(16, "little", signed=True) for t in times
+    ]
 
 
 def _file_text(file: MappedFile) -> str:

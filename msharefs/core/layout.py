@@ -182,15 +182,16 @@ class Layout:
         """Look `start` to `end` up, to change it later by `apply`."""
         where = self._slice(start, end)
         old = self._mappings[where]
+        if not old:
+            return Cut(start, end, where, [], [], [], 0, 0, 0)
         inside = old.copy()
         left: list[Mapping] = []
-        if old:
-            first, last = old[0], old[-1]
-            if first.start < start:
-                left.append(first.between(first.start, start))
-            if last.end > end:
-                left.append(last.between(end, last.end))
-            _clip(inside, start, end)
+        first, last = old[0], old[-1]
+        if first.start < start:
+            left.append(first.between(first.start, start))
+        if last.end > end:
+            left.append(last.between(end, last.end))
+        _clip(inside, start, end)
         files = files_in(old) if self.files else 0
         return Cut(start, end, where, old, inside, left, *_sizes(inside), files)
 

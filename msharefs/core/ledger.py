@@ -87,9 +87,8 @@ class Ledger:
             return
         if self._left() < need:
             self._sweep(regions)
-        if self._left() < need:
-            left = max(0, self._left())
-            raise OutOfMemory(f"{need} bytes wanted, {left} of {self.capacity} left")
+            if (left := self._left()) < need:
+                raise OutOfMemory(f"{need} bytes wanted, {max(0, left)} of {self.capacity} left")
         self.pending += need
         try:
             self.settle(regions)
@@ -126,10 +125,11 @@ class Ledger:
     def settle(self, regions: Iterable[Region]) -> bool:
         """Let the memory's limit be what the sums say, sweeping `regions` where more is in
         use. Returns whether it is so now; if not, a later call tries again."""
-        if self.limit == self._limit:
+        limit = self.limit
+        if limit == self._limit:
             return True
         for _ in range(SETTLE_TRIES):
-            if self._try_limit(self.limit):
+            if self._try_limit(limit):
                 return True
             self._sweep(regions)
         # Pages that cannot be had back now: touched again each time, or part of a huge page

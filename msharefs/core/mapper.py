@@ -214,7 +214,7 @@ class Mapper:
         of what is there. A limit that is met already forbids what adds, not
         what replaces or takes away. Raises OutOfMemory and OutOfMappings."""
         limits, ledger = self.limits, self.tables.ledger
-        size = max(0, sum(mapping.size for mapping in new) - cut.mapped)
+        size = max(0, sum([mapping.size for mapping in new]) - cut.mapped)
         more = max(0, cut.growth(added=len(new)))
         if more and len(region.layout) + more > limits.max_mappings:
             raise OutOfMemory(f"max_mappings={limits.max_mappings} reached")

@@ -141,9 +141,9 @@ class Namespace:
 
     def directory(self, ino: int) -> Directory:
         """The directory with this number. Raises NotFound or NotADirectory."""
-        inode = self.get(ino)
+        inode = self._inodes.get(ino)
         if not isinstance(inode, Directory):
-            raise NotADirectory(f"inode {ino} is not a directory")
+            raise NotADirectory(f"inode {self.get(ino).ino} is not a directory")
         return inode
 
     def find(self, parent: int, name: bytes) -> Inode | None:

@@ -75,6 +75,8 @@ class Quotas:
 
     def add(self, uid: int, more: Share) -> None:
         """A user has so much more; less where it is negative."""
+        if not any(more):
+            return
         size, inodes, mappings = self._shares.get(uid, _NOTHING)
         share = Share(size + more.size, inodes + more.inodes, mappings + more.mappings)
         if any(share):
@@ -84,7 +86,8 @@ class Quotas:
 
     def take(self, uid: int, less: Share) -> None:
         """A user has so much less."""
-        self.add(uid, Share(-less.size, -less.inodes, -less.mappings))
+        if any(less):
+            self.add(uid, Share(-less.size, -less.inodes, -less.mappings))
 
 
 _NOTHING = Share()

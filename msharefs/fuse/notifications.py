@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from msharefs.core.ports import OpenSegment, Segment
 from msharefs.fuse import messages
@@ -36,8 +35,9 @@ class KernelPort:
         """The kernel's cached attributes of an inode are out of date. One that it has not in
         its cache has none."""
         try:
-            with suppress(ConnectionGone):
-                self._device.notify(messages.encode_attributes_changed(ino))
+            self._device.notify(messages.encode_attributes_changed(ino))
+        except ConnectionGone:
+            log.debug("nobody is there to be told about inode %d", ino)
         except OSError as error:
             log.warning("cannot tell the kernel about inode %d: %s", ino, error)
 

@@ -34,7 +34,8 @@ class Headroom:
 
     def __init__(self, look: Callable[[], int] = available_memory) -> None:
         self._look = look
-        self._granted = 0
+        # What was granted at the last look, and what is left of it.
+        self._grant = self._granted = 0
         self._lock = threading.Lock()
 
     def check(self, size: int) -> None:
@@ -46,8 +47,13 @@ class Headroom:
         with self._lock:
             if size > self._granted:
                 left = self._left_for(size)
-                self._granted = max(size, min(left // SHARE, LARGEST_GRANT))
+                self._grant = self._granted = max(size, min(left // SHARE, LARGEST_GRANT))
             self._granted -= size
+
+    def give_back(self, size: int) -> None:
+        """`size` bytes are free again. No more than the last look has granted is kept of them."""
+        with self._lock:
+            self._granted = min(self._granted + size, self._grant)
 
     def _left_for(self, size: int) -> int:
         left = self._look() - KEPT_BACK

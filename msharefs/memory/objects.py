@@ -14,8 +14,8 @@ import os
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import posix_ipc
 
@@ -185,23 +185,18 @@ def _room() -> int:
 
 
 def _create(name: str) -> int:
-    with _system_errors(name, missing=errno.EEXIST):
-        made = posix_ipc.SharedMemory(f"/{name}", posix_ipc.O_CREX, mode=0o600, size=0)
-    return int(made.fd)
+    return _shm_open(name, posix_ipc.O_CREX, missing=errno.EEXIST)
 
 
 def _open(name: str) -> int:
-    with _system_errors(name, missing=errno.ENOENT):
-        found = posix_ipc.SharedMemory(f"/{name}", 0)
-    return int(found.fd)
+    return _shm_open(name, 0, missing=errno.ENOENT)
 
 
-@contextmanager
-def _system_errors(name: str, *, missing: int) -> Iterator[None]:
+def _shm_open(name: str, flags: int, *, missing: int) -> int:
     """posix_ipc has exceptions of its own for some errors of shm_open(3), and an OSError
     without a number where no descriptor is left."""
     try:
-        yield
+        return int(posix_ipc.SharedMemory(f"/{name}", flags, mode=0o600, size=0).fd)
     except posix_ipc.ExistentialError as error:
         raise OSError(missing, os.strerror(missing), name) from error
     except posix_ipc.Error as error:

@@ -135,7 +135,10 @@ class OpenPosixSegment:
 
     def punch(self, start: int, size: int) -> None:
         """Take the range's memory away, from every process at once."""
+        before = self.allocated()
         syscalls.punch_hole(self._fd, start, size)
+        # Others may have touched more meanwhile than was there.
+        self._headroom.give_back(max(0, before - self.allocated()))
 
     def zero(self, start: int, size: int) -> None:
         """Overwrite a reserved range with zeros; its pages stay, so it cannot fail for memory."""

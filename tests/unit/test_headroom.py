@@ -55,6 +55,20 @@ def test_it_looks_again_before_it_can_be_used_up() -> None:
     assert "2097152 left" in refusal(headroom, 3 * MIB)
 
 
+def test_what_is_given_back_can_be_taken_again() -> None:
+    """Without a look, but never more than one has granted."""
+    looks = Looks(80 * MIB)
+    headroom = Headroom(looks)
+    for _ in range(100):
+        headroom.take(20 * MIB)
+        headroom.give_back(20 * MIB)
+    assert looks.count == 1
+    headroom.give_back(1 << 40)
+    headroom.take(20 * MIB)
+    looks.left = 0
+    assert "1 bytes wanted, 0 left" in refusal(headroom, 1)
+
+
 def test_it_does_not_look_for_each_small_one() -> None:
     """On a machine with much memory once for so many bytes."""
     looks = Looks(1 << 40)

@@ -322,6 +322,22 @@ def test_a_large_reservation_sees_what_others_take(system_memory: SystemMemory) 
     segment.destroy()
 
 
+def test_what_is_punched_is_reserved_again_without_a_look(system_memory: SystemMemory) -> None:
+    """To ask the machine takes longer than the reservation; what had no memory frees none."""
+    looks = iter([KEPT_BACK + (32 << 20), 0])
+    system_memory.objects.headroom = Headroom(lambda: next(looks))
+    segment = system_memory.create(1)
+    segment.open().set_size(1 << 30)
+    for start in range(0, 100 << 20, 1 << 20):
+        segment.open().reserve(start, 1 << 20)
+        segment.open().punch(start, 1 << 20)
+    segment.open().punch(512 << 20, 64 << 20)
+    segment.open().reserve(0, 8 << 20)
+    with fails_with(errno.ENOMEM):
+        segment.open().reserve(8 << 20, PAGE)
+    segment.destroy()
+
+
 @pytest.mark.parametrize("prefix", ["", "msharefs-", "msharefs-other-"])
 def test_no_segments_of_others_are_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prefix: str

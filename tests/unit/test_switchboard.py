@@ -456,6 +456,7 @@ async def test_a_reply_to_nothing_is_survived(caplog: pytest.LogCaptureFixture) 
 async def test_a_crowd_of_requests_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a time, of nothing here, another task gets its turn."""
     monkeypatch.setattr(waiting_module, "TURN", 0.0)
+    monkeypatch.setattr(waiting_module, "BURST", 2)
     served: list[str] = []
 
     def handler(header: Header, body: memoryview) -> bytes:
@@ -470,7 +471,7 @@ async def test_a_crowd_of_requests_lets_others_run(monkeypatch: pytest.MonkeyPat
             await trio.lowlevel.checkpoint()
     crowds = "".join("r" if who == "request" else " " for who in served).split()
     # Two crowds may follow each other: trio runs those who are ready in any order.
-    assert max(map(len, crowds)) <= 2
+    assert max(map(len, crowds)) <= 4
 
 
 async def test_nobody_is_looked_for_while_pyfuse3_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from msharefs.fuse.waiting import LONGEST_LOOK, SHORTEST_LOOK, TURN, Waiting
+from msharefs.fuse.waiting import BURST, LONGEST_LOOK, SHORTEST_LOOK, TURN, Waiting
 
 TICK = 1e-6
 """Seconds between two looks at the clock."""
@@ -123,11 +123,25 @@ def test_a_sleep_leaves_others_their_turn() -> None:
         made.ask()
         made.now += 0.9 * TURN
         assert made.waiting.sleep()
-        made.waiting.begin()
-        assert not made.waiting.is_others_turn()
         made.now += 0.2 * TURN
         assert not made.waiting.sleep()
+        made.waiting.others_had_their_turn()
+        assert made.waiting.sleep()
+
+
+def test_others_have_their_turn_after_a_time_and_some_requests() -> None:
+    """Not after each of those that take long, nor very often among those that do not."""
+    with pauses() as made:
+        for _ in range(2 * BURST):
+            made.waiting.begin()
+            assert not made.waiting.is_others_turn()
+        made.now += TURN
         made.waiting.begin()
         assert made.waiting.is_others_turn()
         made.waiting.others_had_their_turn()
-        assert made.waiting.sleep()
+        made.now += TURN
+        for _ in range(BURST - 1):
+            made.waiting.begin()
+            assert not made.waiting.is_others_turn()
+        made.waiting.begin()
+        assert made.waiting.is_others_turn()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 
 class Kind(enum.Enum):
@@ -39,6 +41,8 @@ class Goal:
     unit: Unit
     kind: Kind
     wanted: float
+    slow: bool = False
+    """Left out of a quick run."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,20 @@ class Figure:
 
 SHM = "POSIX shm, 4 KiB pages"
 MIB = 1 << 20
+
+
+def _among_many(name: str, operation: str) -> Goal:
+    """An operation among very many regions and among few."""
+    return Goal(
+        name,
+        f"{operation}, 100,000 regions there",
+        "10 regions there",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        1.2,
+        slow=True,
+    )
+
 
 GOALS = (
     Goal(
@@ -146,6 +164,28 @@ GOALS = (
         120 * MIB,
     ),
     Goal(
+        "many-make",
+        "to make one of 100,000 regions",
+        "-",
+        Unit.SECONDS,
+        Kind.ABSOLUTE,
+        0.7e-3,
+        slow=True,
+    ),
+    _among_many("many-stat", "stat"),
+    _among_many("many-open", "open + close"),
+    _among_many("many-map", "CREATE_MAPPING + UNMAP, 2 MiB"),
+    _among_many("many-create", "create + size + map + unlink"),
+    Goal(
+        "many-memory",
+        "memory of the daemon, 100,000 regions (RSS)",
+        "-",
+        Unit.BYTES,
+        Kind.ABSOLUTE,
+        200 * MIB,
+        slow=True,
+    ),
+    Goal(
         "block",
         "SharedMemory: create + close + unlink, 100 bytes",
         "multiprocessing",
@@ -213,6 +253,16 @@ def ratio(goal: Goal, figure: Figure) -> float:
     rounds = zip(figure.ours, figure.theirs, strict=True)
     middle = statistics.median(ours / theirs for ours, theirs in rounds)
     return 1 / middle if goal.kind is Kind.TIMES_LESS else middle
+
+
+def middle(goal: Goal, figures: Sequence[Figure]) -> Figure:
+    """Of several runs the one whose number is the middle one, with a remark about all."""
+    runs = sorted(figures, key=partial(ratio, goal))
+    middle = runs[len(runs) // 2]
+    if len(runs) == 1:
+        return middle
+    spread = f"{len(runs)} runs: {ratio(goal, runs[0]):.3g} to {ratio(goal, runs[-1]):.3g}"
+    return replace(middle, note="; ".join(filter(None, [middle.note, spread])))
 
 
 def met(goal: Goal, figure: Figure) -> bool:

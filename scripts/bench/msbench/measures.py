@@ -31,7 +31,7 @@ class Effort:
 NORMAL = Effort(rounds=15, mounts=5)
 QUICK = Effort(rounds=5, mounts=3)
 
-FEW_REGIONS, MANY_REGIONS = 10, 10_000
+FEW_REGIONS, MANY_REGIONS, VERY_MANY_REGIONS = 10, 10_000, 100_000
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 60_000
 CLIENTS, GAP_REGIONS = 16, 1_000
 
@@ -139,6 +139,30 @@ def regions(site: Site, effort: Effort) -> Figures:
         return {
             "regions": _figure(samples, f"{MANY_REGIONS} regions made in {filled:.1f} s"),
             "memory": Figure((resident,), note=note),
+        }
+
+
+def many(site: Site, effort: Effort) -> Figures:
+    """The same and other operations among very many regions, and what those cost."""
+    _need_memory(3 * GIB)
+    options = f"size=2G,nr_inodes={2 * VERY_MANY_REGIONS}"
+    with site.msharefs(options) as many, site.msharefs(options) as few:
+        site.probe("fill", "regions", few.path, FEW_REGIONS)
+        start = time.monotonic()
+        site.probe("fill", "regions", many.path, VERY_MANY_REGIONS)
+        filled = time.monotonic() - start
+        resident = _resident(many)
+        note = f"PSS {_memory(many, 'Pss:') / MIB:.0f} MiB; supervisor, server and children added"
+        ours, theirs = many.path / "region-5", few.path / "region-5"
+        return {
+            "many-make": Figure((filled / VERY_MANY_REGIONS,)),
+            "many-stat": _figure(site.contend("stat", effort.rounds, 20_000, ours, theirs)),
+            "many-open": _figure(site.contend("open", effort.rounds, 300, ours, theirs)),
+            "many-map": _figure(site.contend("map-unmap", effort.rounds, 200, ours, theirs)),
+            "many-create": _figure(
+                site.contend("create-map", effort.rounds, 60, many.path, few.path)
+            ),
+            "many-memory": Figure((resident,), note=note),
         }
 
 
@@ -253,6 +277,10 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
     (("map-work",), work),
     (("create",), create),
     (("regions", "memory"), regions),
+    (
+        ("many-make", "many-stat", "many-open", "many-map", "many-create", "many-memory"),
+        many,
+    ),
     (("mappings",), mappings),
     (("block", "block-attach"), blocks),
     (("paged-read", "paged-user", "paged-write", "paged-pingpong"), paged),

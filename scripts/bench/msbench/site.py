@@ -29,7 +29,7 @@ PROJECT = BENCH.parent.parent
 SHM = Path("/dev/shm")
 STATUS = "user.msharefs.status"
 
-PROBE_TIMEOUT = 120.0  # seconds; the longest probe makes 60,000 mappings
+PROBE_TIMEOUT = 600.0  # seconds; the longest probe makes 100,000 regions
 MOUNT_TIMEOUT = 30.0
 END_TIMEOUT = 15.0  # what a daemon may take to end after umount
 

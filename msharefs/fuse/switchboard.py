@@ -163,7 +163,9 @@ class Switchboard(trio.abc.Instrument):
                 waiting.others_had_their_turn()
                 continue
             waiting.end()
-            await self._route(message, nursery)
+            theirs = self._serve_here(message, nursery)
+            if theirs is not None:
+                await self._forward(theirs, message)
             waiting.begin()
             if self._forwarded or waiting.is_others_turn():
                 await self._let_others_run()
@@ -183,15 +185,22 @@ class Switchboard(trio.abc.Instrument):
             await self._route(message, nursery)
 
     async def _route(self, message: memoryview, nursery: trio.Nursery) -> None:
+        theirs = self._serve_here(message, nursery)
+        if theirs is not None:
+            await self._forward(theirs, message)
+
+    def _serve_here(self, message: memoryview, nursery: trio.Nursery) -> Header | None:
+        """Answer a request, or have it answered later. Returns the header of one that is pyfuse3's. No
+        coroutine, because it is on the path of every request."""
         try:
             header = messages.decode_header(message)
         except MalformedError as error:
             log.error("nobody can be answered: %s", error)
-            return
+            return None
         self._in_service.begin(header.unique)
         if header.unique & FUSE_UNIQUE_RESEND:
             if self._answer_again(header, message):
-                return
+                return None
         elif self._in_service.expected and header.opcode not in NO_REPLY:
             # What is sent again comes before all that is new.
             self._in_service.all_came()
@@ -202,7 +211,8 @@ class Switchboard(trio.abc.Instrument):
         elif header.opcode == Opcode.INTERRUPT:
             self._handle(partial(self._interrupt, nursery), header, message, nursery)
         else:
-            await self._forward(header, message)
+            return header
+        return None
 
     def _answer_again(self, header: Header, message: memoryview) -> bool:
         """Answer a request that is sent again, if it was applied before or must not be served

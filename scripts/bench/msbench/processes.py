@@ -136,3 +136,12 @@ def with_descendants(pid: int) -> list[int]:
                 with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
                     found.extend(int(word) for word in children.read().split())
     return found
+
+
+def memory_of(pids: Sequence[int], field: str) -> float:
+    """Bytes of memory of processes, added: "Rss:" or "Pss:" of /proc/PID/smaps_rollup."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
+            total += next(int(line.split()[1]) for line in rollup if line.startswith(field))
+    return float(total << 10)

@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from .processes import NotMeasured, Placement, Watched, on_processors, run, with_descendants
+from .user import become, let_in
 
 BENCH = Path(__file__).resolve().parent.parent
 PROJECT = BENCH.parent.parent
@@ -43,8 +44,8 @@ class Mounted:
     seconds: float
 
     def server(self) -> int:
-        """The process that serves."""
-        return int(_status(self.path)["pids"]["server"])
+        """The process that serves; of root's mounts alone."""
+        return int(json.loads(os.getxattr(self.path, STATUS))["pids"]["server"])
 
     def processes(self) -> list[int]:
         """The supervisor and everything it runs."""
@@ -84,17 +85,17 @@ class Site:
         run(["make", "-s", "-C", str(BENCH), f"BUILD={programs}"], 120.0, self._environment)
         return programs
 
-    def probe(self, name: str, *arguments: object) -> list[list[str]]:
-        """What a probe printed, as words by line."""
-        command = [str(self._programs / name), *map(str, arguments)]
+    def probe(self, name: str, *arguments: object, user: str | None = None) -> list[list[str]]:
+        """What a probe printed, as words by line; it runs as root or as `user`."""
+        command = [*become(user), str(self._programs / name), *map(str, arguments)]
         return [
             line.split() for line in run(command, PROBE_TIMEOUT, self._environment).splitlines()
         ]
 
-    def python_probe(self, name: str, *arguments: object) -> list[list[str]]:
+    def python_probe(self, name: str, *arguments: object, placed: bool = True) -> list[list[str]]:
         """What a probe in Python printed, as words by line; for what only Python programs do."""
         command = [sys.executable, "-P", str(BENCH / "probes" / f"{name}.py")]
-        with on_processors(self.placement.client):
+        with on_processors(self.placement.client if placed else self.placement.everywhere):
             text = run([*command, *map(str, arguments)], PROBE_TIMEOUT, self._environment)
         return [line.split() for line in text.splitlines()]
 
@@ -127,23 +128,35 @@ class Site:
         return sides(lines, 1.0)
 
     @contextlib.contextmanager
-    def tmpfs(self, options: str = "size=16m") -> Iterator[Path]:
-        """A tmpfs, mounted as deep in the tree as the msharefs mounts are."""
+    def mounted(self, kind: str, options: str) -> Iterator[Path]:
+        """A file system of the kernel's own, as deep in the tree as the msharefs mounts are."""
         path = self._mountpoint()
-        self._command(["mount", "-t", "tmpfs", "-o", options, "msharefs-bench", str(path)])
+        self._command(["mount", "-t", kind, "-o", options, "msharefs-bench", str(path)])
         try:
             yield path
         finally:
             self._command(["umount", str(path)])
 
+    def tmpfs(self, options: str = "size=16m") -> AbstractContextManager[Path]:
+        """A tmpfs."""
+        return self.mounted("tmpfs", options)
+
     @contextlib.contextmanager
-    def msharefs(self, options: str, *, placed: bool = True) -> Iterator[Mounted]:
-        """A mount of msharefs. Not `placed`: on any processor, as a user would start it."""
+    def msharefs(
+        self, options: str, *, placed: bool = True, user: str | None = None
+    ) -> Iterator[Mounted]:
+        """A mount of msharefs, root's or a user's. Not `placed`: on any processor, as it would be
+        if somebody had started it."""
         path = self._mountpoint()
         # -P: the checkout of this bench, not what the current directory holds.
-        command = [sys.executable, "-P", "-m", "msharefs.cli.mount", "msharefs-bench", str(path)]
+        python = [*become(user), sys.executable, "-P"]
+        command = [*python, "-m", "msharefs.cli.mount", "msharefs-bench", str(path)]
         cpus = self.placement.daemon if placed else self.placement.everywhere
-        try:
+        with contextlib.ExitStack() as stack:
+            if user is not None:
+                shutil.chown(path, user)
+                interpreter = Path(sys.base_prefix)
+                stack.enter_context(let_in([interpreter, PROJECT], self.directory))
             start = time.monotonic()
             with on_processors(cpus):
                 # With grace: cut off half-way, it would go on to mount behind our back.
@@ -153,11 +166,18 @@ class Site:
                     self._environment,
                     grace=MOUNT_TIMEOUT,
                 )
-            os.stat(path / "mshare_info")
+            if user is None:
+                os.stat(path / "mshare_info")
             seconds = time.monotonic() - start
-            yield Mounted(path, _supervisor_of(path), seconds)
-        finally:
-            self._unmount_msharefs(path)
+            supervisor = self._supervisor_of(path, python)
+            stack.callback(_end, path, supervisor)
+            yield Mounted(path, supervisor, seconds)
+
+    def _supervisor_of(self, path: Path, python: Sequence[str]) -> int:
+        """The process that keeps a mount, as the mount itself tells: a user's to nobody else."""
+        ask = f"import os; print(os.getxattr({str(path)!r}, {STATUS!r}).decode())"
+        text = run([*python, "-c", ask], MOUNT_TIMEOUT, self._environment)
+        return int(json.loads(text)["pids"]["supervisor"])
 
     @contextlib.contextmanager
     def cfs(self) -> Iterator[Path]:
@@ -211,21 +231,6 @@ class Site:
     def _command(self, command: Sequence[str]) -> None:
         run(command, MOUNT_TIMEOUT, self._environment)
 
-    def _unmount_msharefs(self, path: Path) -> None:
-        if not os.path.ismount(path):
-            return
-        watched = Watched(with_descendants(_supervisor_of(path)))
-        try:
-            if subprocess.run(["umount", str(path)], check=False).returncode:
-                # In use by somebody else; the daemon ends when they let go.
-                _unmount_lazily(path)
-            if not watched.ended_within(END_TIMEOUT):
-                # Killed, the daemon leaves its state directory, so only as the last resort.
-                watched.kill()
-                raise NotMeasured(f"the daemon of {path} did not end after umount: killed")
-        finally:
-            watched.close()
-
     def _remove_directory(self) -> None:
         for serial in range(1, self._serial + 1):
             _unmount_lazily(self.directory / f"mount-{serial}")
@@ -240,14 +245,29 @@ def sides(lines: Sequence[Sequence[str]], factor: float) -> tuple[list[float], l
     return values["ours"], values["theirs"]
 
 
-def _supervisor_of(path: Path) -> int:
-    """The process that keeps a mount, as the mount itself tells."""
-    return int(_status(path)["pids"]["supervisor"])
+def need_memory(size: int) -> None:
+    """Refuse to push the machine into reclaim, where nothing that is measured means anything."""
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        available = next(
+            int(line.split()[1]) for line in meminfo if line.startswith("MemAvailable:")
+        )
+    if available << 10 < size:
+        raise NotMeasured(f"needs {size / (1 << 30):.0f} GiB of free memory")
 
 
-def _status(path: Path) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(os.getxattr(path, STATUS))
-    return status
+def _end(path: Path, supervisor: int) -> None:
+    """Unmount and wait until every process of the mount has ended."""
+    watched = Watched(with_descendants(supervisor))
+    try:
+        if subprocess.run(["umount", str(path)], check=False).returncode:
+            # In use by somebody else; the daemon ends when they let go.
+            _unmount_lazily(path)
+        if not watched.ended_within(END_TIMEOUT):
+            # Killed, the daemon leaves its state directory, so only as the last resort.
+            watched.kill()
+            raise NotMeasured(f"the daemon of {path} did not end after umount: killed")
+    finally:
+        watched.close()
 
 
 def _unmount_lazily(path: Path) -> None:

@@ -18,37 +18,7 @@
 #include <unistd.h>
 
 #include "common.h"
-
-/* Static, and read with plain read(2), so that looking does not itself need new pages. */
-static char text[1 << 16];
-
-static uint64_t field_kb(const char *from, const char *name)
-{
-	const char *at = strstr(from, name);
-
-	return at ? strtoull(at + strlen(name), NULL, 10) : 0;
-}
-
-static void load(const char *path)
-{
-	int fd = open(path, O_RDONLY);
-	size_t have = 0;
-	ssize_t got;
-
-	if (fd < 0)
-		die("open", path);
-	while (have < sizeof(text) - 1 && (got = read(fd, text + have, sizeof(text) - 1 - have)) > 0)
-		have += (size_t)got;
-	text[have] = '\0';
-	close(fd);
-}
-
-/* VmPTE counts every level on today's kernels; older ones count the second apart. */
-static uint64_t tables_kb(void)
-{
-	load("/proc/self/status");
-	return field_kb(text, "\nVmPTE:") + field_kb(text, "\nVmPMD:");
-}
+#include "proc.h"
 
 static uint64_t huge_kb_at(const void *address)
 {
@@ -57,7 +27,7 @@ static uint64_t huge_kb_at(const void *address)
 
 	load("/proc/self/smaps");
 	snprintf(key, sizeof(key), "%lx-", (unsigned long)(uintptr_t)address);
-	at = strstr(text, key);
+	at = strstr(proc_text, key);
 	if (!at) {
 		fprintf(stderr, "mapping not found in smaps\n");
 		exit(1);

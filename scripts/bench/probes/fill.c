@@ -6,6 +6,9 @@
  *        fill sized PATH SIZE      a region (or file) of that size with nothing in it
  *        fill regions DIR COUNT    regions of 2 MiB, one page of each mapped
  *        fill mappings PATH COUNT  a region with COUNT mappings of one page, apart
+ *        fill names DIR COUNT [THERE]  regions without a size, until there are COUNT; THERE
+ *                                  of them are there already
+ * prints: each NS                  for mappings and names: the time of one of them
  */
 #include <fcntl.h>
 #include <unistd.h>
@@ -44,20 +47,45 @@ static void fill_regions(const char *directory, uint64_t count)
 	}
 }
 
+static void each(uint64_t start, uint64_t count)
+{
+	printf("each %.1f\n", (double)(now_ns() - start) / (double)count);
+}
+
+static void fill_names(const char *directory, uint64_t count, uint64_t there)
+{
+	char path[4096];
+	uint64_t start = now_ns();
+
+	for (uint64_t i = there; i < count; i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/name-%lu", directory, (unsigned long)i);
+		fd = open(path, O_CREAT | O_EXCL | O_RDWR, 0600);
+		if (fd < 0)
+			die("create", path);
+		close(fd);
+	}
+	each(start, count - there);
+}
+
 /* COUNT mappings spread over the whole grid. */
 static void fill_mappings(const char *path, uint64_t count)
 {
 	uint64_t size = (GRID_CELLS * GRID_STRIDE + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
 	int fd = create(path, size);
+	uint64_t start = now_ns();
 
 	for (uint64_t i = 0; i < count; i++)
 		map_range(fd, i * (GRID_CELLS / count) * GRID_STRIDE, PAGE, path);
+	each(start, count);
 }
 
 int main(int argc, char **argv)
 {
-	const char *what = argc == 4 ? argv[1] : "";
-	uint64_t value = argc == 4 ? number(argv[3]) : 0;
+	const char *what = argc == 4 || argc == 5 ? argv[1] : "";
+	uint64_t value = argc >= 4 ? number(argv[3]) : 0;
+	uint64_t there = argc == 5 ? number(argv[4]) : 0;
 
 	if (strcmp(what, "plain") == 0) {
 		write_every_page(create(argv[2], value), value, argv[2]);
@@ -72,8 +100,10 @@ int main(int argc, char **argv)
 		fill_regions(argv[2], value);
 	} else if (strcmp(what, "mappings") == 0 && value > 0 && value <= GRID_CELLS) {
 		fill_mappings(argv[2], value);
+	} else if (strcmp(what, "names") == 0 && value > there) {
+		fill_names(argv[2], value, there);
 	} else {
-		fprintf(stderr, "usage: fill plain|region|sized|regions|mappings WHERE NUMBER\n");
+		fprintf(stderr, "usage: fill plain|region|sized|regions|mappings|names WHERE NUMBER\n");
 		return 2;
 	}
 	return 0;

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..processes import NotMeasured
+from ...processes import NotMeasured
 
-PROJECT = Path(__file__).resolve().parents[4]
+PROJECT = Path(__file__).resolve().parents[5]
 PROGRAMS = ("initdb", "postgres", "pgbench", "psql")
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -28,7 +28,6 @@ SETUP_SECONDS = 900.0
 SETTINGS = {
     "listen_addresses": "",
     "shared_memory_type": "mmap",
-    "huge_pages": "off",
     # Nothing but the clients shall run.
     "autovacuum": "off",
     "checkpoint_timeout": "1h",
@@ -119,10 +118,11 @@ class Cluster:
             self.query(f"select pg_prewarm('{relation}')")
 
     @contextlib.contextmanager
-    def serve(self, region: Path | None) -> Iterator[int]:
-        """Run the server, in `region` or as it is; the postmaster's process number."""
+    def serve(self, region: Path | None, huge_pages: str) -> Iterator[int]:
+        """Run the server, in `region` or without one; the postmaster's process number."""
         settings = {
             **SETTINGS,
+            "huge_pages": huge_pages,
             "shared_buffers": self.shared_buffers,
             "max_connections": str(self.max_connections),
             "unix_socket_directories": str(self.directory),

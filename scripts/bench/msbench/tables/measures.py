@@ -9,27 +9,16 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..effort import GIB, MIB, Effort
+from ..processes import NotMeasured, Watched, is_named, memory_of
+from ..site import Mounted, Site, need_memory, sides
 from .figures import Figure
-from .processes import NotMeasured, Watched, is_named
-from .site import Mounted, Site, sides
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+KIB = 1 << 10
 PAGE = 4096
 
-
-@dataclass(frozen=True)
-class Effort:
-    """How often a measurement is repeated."""
-
-    rounds: int
-    mounts: int
-
-
-NORMAL = Effort(rounds=15, mounts=5)
-QUICK = Effort(rounds=5, mounts=3)
 
 FEW_REGIONS, MANY_REGIONS, VERY_MANY_REGIONS = 10, 10_000, 100_000
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 60_000
@@ -43,7 +32,7 @@ Figures = Mapping[str, Figure]
 
 def attach(site: Site, effort: Effort) -> Figures:
     """Page tables and time of processes that attach to 1 GiB and touch every page."""
-    _need_memory(3 * GIB)
+    need_memory(3 * GIB)
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     tables: dict[str, list[float]] = {"ours": [], "theirs": []}
     huge: dict[str, float] = {}
@@ -68,7 +57,7 @@ def attach(site: Site, effort: Effort) -> Figures:
 
 def write(site: Site, effort: Effort) -> Figures:
     """Bandwidth of writing an attached region from end to end."""
-    _need_memory(3 * GIB)
+    need_memory(3 * GIB)
     with site.msharefs("size=1100M") as mounted:
         region = mounted.path / "region"
         site.probe("fill", "region", region, GIB)
@@ -79,7 +68,7 @@ def write(site: Site, effort: Effort) -> Figures:
 
 def random(site: Site, effort: Effort) -> Figures:
     """Time of reads that miss the processor's caches and its table of translations."""
-    _need_memory(5 * GIB)
+    need_memory(5 * GIB)
     with site.msharefs("size=2100M") as mounted, site.shm_file(2 * GIB) as plain:
         region = mounted.path / "region"
         site.probe("fill", "region", region, 2 * GIB)
@@ -144,7 +133,7 @@ def regions(site: Site, effort: Effort) -> Figures:
 
 def many(site: Site, effort: Effort) -> Figures:
     """The same and other operations among very many regions, and what those cost."""
-    _need_memory(3 * GIB)
+    need_memory(3 * GIB)
     options = f"size=2G,nr_inodes={2 * VERY_MANY_REGIONS}"
     with site.msharefs(options) as many, site.msharefs(options) as few:
         site.probe("fill", "regions", few.path, FEW_REGIONS)
@@ -192,7 +181,7 @@ def blocks(site: Site, effort: Effort) -> Figures:
 
 def paged(site: Site, effort: Effort) -> Figures:
     """The paged plane: first touches, writing back, and pages that two processes share."""
-    _need_memory(5 * GIB)
+    need_memory(5 * GIB)
     options = "size=1100M"
     rounds = max(3, effort.rounds // 3)
     with site.msharefs(f"{options},data=paged") as mounted:
@@ -300,16 +289,6 @@ def _figure(samples: tuple[list[float], list[float]], note: str = "") -> Figure:
     return Figure(tuple(ours), tuple(theirs), note)
 
 
-def _need_memory(size: int) -> None:
-    """Refuse to push the machine into reclaim, where nothing that is measured means anything."""
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        available = next(
-            int(line.split()[1]) for line in meminfo if line.startswith("MemAvailable:")
-        )
-    if available * KIB < size:
-        raise NotMeasured(f"needs {size / GIB:.0f} GiB of free memory")
-
-
 def _await_standby(mounted: Mounted) -> None:
     """Until a process beside the server sleeps that bears the name of one."""
     deadline = time.monotonic() + STANDBY_TIMEOUT
@@ -325,9 +304,4 @@ def _resident(mounted: Mounted) -> float:
 
 
 def _memory(mounted: Mounted, field: str) -> float:
-    """Bytes of memory of all processes of a mount, added."""
-    total = 0
-    for pid in mounted.processes():
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
-            total += next(int(line.split()[1]) for line in rollup if line.startswith(field))
-    return float(total * KIB)
+    return memory_of(mounted.processes(), field)

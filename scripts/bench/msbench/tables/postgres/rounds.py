@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-import statistics
 import subprocess
+import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..processes import NotMeasured
+from ...processes import NotMeasured
 from .cluster import Cluster, processes_of
 
-SIDES = ("plain", "region")
 THREADS = 2
 # How often the page tables are read; the largest sum counts.
 LOOK_SECONDS = 1.0
@@ -42,29 +42,28 @@ Samples = dict[tuple[int, str], list[Sample]]
 """By number of clients and side."""
 
 
-def order_of(rounds: int) -> Iterator[str]:
-    """plain, region, region, plain, ...: a drift of the machine hits both sides alike."""
-    for number in range(rounds):
-        yield from SIDES if number % 2 == 0 else SIDES[::-1]
+Starting = Callable[[], AbstractContextManager[int]]
+"""Starts the server in one way; what is entered gives its process number."""
 
 
-def measure(
+def measure_sides(
+    sides: Mapping[str, Starting],
     cluster: Cluster,
-    region: Path,
     clients: Sequence[int],
     *,
     rounds: int,
     seconds: int,
-    say: Callable[[str], None],
 ) -> Samples:
-    """Start the server again and again, in turns with and without, and query it each time."""
+    """Start the server again and again, in each way in turns, and query it each time."""
     samples: Samples = defaultdict(list)
-    for number, side in enumerate(order_of(rounds)):
-        say(f"block {number + 1} of {2 * rounds}: {side}")
-        with cluster.serve(region if side == "region" else None) as postmaster:
-            cluster.warm()
-            for count in clients:
-                samples[count, side].append(_sample(cluster, postmaster, count, seconds))
+    for number in range(rounds):
+        # There and back again: a drift of the machine hits all sides alike.
+        for side, starting in list(sides.items())[:: 1 if number % 2 == 0 else -1]:
+            print(f" {side}", end="", file=sys.stderr, flush=True)
+            with starting() as postmaster:
+                cluster.warm()
+                for count in clients:
+                    samples[count, side].append(_sample(cluster, postmaster, count, seconds))
     return samples
 
 
@@ -114,12 +113,3 @@ def _page_tables(pids: Sequence[int]) -> int:
             found = _PAGE_TABLES.search(Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
             total += int(found[1]) if found else 0
     return total
-
-
-def medians(samples: Sequence[Sample]) -> Sample:
-    """The median of each figure."""
-    return Sample(
-        statistics.median(s.tps for s in samples),
-        statistics.median(s.connect for s in samples),
-        statistics.median(s.page_tables for s in samples),
-    )

@@ -1,7 +1,7 @@
 """What is measured and what is wanted of it: the one place that holds the targets.
 
 Owns no way of measuring and no way of printing: measures.py fills a Figure for
-each Goal here, report.py shows both.
+each Goal here, goals.py makes a table of both.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ..frame import Unit
+
 
 class Kind(enum.Enum):
     """How a figure is judged."""
@@ -20,15 +22,6 @@ class Kind(enum.Enum):
     SHARE = "ours / theirs, at least"
     TIMES_AS_MUCH = "ours / theirs, at most"
     ABSOLUTE = "ours, at most"
-
-
-class Unit(enum.Enum):
-    """What the samples of a figure count."""
-
-    SECONDS = "seconds"
-    BYTES = "bytes"
-    BYTES_PER_SECOND = "bytes/second"
-    PER_SECOND = "operations/second"
 
 
 @dataclass(frozen=True)

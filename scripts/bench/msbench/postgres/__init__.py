@@ -1,1 +1,0 @@
-"""PostgreSQL with and without mshare run."""

@@ -1,0 +1,1 @@
+"""The tables, a module each: what is measured in it, and how."""

@@ -76,8 +76,10 @@ dist: setup  ## wheel and source archive in dist/
 deb: docs dist  ## a Debian package for this release of Debian in dist/, with Debian's own tools
 	@scripts/deb
 
-try-packages: deb  ## install, use and remove package and wheel in an empty Debian (root; some minutes)
-	@$(SUDO) scripts/try_packages
+# The Debian in which the packages are tried: bookworm is 12, trixie 13.
+SUITE ?= bookworm
+try-packages: docs dist  ## install, use and remove deb, wheel, pipx and source in an empty Debian, SUITE=trixie (root; some minutes)
+	@$(SUDO) env SUITE=$(SUITE) scripts/try_packages $(ARGS)
 
 install-helper: setup  ## the commands in /usr/local/bin and the helpers of mount(8) in /sbin, as links into .venv
 	@$(SUDO) $(BIN)/mshare install --commands-only --prefix "$(PREFIX)"

@@ -199,7 +199,7 @@ def test_the_pages_get_the_tables_and_the_machine_between_their_marks(tmp_path: 
     for table in a_run().tables:
         assert markdown(table) in page
     short = (tmp_path / "README.md").read_text()
-    assert "| POSIX shm | tmpfs huge | msharefs | msharefs without root |" in short
+    assert "| POSIX shm | tmpfs huge | msharefs | without root, direct | without root |" in short
     assert "LOSES 11.0 times" in short
     assert sentence(a_run()) in short
     # A second run leaves no trace of the first.

@@ -18,7 +18,7 @@ MARK = re.compile(r"(<!-- bench: ([a-z-]+) -->\n).*?(<!-- bench: end -->)", re.D
 """What stands between is written by a run; a table that the run does not have stays as it is."""
 
 SHORT_ROWS = ("vmpte", "attach", "tables-100", "tables-800", "attached-800")
-SHORT_COLUMNS = ("shm", "tmpfs", "passthrough", "user")
+SHORT_COLUMNS = ("shm", "tmpfs", "passthrough", "direct", "user")
 
 
 def fill(project: Path, run: Run) -> None:
@@ -52,7 +52,7 @@ def _short(memory: Table) -> str:
             continue
         cells = {name: _judged(memory, row, name) for name in SHORT_COLUMNS}
         rows.append(Row(row.name, row.measure, row.unit, row.better, cells))
-    heads = {"user": "msharefs without root"}
+    heads = {"user": "without root", "direct": "without root, direct"}
     columns = tuple(Column(name, heads.get(name, memory.head(name))) for name in SHORT_COLUMNS)
     return markdown(Table("short", memory.title, columns, tuple(rows)))
 

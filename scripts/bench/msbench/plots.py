@@ -151,7 +151,7 @@ def _style(paper: Paper, column: Column, number: int) -> tuple[str, dict[str, An
         "marker": MARKERS[number % len(MARKERS)],
         "markersize": 5,
         "linewidth": 2.4 if ours else 1.2,
-        "linestyle": {"paged": "--", "user": "-."}.get(column.name, "-"),
+        "linestyle": {"paged": "--", "user": "-.", "direct": (0, (1, 1))}.get(column.name, "-"),
     }
 
 

@@ -25,6 +25,9 @@ HUGE = 2 * MIB
 ROOM = 64 * MIB
 """What a mount has beside the object."""
 
+USER = "nobody"
+"""Who has the mounts of an ordinary user."""
+
 POOL = Path("/proc/sys/vm/nr_hugepages")
 OVERCOMMIT = Path("/proc/sys/vm/nr_overcommit_hugepages")
 
@@ -140,6 +143,18 @@ def _region(site: Site, size: int, plane: str, user: str | None = None) -> Itera
         yield Attachable(f"file:{path}", user)
 
 
+@contextlib.contextmanager
+def _direct(site: Site, size: int) -> Iterator[Attachable]:
+    """The memory itself, on a mount of an ordinary user's, as the library gets it."""
+    options = f"size={size + ROOM},data=direct"
+    with site.msharefs(options, placed=False, user=USER) as mounted:
+        path = mounted.path / "region"
+        site.probe("fill", "mapped", path, size, user=USER)
+        spec = f"direct:{path}"
+        site.probe("share", "fill", spec, size, user=USER)
+        yield Attachable(spec, USER)
+
+
 def _passthrough(site: Site, size: int) -> AbstractContextManager[Attachable]:
     return _region(site, size, "passthrough")
 
@@ -149,7 +164,7 @@ def _paged(site: Site, size: int) -> AbstractContextManager[Attachable]:
 
 
 def _users(site: Site, size: int) -> AbstractContextManager[Attachable]:
-    return _region(site, size, "paged", "nobody")
+    return _region(site, size, "paged", USER)
 
 
 OURS, USUAL, KERNEL = "passthrough", "shm", "kernel"
@@ -166,6 +181,7 @@ WAYS: dict[Column, Making] = {
     Column(OURS, "msharefs"): _passthrough,
     Column("paged", "msharefs paged, root"): _paged,
     Column("user", "msharefs paged, user"): _users,
+    Column("direct", "msharefs direct, user"): _direct,
 }
 
 MSHARE = Column(KERNEL, "kernel mshare")

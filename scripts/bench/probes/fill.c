@@ -3,6 +3,7 @@
  *
  * usage: fill plain PATH SIZE      a file of ordinary shared memory, every page written
  *        fill region PATH SIZE     a region, mapped as a whole, every page written
+ *        fill mapped PATH SIZE     the same with no page touched
  *        fill sized PATH SIZE      a region (or file) of that size with nothing in it
  *        fill regions DIR COUNT    regions of 2 MiB, one page of each mapped
  *        fill mappings PATH COUNT  a region with COUNT mappings of one page, apart
@@ -94,6 +95,8 @@ int main(int argc, char **argv)
 
 		map_range(fd, 0, value, argv[2]);
 		write_every_page(fd, value, argv[2]);
+	} else if (strcmp(what, "mapped") == 0) {
+		map_range(create(argv[2], value), 0, value, argv[2]);
 	} else if (strcmp(what, "sized") == 0) {
 		create(argv[2], value);
 	} else if (strcmp(what, "regions") == 0) {
@@ -103,7 +106,7 @@ int main(int argc, char **argv)
 	} else if (strcmp(what, "names") == 0 && value > there) {
 		fill_names(argv[2], value, there);
 	} else {
-		fprintf(stderr, "usage: fill plain|region|sized|regions|mappings|names WHERE NUMBER\n");
+		fprintf(stderr, "usage: fill plain|region|mapped|sized|regions|mappings|names WHERE NUMBER\n");
 		return 2;
 	}
 	return 0;

@@ -10,7 +10,7 @@
  *        share speed SPEC SIZE THREADS     sequential writes, random reads
  *        share sysv SIZE                   make a SysV segment and print its number
  *        share drop ID                     and take it away
- *        SPEC: file:PATH or sysv:ID; SIZE in bytes
+ *        SPEC: file:PATH, direct:PATH (a region on a direct mount) or sysv:ID; SIZE in bytes
  * prints: a name and a value a line; names that end in _s are seconds, in _b bytes
  *
  * Everything is attached at a multiple of 1 GiB, in GiB where nothing else is: hugetlbfs shares its
@@ -24,6 +24,7 @@
 #include <sys/wait.h>
 
 #include "common.h"
+#include "direct.h"
 #include "proc.h"
 
 #define GIB (1UL << 30)
@@ -49,26 +50,40 @@ static char *place_for(uint64_t size)
 	return (char *)((((uintptr_t)room + GIB - 1) & ~(GIB - 1)) + GIB);
 }
 
+static char *map_at(char *at, int fd, uint64_t size, const char *spec)
+{
+	if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0) != at)
+		die("mmap", spec);
+	return at;
+}
+
 static char *attach_spec(const char *spec, uint64_t size)
 {
+	const char *path = strchr(spec, ':');
 	char *at = place_for(size);
+	int fd, memory;
 
-	if (strncmp(spec, "sysv:", 5) == 0) {
-		if (shmat((int)number(spec + 5), at, 0) != at)
-			die("shmat", spec);
-	} else if (strncmp(spec, "file:", 5) == 0) {
-		int fd = open(spec + 5, O_RDWR);
-
-		if (fd < 0)
-			die("open", spec);
-		if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd,
-			 0) != at)
-			die("mmap", spec);
-		close(fd);
-	} else {
-		fprintf(stderr, "neither file: nor sysv: %s\n", spec);
+	if (!path++) {
+		fprintf(stderr, "neither file:, direct: nor sysv: %s\n", spec);
 		exit(2);
 	}
+	if (strncmp(spec, "sysv:", 5) == 0) {
+		if (shmat((int)number(path), at, 0) != at)
+			die("shmat", spec);
+		return at;
+	}
+	fd = open(path, O_RDWR);
+	if (fd < 0)
+		die("open", spec);
+	if (strncmp(spec, "direct:", 7) == 0) {
+		/* The region stays open: that is what tells its server that it is in use. */
+		memory = direct_descriptor(fd, path);
+		map_at(at, memory, size, spec);
+		close(memory);
+		return at;
+	}
+	map_at(at, fd, size, spec);
+	close(fd);
 	return at;
 }
 

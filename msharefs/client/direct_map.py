@@ -15,7 +15,7 @@ from typing import Self
 from msharefs.abi import HUGE_PAGE_SIZE
 from msharefs.linux import syscalls, userfaultfd
 
-_PLACES = 8
+_PLACES = 4
 """So often another place is looked for, if the one that the kernel chose is not aligned."""
 _PLACE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | syscalls.MAP_NORESERVE
 
@@ -62,17 +62,18 @@ class DirectMap(mmap.mmap):
 
     @classmethod
     def _placed(cls, offset: int, size: int, prot: int) -> Self:
-        """Memory of no use, at an address that is `offset` modulo 2 MiB if that can be had. The
-        mmap module takes no address, but the kernel puts one below the other."""
+        """Memory of no use, at an address that is `offset` modulo 2 MiB if that can be had. The mmap
+        module takes no address, but the kernel puts one mapping below the other: so one of which
+        we choose the size fills the place where the first one was."""
         fillings: list[mmap.mmap] = []
-        for _ in range(_PLACES):
-            place = cls(-1, size, _PLACE, prot)
-            beyond = (address_of(place) - offset) % HUGE_PAGE_SIZE
-            if not beyond or size < HUGE_PAGE_SIZE:
+        place = cls(-1, size, _PLACE, prot)
+        while size >= HUGE_PAGE_SIZE and len(fillings) < _PLACES:
+            address = address_of(place)
+            if not (address - offset) % HUGE_PAGE_SIZE:
                 break
             place.close()
-            fillings.append(mmap.mmap(-1, beyond, _PLACE))
-        else:
+            below = (address - size - offset) % HUGE_PAGE_SIZE
+            fillings.append(mmap.mmap(-1, size + below, _PLACE, prot=0))
             place = cls(-1, size, _PLACE, prot)
         for filling in fillings:
             filling.close()

@@ -20,8 +20,10 @@ PLAINLY = frozenset({errno.ENOTTY, errno.EBUSY, errno.EINVAL, errno.EACCES, errn
 """Errors that mean: map the file of the region instead. mmap(2) says what is wrong, if anything is."""
 AGAIN = frozenset({errno.ESTALE, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.EAGAIN})
 """Errors that mean: what was told is out of date, because the server was replaced for example."""
-PAUSES = (0.0, 0.001, 0.01, 0.1, 0.5)
-"""Seconds after each attempt. The ioctl waits for a server by itself."""
+PAUSE, LONGEST_PAUSE = 0.001, 0.1
+"""Seconds after an attempt that ended so, twice as long each time. The ioctl waits for a server by itself."""
+SECONDS = 10.0
+"""So long it is begun again."""
 PATIENCE = 10.0
 """Seconds that a server has to answer; it may be one that is stopped."""
 _ANSWER = struct.Struct("=i")
@@ -34,7 +36,8 @@ def segment_of(fd: int) -> int | None:
     `fd`, or a duplicate, has to stay open for as long as the memory is mapped. Raises OSError:
     ENFILE or ENOMEM where the server has no descriptor left, ETIMEDOUT where it does not answer.
     """
-    for pause in PAUSES:
+    deadline, pause = time.monotonic() + SECONDS, PAUSE
+    while time.monotonic() < deadline:
         try:
             where = _ask(fd)
             if not _has_what_it_takes():
@@ -48,6 +51,7 @@ def segment_of(fd: int) -> int | None:
             if error.errno not in AGAIN:
                 raise
         time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
     # Its mappings are being changed all the time, or servers end one after the other.
     return None
 

@@ -124,7 +124,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     MSHAREFS_TEST_OPTIONS=data=... leaves one of them.
     """
-    planes = [plane for plane in getattr(metafunc.module, "PLANES", ()) if plane in mount.planes()]
+    asked = mount.asked_for()
+    planes = [p for p in getattr(metafunc.module, "PLANES", ()) if not asked or p in asked]
     if planes and "mounted" in metafunc.fixturenames:
         metafunc.parametrize("mounted", planes, indirect=True, scope="module")
 

@@ -39,8 +39,13 @@ _numbers = itertools.count()
 
 def planes() -> tuple[str, ...]:
     """The data planes to test: the one that MSHAREFS_TEST_OPTIONS asks for, or both."""
+    return asked_for() or ("passthrough", "paged")
+
+
+def asked_for() -> tuple[str, ...]:
+    """The data plane that MSHAREFS_TEST_OPTIONS asks for, or none."""
     asked = re.search(r"\bdata=(\w+)", os.environ.get(MORE_OPTIONS, ""))
-    return (asked[1],) if asked else ("passthrough", "paged")
+    return (asked[1],) if asked else ()
 
 
 def state_base() -> Path:

@@ -31,7 +31,7 @@ from tests.helpers.waiting import eventually
 pytestmark = pytest.mark.mount
 
 MOUNT_OPTIONS = "size=1G,overcommit"
-PLANES = ("passthrough", "paged")
+PLANES = ("passthrough", "paged", "direct")
 
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
@@ -174,15 +174,16 @@ def test_region_that_is_mapped_when_it_is_made(mounted: Mount, place: Path) -> N
 
 def test_map_and_exist_ok_fill_what_is_missing(place: Path) -> None:
     """Whichever process comes first: all is mapped, and nothing that was mapped has changed."""
-    with Region.create(place, UNIT) as first, first.attach() as window:
+    with Region.create(place, UNIT) as first:
         first.map(PAGE, PAGE)
         first.map(5 * PAGE, PAGE, reserve=False)
-        window.buf[PAGE : PAGE + 4] = b"kept"
-        for _ in range(2):
-            Region.create(place, UNIT, map=True, exist_ok=True).close()
-        layout = first.layout()
-        assert (layout.mapped, layout.reserved) == (UNIT, UNIT - PAGE)
-        assert bytes(window.buf[PAGE : PAGE + 4]) == b"kept"
+        with first.attach() as window:
+            window.buf[PAGE : PAGE + 4] = b"kept"
+            for _ in range(2):
+                Region.create(place, UNIT, map=True, exist_ok=True).close()
+            layout = first.layout()
+            assert (layout.mapped, layout.reserved) == (UNIT, UNIT - PAGE)
+            assert bytes(window.buf[PAGE : PAGE + 4]) == b"kept"
 
 
 def test_many_processes_make_one_mapped_region(place: Path) -> None:

@@ -23,7 +23,7 @@ from tests.helpers.users import ChildKilledError, in_child
 
 pytestmark = pytest.mark.mount
 
-PLANES = ("passthrough", "paged")
+PLANES = ("passthrough", "paged", "direct")
 
 PAGE = mmap.PAGESIZE
 UNIT = 2 << 20

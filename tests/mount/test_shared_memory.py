@@ -25,7 +25,7 @@ __all__ = ["directory", "make"]
 
 pytestmark = pytest.mark.mount
 
-PLANES = ("passthrough", "paged")
+PLANES = ("passthrough", "paged", "direct")
 
 MIB = 1 << 20
 

@@ -130,6 +130,20 @@ def test_a_narrow_terminal_gets_every_column_in_blocks_that_fit() -> None:
         assert word in shown
 
 
+def test_a_table_with_many_columns_is_turned_for_a_page() -> None:
+    columns = tuple(Column(f"c{number}", f"way {number}") for number in range(12))
+    cells = {column.name: Cell((number + 1.0,)) for number, column in enumerate(columns)}
+    rows = tuple(
+        Row(f"r{number}", f"measure {number}", Unit.COUNT, cells=cells) for number in range(9)
+    )
+    lines = markdown(Table("table", "T", columns, rows)).splitlines()
+    assert (
+        lines[0] == "|  | measure 0 | measure 1 | measure 2 | measure 3 | measure 4 | measure 5 |"
+    )
+    assert lines.count("| way 11 | 12 | 12 | 12 |") == 1
+    assert lines.count("| way 11 | 12 | 12 | 12 | 12 | 12 | 12 |") == 1
+
+
 def a_run() -> Run:
     """Every table that is drawn, with figures in each cell."""
     tables = [
@@ -199,7 +213,7 @@ def test_the_pages_get_the_tables_and_the_machine_between_their_marks(tmp_path: 
     for table in a_run().tables:
         assert markdown(table) in page
     short = (tmp_path / "README.md").read_text()
-    assert "| POSIX shm | tmpfs huge | msharefs | without root, direct | without root |" in short
+    assert "| POSIX shm | tmpfs huge | msharefs | without root | without root, direct |" in short
     assert "LOSES 11.0 times" in short
     assert sentence(a_run()) in short
     # A second run leaves no trace of the first.

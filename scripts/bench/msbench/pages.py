@@ -6,9 +6,10 @@ Knows which pages there are, and what of the tables the README shows.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from .frame import Cell, Column, Row, Table, beside_usual, shown
+from .frame import Cell, Row, Table, beside_usual, shown
 from .record import Run, sentence
 from .terminal import markdown
 
@@ -18,7 +19,7 @@ MARK = re.compile(r"(<!-- bench: ([a-z-]+) -->\n).*?(<!-- bench: end -->)", re.D
 """What stands between is written by a run; a table that the run does not have stays as it is."""
 
 SHORT_ROWS = ("vmpte", "attach", "tables-100", "tables-800", "attached-800")
-SHORT_COLUMNS = ("shm", "tmpfs", "passthrough", "direct", "user")
+SHORT_COLUMNS = ("shm", "tmpfs", "passthrough", "user", "direct")
 
 
 def fill(project: Path, run: Run) -> None:
@@ -53,7 +54,11 @@ def _short(memory: Table) -> str:
         cells = {name: _judged(memory, row, name) for name in SHORT_COLUMNS}
         rows.append(Row(row.name, row.measure, row.unit, row.better, cells))
     heads = {"user": "without root", "direct": "without root, direct"}
-    columns = tuple(Column(name, heads.get(name, memory.head(name))) for name in SHORT_COLUMNS)
+    columns = tuple(
+        replace(column, head=heads.get(column.name, column.head))
+        for column in memory.columns
+        if column.name in SHORT_COLUMNS
+    )
     return markdown(Table("short", memory.title, columns, tuple(rows)))
 
 

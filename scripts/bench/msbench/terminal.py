@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from .frame import Row, Table, beside_best, beside_usual, shown
 
 GAP = 2
+WIDE, ROWS_BESIDE = 8, 6
+"""A page has room for so many columns; of a table that is turned so many rows stand side by side."""
 
 Lines = list[tuple[str, ...]]
 
@@ -107,11 +109,27 @@ def _line(line: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The table for a page, with what is said below it as a list."""
+    """The table for a page, with what is said below it as a list. One with many columns would be cut off by the
+    page: it is turned, and its rows go side by side, some at a time."""
     lines = cells(table)
-    rows = [_markdown(lines[0]), _markdown(["---"] * len(lines[0])), *map(_markdown, lines[1:])]
+    blocks = [lines]
+    if len(table.columns) > WIDE:
+        heads, *turned = zip(*lines, strict=True)
+        starts = range(1, len(heads), ROWS_BESIDE)
+        blocks = [
+            [(line[0], *line[start : start + ROWS_BESIDE]) for line in (heads, *turned)]
+            for start in starts
+        ]
     notes = [f"- {note}" for note in below(table)]
-    return "\n".join([*rows, *(["", *notes] if notes else [])])
+    text = "\n\n".join("\n".join(_grid(block)) for block in blocks)
+    return "\n".join([text, *(["", *notes] if notes else [])])
+
+
+def _grid(lines: Lines) -> Iterator[str]:
+    head, *others = lines
+    yield _markdown(head)
+    yield _markdown(["---"] * len(head))
+    yield from map(_markdown, others)
 
 
 def _markdown(words: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ _GAUGES = (
     (("arena", "size"), "memory_size_bytes", "Memory that the mount may use."),
     (("arena", "used"), "memory_used_bytes", "Memory in use."),
     (("arena", "reserved"), "memory_reserved_bytes", "Memory reserved for mappings."),
+    (("huge_pages", "collapsed"), "memory_huge_bytes", "Memory in pages of 2 MiB, as last seen."),
     (("arena", "limit"), "memory_limit_bytes", "Memory that may be in use right now."),
     (("user_limits", "size"), "user_memory_limit_bytes", "Memory that each user may have mapped."),
     (("user_limits", "inodes"), "user_inodes_limit", "Names that each user may have."),

@@ -104,6 +104,7 @@ def drawing(mount: mounts.Mount, document: dict[str, Any]) -> Iterator[Renderabl
     )
     yield _line("Data plane", (plane.get("name", "?"), "bold"), f", {plane.get('why', '')}")
     yield memory_line(document)
+    yield _line("Huge pages", huge_pages_line(document))
     inodes = document.get("inodes", {})
     yield _line("Names", f"{inodes.get('used', 0):,} of {inodes.get('limit', 0):,}")
     yield _line("Holds", regions_line(document))
@@ -152,6 +153,13 @@ def memory_line(document: dict[str, Any]) -> Text:
         f" {notation.size(used)} of {notation.size(whole)}, "
         f"{notation.size(arena.get('reserved', 0))} reserved",
     )
+
+
+def huge_pages_line(document: dict[str, Any]) -> str:
+    """How much is in pages of 2 MiB, and why it is not more."""
+    huge = document.get("huge_pages", {})
+    words = notation.size(huge.get("collapsed", 0))
+    return f"{words}; {huge['obstacle']}" if huge.get("obstacle") else words
 
 
 def regions_line(document: dict[str, Any]) -> str:

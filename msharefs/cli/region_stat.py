@@ -37,14 +37,14 @@ def stat(path: str, *, as_json: bool, everything: bool) -> None:
     """Show a region: its memory, the cost of its page tables, and what is mapped where."""
     mount, facts = regions.look_at(path)
     status = mounts.status_or_nothing(mount)
-    huge = regions.HugePages.of(status)
     scan = processes.scan(mounts.devices_of(mount, status))
     pids = scan.attached.get(facts.file.st_ino, [])
     if as_json:
-        print(json.dumps(regions.full_document(facts, mount, huge, pids), indent=2))
+        print(json.dumps(regions.full_document(facts, mount, pids), indent=2))
         return
     layout = regions.needs_layout(facts)
-    terminal.show(*_summary(facts, layout, huge, len(pids)))
+    obstacle = regions.obstacle_to_huge_pages(status)
+    terminal.show(*_summary(facts, layout, obstacle, len(pids)))
     if layout.size:
         terminal.show("", *picture(layout), "")
         limit = None if everything or not sys.stdout.isatty() else _MOST_ROWS
@@ -69,9 +69,9 @@ def picture(layout: Layout) -> Iterator[RenderableType]:
 
 
 def _summary(
-    facts: regions.Facts, layout: Layout, huge: regions.HugePages, users: int
+    facts: regions.Facts, layout: Layout, obstacle: str | None, users: int
 ) -> Iterator[RenderableType]:
-    creator, region = layout.creator, facts.summary(huge)
+    creator, region = layout.creator, facts.summary()
     yield _field("Region", formatting.name(facts.name), "bold cyan")
     if not layout.size:
         yield _field("Size", "not set yet, so nothing can be mapped")
@@ -80,9 +80,9 @@ def _summary(
             f"{notation.size(layout.mapped)} in {formatting.count(len(layout.mappings), 'mapping')}"
         )
         yield _field("Size", f"{notation.size(layout.size)}, mapped {mapped}")
-        yield _field("Memory", _memory(region))
+        yield _field("Memory", _memory(region, obstacle))
     if layout.mappings:
-        yield _field("Page tables", _tables(layout, huge))
+        yield _field("Page tables", _tables(layout))
     yield _field(
         "Owner",
         f"{formatting.name(region.owner)}:{formatting.name(region.group)} {region.mode}, "
@@ -100,16 +100,18 @@ def _summary(
     )
 
 
-def _memory(region: regions.Summary) -> str:
+def _memory(region: regions.Summary, obstacle: str | None) -> str:
     words = f"{notation.size(region.memory)}, {notation.size(region.reserved or 0)} of it reserved"
     if region.mapped:
         share = formatting.percent(region.huge or 0, region.mapped)
         words += f"; {share} of the mappings in 2 MiB pages"
+        if obstacle is not None and (region.huge or 0) < region.mapped:
+            words += f": {obstacle}"
     return words
 
 
-def _tables(layout: Layout, huge: regions.HugePages) -> str:
-    small, here = huge.table_cost(layout)
+def _tables(layout: Layout) -> str:
+    small, here = regions.table_cost(layout)
     # Entries of 2 MiB take eight bytes each, in tables that small pages need as well.
     cost = f"{notation.size(here)} a process" if here else "next to nothing for a process"
     return f"{cost} that touches all of it, {notation.size(small)} with 4 KiB pages"

@@ -97,6 +97,9 @@ class Layout:
     """How many times something was mapped, ever."""
     unmaps: int
     """How many times something was unmapped, ever."""
+    collapsed: int = 0
+    """How many bytes were in pages of 2 MiB when the mount looked, which it does a moment after each
+    change."""
 
     @property
     def generation(self) -> Generation:
@@ -174,6 +177,8 @@ def _whole(parts: list[_Part]) -> Layout:
         open_handles=facts["open_handles"],
         maps=counters["maps"],
         unmaps=counters["unmaps"],
+        # A daemon of an earlier version does not look.
+        collapsed=facts.get("collapsed", 0),
     )
 
 

@@ -165,6 +165,7 @@ class Mapper:
             fresh = layout.apply(plan.cut, plan.mappings)
             self.tables.account(region, before)
             plan.finish()
+            self.tables.collapsing.changed(region, plan.cut.start, plan.cut.end)
             self.tables.settle()
             self.tables.kernel.attributes_changed(region.ino)
             self.tables.journal.replace_mappings(region.ino, plan.cut.old, fresh)

@@ -43,6 +43,11 @@ class OpenSegment(Protocol):
     def make_huge(self, start: int, size: int) -> None:
         """Put the range into 2 MiB pages, contents kept."""
 
+    def collapse(self, start: int, size: int) -> None:
+        """The same beside everything else, once: it makes way where memory is short. OSError
+        where not all of the range is huge: EAGAIN for pages that are in use or swapped out at this
+        moment, ENOMEM and EBUSY where there is no memory for it, EINVAL where the kernel has none."""
+
     def punch(self, start: int, size: int) -> None:
         """Take the range's memory away, from every process at once."""
 
@@ -114,6 +119,10 @@ class Memory(Protocol):
 class Kernel(Protocol):
     """What the kernel has to be told, and can be asked, about inodes and segments. Called
     within a request that it waits for, so an implementation must not wait for it."""
+
+    @property
+    def maps_segments(self) -> bool:
+        """Whether programs map segments themselves, so that a segment's huge pages are theirs."""
 
     def attributes_changed(self, ino: int) -> None:
         """The attributes of a living inode are not what the kernel has cached."""

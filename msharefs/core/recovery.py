@@ -170,6 +170,8 @@ def _find_segments(tables: Tables, progress: Progress) -> list[int]:
             with tables.journal.rewrite(None, statements=statements_to_drop(region)):
                 tables.journal.replace_mappings(ino, list(region.layout), [])
                 region.layout = Layout()
+        if len(region.layout):
+            tables.collapsing.changed(region, 0, region.size)
     tables.begin_accounts()
     return sorted(lost)
 

@@ -62,15 +62,15 @@ def file_system_size(manager: RegionManager, uid: int) -> FileSystemSize:
     )
 
 
-def layout_json(region: Region, start: int, room: int) -> bytes:
+def layout_json(region: Region, start: int, room: int, *, collapsed: int) -> bytes:
     """A region and its mappings from byte `start` on, as many of them as `room` bytes hold.
     Where there are more, "next" is the offset to go on from, else null. With one mapping it
-    may be longer than `room`."""
+    may be longer than `room`. `collapsed` bytes of the region are in huge pages."""
     count = MAPPINGS_A_PAGE
     while True:
         found = list(islice(region.layout.from_offset(start), count + 1))
         shown = found[:count]
-        text = _layout_text(region, shown, found[count:])
+        text = _layout_text(region, collapsed, shown, found[count:])
         if len(text) <= room or len(shown) <= 1:
             return text
         count = max(1, len(shown) * room // len(text))
@@ -87,6 +87,10 @@ def status(manager: RegionManager) -> dict[str, Any]:
             "limit": ledger.limit,
             "huge": memory.huge,
             "overcommit": not manager.limits.reserve_always,
+        },
+        "huge_pages": {
+            "collapsed": manager.tables.collapsing.total,
+            "obstacle": manager.tables.collapsing.obstacle,
         },
         "inodes": {"limit": manager.limits.nr_inodes, "used": len(manager.names)},
         "regions": len(manager.tables.regions),
@@ -144,12 +148,15 @@ def _users(quotas: Quotas) -> dict[str, dict[str, int]]:
     return {str(uid): share._asdict() for uid, share in most}
 
 
-def _layout_text(region: Region, shown: list[Mapping], rest: list[Mapping]) -> bytes:
+def _layout_text(
+    region: Region, collapsed: int, shown: list[Mapping], rest: list[Mapping]
+) -> bytes:
     document = {
         "version": LAYOUT_VERSION,
         "size": region.size,
         "mapped": region.layout.mapped,
         "reserved": region.layout.reserved,
+        "collapsed": collapsed,
         "mapping_count": len(region.layout),
         "mappings": [_mapping(m) for m in shown],
         "next": rest[0].start if rest else None,

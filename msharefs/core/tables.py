@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
+from msharefs.core.collapsing import Collapsing
 from msharefs.core.errors import OutOfMemory, OverQuota
 from msharefs.core.handles import HandleCounts
 from msharefs.core.inode import Inode
@@ -53,6 +54,7 @@ class Tables:
         self.ledger = Ledger(memory)
         self.quotas = quotas
         self.regions: dict[int, Region] = {}
+        self.collapsing = Collapsing(self.regions, memory.huge, attached=kernel.maps_segments)
         self._rounds = Rounds(self.regions, self.ledger.looked_at_all)
         self.open_handles = 0
         self._direct: dict[int, Region] = {}
@@ -276,6 +278,7 @@ class Tables:
     def _reclaim(self, region: Region) -> None:
         del self.regions[region.ino]
         self._direct.pop(region.ino, None)
+        self.collapsing.gone(region.ino)
         # The name has been counted off.
         self.quotas.take(region.uid, region.share._replace(inodes=0))
         self._reclaiming[region.ino] = region

@@ -167,7 +167,7 @@ def open_arena(address: str, options: MountOptions, readers: int | None) -> Memo
     `view_for_readers`."""
     if address == PRIVATE:
         return private.Arena(private.ArenaOptions(options.size, options.huge), readers=readers)
-    return shared.SharedArena(options.size, address, readers=readers)
+    return shared.SharedArena(options.size, address, options.huge, readers=readers)
 
 
 def _needed(state: str) -> Iterator[str]:

@@ -59,6 +59,7 @@ from msharefs.fuse import in_service
 from msharefs.fuse.account import Account
 from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.changes import Changes
+from msharefs.fuse.collapser import Collapser
 from msharefs.fuse.control import Control
 from msharefs.fuse.device import Device
 from msharefs.fuse.directories import DirectoryHandlers
@@ -136,6 +137,7 @@ class Server:
         self._endpoint = trio.CancelScope()
         self._metrics = Metrics()
         changes = Changes(self._manager, plane)
+        self._collapser = Collapser(self._manager.tables.collapsing, changes)
         tokens, self._door = None, None
         if plane.gives_segments:
             tokens = Tokens()
@@ -182,6 +184,7 @@ class Server:
                 nursery.start_soon(self._reclaim)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._plane.tend)
+                nursery.start_soon(self._collapser.run)
                 if self._door is not None:
                     nursery.start_soon(self._door.serve)
                 nursery.start_soon(self._watch_supervisor, nursery.cancel_scope)

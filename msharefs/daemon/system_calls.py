@@ -21,7 +21,7 @@ _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41
 _WORD = (1 << 32) - 1
 """Numbers of 32 bits, whose upper halves may hold anything."""
 
-_MEMORY = "brk mmap munmap mremap mprotect madvise mincore msync memfd_create"
+_MEMORY = "brk mmap munmap mremap mprotect madvise mincore msync memfd_create cachestat"
 _THREADS = """
     exit exit_group futex set_robust_list get_robust_list rseq set_tid_address arch_prctl membarrier
     gettid getpid getppid getpgid getpgrp getsid sched_yield sched_getaffinity getcpu

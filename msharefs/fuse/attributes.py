@@ -161,7 +161,8 @@ class AttributeHandlers:
         if isinstance(found, Region):
             start = _layout_start(name)
             if start is not None:
-                return reports.layout_json(found, start, room)
+                collapsed = self._manager.tables.collapsing.size_of(found.ino)
+                return reports.layout_json(found, start, room, collapsed=collapsed)
             if self._advice and name == ADVICE_ATTRIBUTE:
                 return b"%d\n" % self._advice
         elif ino == ROOT_INO and name == STATUS_ATTRIBUTE:

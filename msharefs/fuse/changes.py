@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import trio
 
 from msharefs.core.errors import OutOfMemory
+from msharefs.core.layout import Range
 from msharefs.core.manager import RegionManager
 from msharefs.core.plan import Plan
 from msharefs.core.region import Region
@@ -49,6 +50,8 @@ class Changes:
         # A region whose memory is being changed, and those who wait for it, in order.
         self._waiting: dict[int, deque[trio.Event]] = {}
         self._workers = UserBounds(WORKERS, WORKERS_OF_A_USER)
+        # Ranges of regions that something works on beside the changes, and the end of that.
+        self._apart: dict[int, tuple[Range, trio.Event]] = {}
 
     def make(
         self, uid: int, region: Region, make_plan: MakePlan, answer: Answer
@@ -65,7 +68,8 @@ class Changes:
             return self._change_in_turn(turn, uid, region, make_plan, answer)
         try:
             plan = make_plan()
-            if plan.cost < SLOW_WORK and not self._plane.has_stale_pages(plan):
+            quick = plan.cost < SLOW_WORK and not self._plane.has_stale_pages(plan)
+            if quick and self._kept_from(plan) is None:
                 self._mappings.perform(plan)
                 return answer()
         except OutOfMemory:
@@ -75,6 +79,22 @@ class Changes:
             return self._change_patiently(uid, region, make_plan, answer)
         self._waiting[region.ino] = deque()
         return self._change_slowly(uid, plan, answer)
+
+    def is_changing(self, ino: int) -> bool:
+        """Whether a change of the region is on its way."""
+        return ino in self._waiting
+
+    @contextmanager
+    def kept_apart(self, ino: int, part: Range) -> Iterator[None]:
+        """For as long as this lasts changes that touch a range of the region wait; all others do
+        not. To be begun while no change of the region is on its way."""
+        over = trio.Event()
+        self._apart[ino] = part, over
+        try:
+            yield
+        finally:
+            del self._apart[ino]
+            over.set()
 
     @asynccontextmanager
     async def turn(self, ino: int) -> AsyncIterator[None]:
@@ -109,6 +129,8 @@ class Changes:
     async def acquire(self, uid: int, plan: Plan) -> None:
         """In a thread. Raises RefusedError, and the plan is abandoned then."""
         try:
+            while (over := self._kept_from(plan)) is not None:
+                await over.wait()
             async with self._workers.turn(uid):
                 await trio.to_thread.run_sync(
                     plan.acquire, self._make_room_from_thread, _is_interrupted
@@ -126,6 +148,13 @@ class Changes:
             async with self._workers.turn(uid):
                 await trio.to_thread.run_sync(self._clear, plan)
             self._mappings.commit(plan)
+
+    def _kept_from(self, plan: Plan) -> trio.Event | None:
+        """What the plan has to wait for."""
+        part, over = self._apart.get(plan.region.ino, (None, None))
+        if part is not None and plan.cut.start < part.end and part.start < plan.cut.end:
+            return over
+        return None
 
     async def _wait_for(self, turn: trio.Event, ino: int) -> None:
         """Who gives up has no turn, and hands on what he has got already."""

@@ -31,6 +31,11 @@ class KernelPort:
         self._plane = plane
         self._reclaim = reclaim
 
+    @property
+    def maps_segments(self) -> bool:
+        """As the data plane has it."""
+        return self._plane.maps_segments
+
     def attributes_changed(self, ino: int) -> None:
         """The kernel's cached attributes of an inode are out of date. One that it has not in
         its cache has none."""

@@ -5,6 +5,7 @@ Owns those checks, each a sentence and what to do about it.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -12,10 +13,11 @@ from collections.abc import Callable, Iterator
 from msharefs import notation
 from msharefs.abi import HUGE_PAGE_SIZE
 from msharefs.inspect.host import Finding, Host, unseen
-from msharefs.linux import cgroup
+from msharefs.linux import cgroup, syscalls
 from msharefs.linux.host import logind_removes_ipc
 from msharefs.linux.proc import meminfo
 
+_THP = "/sys/kernel/mm/transparent_hugepage"
 _HUGE_ORDER = 9
 _FEW_HUGE_PAGES = 64
 _SMALL_SHM = 256 << 20
@@ -23,7 +25,7 @@ _SYS = "run it where /sys is mounted: in a container outside of it"
 
 
 def _huge_pages(host: Host) -> Iterator[Finding]:
-    base = "/sys/kernel/mm/transparent_hugepage"
+    base = _THP
     words = host.read(f"{base}/shmem_enabled")
     size = host.read(f"{base}/hpage_pmd_size")
     if words is None and (host.is_closed(base) or not _has_entries(host.path("/sys"))):
@@ -75,6 +77,48 @@ def _free_blocks(host: Host) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "huge pages", f"are allowed; {memory}")
+
+
+def _collapse(host: Host) -> Iterator[Finding]:
+    if host.is_root:
+        return  # whether a mount of root's has what it wants, its status says
+    about = "collapse"
+    try:
+        _try_to_collapse(host.path("/dev/shm"))
+    except OSError as error:
+        if error.errno in {errno.ENOMEM, errno.EBUSY, errno.EAGAIN}:
+            yield Finding(
+                "warn",
+                about,
+                f"no memory in a block of 2 MiB is free at this moment ({_name_of(error)})",
+                "what is in small pages stays so until there is; mounts try again",
+            )
+        elif error.errno == errno.EINVAL:
+            yield Finding(
+                "warn",
+                about,
+                "this kernel puts no shared memory into huge pages on request (EINVAL), so page "
+                "tables of your mounts stay large",
+                f"take Linux 6.18, or run 'echo advise > {_THP}/shmem_enabled' as root",
+            )
+        else:
+            yield unseen(about, f"{error.strerror}, where huge pages in /dev/shm were tried")
+    else:
+        yield Finding("ok", about, "memory of your mounts can be put into huge pages on request")
+
+
+def _try_to_collapse(directory: str) -> None:
+    """One huge page, of a file without a name. Raises OSError."""
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, HUGE_PAGE_SIZE)
+        syscalls.collapse(fd, 0, HUGE_PAGE_SIZE, HUGE_PAGE_SIZE)
+    finally:
+        os.close(fd)
+
+
+def _name_of(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, str(error.errno))
 
 
 def _memory(host: Host) -> Iterator[Finding]:
@@ -190,6 +234,7 @@ def _logind(host: Host) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
     _huge_pages,
+    _collapse,
     _memory,
     _memory_groups,
     _limits,

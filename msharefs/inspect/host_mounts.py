@@ -14,6 +14,7 @@ from msharefs import notation
 from msharefs.abi import MAX_ALIGN
 from msharefs.client.mount import alignment
 from msharefs.inspect import mounts
+from msharefs.inspect.errors import InspectError
 from msharefs.inspect.host import Finding, unseen
 from msharefs.inspect.leftovers import leftovers
 from msharefs.inspect.probe import Asker, answers_of
@@ -53,9 +54,30 @@ def check_mounts() -> Iterator[Finding]:
             )
         elif number == 0:
             yield Finding("ok", "mount", f"{mount.path} answers{_alignment(asker, mount.path)}")
+            yield from _huge_pages(asker, mount)
         else:
             # Another user's, most likely.
             yield unseen("mount", f"{mount.path} is not for you: {os.strerror(number)}")
+
+
+def _huge_pages(asker: Asker, mount: mounts.Mount) -> Iterator[Finding]:
+    """How much of a mount is in huge pages, and why it is not more."""
+    try:
+        status = asker.ask(mount.path, partial(mounts.status, mount))
+    except (OSError, InspectError):
+        return
+    huge = status.get("huge_pages")
+    if huge is None:
+        return  # a daemon of an earlier version
+    words = f"{mount.path} has {notation.size(huge['collapsed'])} in pages of 2 MiB"
+    obstacle = huge["obstacle"]
+    if obstacle is None:
+        yield Finding("ok", "huge pages", words)
+    elif status["data_plane"]["name"] == "paged":
+        yield Finding("ok", "huge pages", f"{words}: {obstacle}")
+    else:
+        advice = "it tries again by itself; 'echo 1 > /proc/sys/vm/compact_memory' as root may help"
+        yield Finding("warn", "huge pages", f"{words}: {obstacle}", advice)
 
 
 def _alignment(asker: Asker, path: str) -> str:

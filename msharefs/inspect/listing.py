@@ -64,11 +64,10 @@ def look(mount: mounts.Mount, top: str) -> Listing:
     """Everything there is to tell of the regions below `top`. Raises OSError."""
     status = mounts.status_or_nothing(mount)
     scan = processes.scan(mounts.devices_of(mount, status))
-    huge = regions.HugePages.of(status)
     listing = Listing(mount, top, scan)
     for path in mounts.regions(mount, top, listing.unreadable.append):
         try:
-            listing.found.append(regions.facts_of(path).summary(huge))
+            listing.found.append(regions.facts_of(path).summary())
         except FileNotFoundError:
             continue
     return listing

@@ -17,8 +17,6 @@ from msharefs.client.layout import Layout, read_layout
 from msharefs.inspect import mounts, processes
 from msharefs.inspect.errors import InspectError
 
-_SHMEM_ENABLED = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-
 
 class Summary(NamedTuple):
     """A region in a list of many, without its mappings. Sizes are bytes."""
@@ -38,7 +36,7 @@ class Summary(NamedTuple):
     """This and what follows is None for a region that the caller may not read."""
     reserved: int | None
     huge: int | None
-    """How much of what is mapped lies in huge pages."""
+    """How much of what is mapped lies in huge pages, as the mount saw it."""
     mappings: int | None
     open_handles: int | None
     changes: int | None
@@ -70,7 +68,7 @@ class Facts:
     layout: Layout | None
     """None for a region that the caller may not read."""
 
-    def summary(self, huge: HugePages) -> Summary:
+    def summary(self) -> Summary:
         """What of it a list tells."""
         file, layout = self.file, self.layout
         return Summary(
@@ -85,55 +83,30 @@ class Facts:
             links=file.st_nlink,
             mapped=None if layout is None else layout.mapped,
             reserved=None if layout is None else layout.reserved,
-            huge=None if layout is None else huge.bytes_of(layout),
+            huge=None if layout is None else layout.collapsed,
             mappings=None if layout is None else len(layout.mappings),
             open_handles=None if layout is None else layout.open_handles,
             changes=None if layout is None else layout.maps + layout.unmaps,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class HugePages:
-    """Whether memory comes in huge pages on a mount."""
+def table_cost(layout: Layout) -> tuple[int, int]:
+    """Bytes of page tables for a process that touches all of the region: with small pages
+    only, and as it is. The levels above, the same for both, are left out."""
+    units = 0
+    last = -1
+    for mapping in layout.mappings:
+        first = mapping.offset // HUGE_PAGE_SIZE
+        units += (mapping.end - 1) // HUGE_PAGE_SIZE - first + (first != last)
+        last = (mapping.end - 1) // HUGE_PAGE_SIZE
+    small = units * processes.TABLE_SIZE
+    return small, small - layout.collapsed // HUGE_PAGE_SIZE * processes.TABLE_SIZE
 
-    by_default: bool
-    on_request: bool
 
-    @classmethod
-    def of(cls, status: dict[str, Any]) -> HugePages:
-        """What the mount's status says; where it could not be read, a mount's default."""
-        if status.get("data_plane", {}).get("name") == "paged":
-            return cls(by_default=False, on_request=False)
-        try:
-            with open(_SHMEM_ENABLED, encoding="utf-8") as file:
-                kernel = file.read().partition("[")[2].partition("]")[0]
-        except OSError:
-            kernel = ""  # a kernel without huge pages says no when they are asked for
-        if kernel == "deny":
-            return cls(by_default=False, on_request=False)
-        policy = status.get("arena", {}).get("huge", "always")
-        return cls(by_default=policy in {"always", "within_size"}, on_request=True)
-
-    def bytes_of(self, layout: Layout) -> int:
-        """How much of what is mapped lies in whole huge pages, one page table entry each."""
-        total = 0
-        for mapping in layout.mappings:
-            if self.by_default or (self.on_request and mapping.huge):
-                start = -(-mapping.offset // HUGE_PAGE_SIZE)
-                total += max(mapping.end // HUGE_PAGE_SIZE - start, 0) * HUGE_PAGE_SIZE
-        return total
-
-    def table_cost(self, layout: Layout) -> tuple[int, int]:
-        """Bytes of page tables for a process that touches all of the region: with small pages
-        only, and as it is. The levels above, the same for both, are left out."""
-        units = 0
-        last = -1
-        for mapping in layout.mappings:
-            first = mapping.offset // HUGE_PAGE_SIZE
-            units += (mapping.end - 1) // HUGE_PAGE_SIZE - first + (first != last)
-            last = (mapping.end - 1) // HUGE_PAGE_SIZE
-        small = units * processes.TABLE_SIZE
-        return small, small - self.bytes_of(layout) // HUGE_PAGE_SIZE * processes.TABLE_SIZE
+def obstacle_to_huge_pages(status: dict[str, Any]) -> str | None:
+    """Why a mount makes no more huge pages for now, by its status."""
+    obstacle = status.get("huge_pages", {}).get("obstacle")
+    return None if obstacle is None else str(obstacle)
 
 
 def facts_of(found: mounts.Found) -> Facts:
@@ -172,13 +145,11 @@ def document(region: Summary, mount: mounts.Mount) -> dict[str, Any]:
     }
 
 
-def full_document(
-    facts: Facts, mount: mounts.Mount, huge: HugePages, pids: list[int]
-) -> dict[str, Any]:
+def full_document(facts: Facts, mount: mounts.Mount, pids: list[int]) -> dict[str, Any]:
     """The same with the whole layout, and the processes `pids` that have it attached."""
     layout = needs_layout(facts)
-    small, here = huge.table_cost(layout)
-    return document(facts.summary(huge), mount) | {
+    small, here = table_cost(layout)
+    return document(facts.summary(), mount) | {
         "pids": pids,
         "page_tables": {"small_pages": small, "here": here},
         "creator": asdict(layout.creator),

@@ -12,7 +12,7 @@ import mmap
 import os
 from collections.abc import Callable
 
-from msharefs.abi import HUGE_PAGE_SIZE
+from msharefs.abi import HUGE_PAGE_SIZE, PAGE_SIZE
 from msharefs.linux import syscalls
 from msharefs.memory.headroom import LARGEST_GRANT, Headroom
 from msharefs.memory.objects import Descriptor, SharedObjects
@@ -132,6 +132,26 @@ class OpenPosixSegment:
                     raise OSError(errno.ENOMEM, f"no huge pages: {error}", self._name) from error
             else:
                 return
+
+    def collapse(self, start: int, size: int) -> None:
+        """Put a reserved range into 2 MiB pages if that is to be had at this moment. Raises OSError:
+        EAGAIN for pages that are in use or swapped out, ENOMEM and EBUSY where the machine or a
+        control group has no memory for it, EINVAL where the kernel does not do it."""
+        # The old pages go one huge page after the other.
+        self._headroom.take(HUGE_PAGE_SIZE)
+        if not self._is_in_memory(start, size):
+            raise OSError(errno.EAGAIN, "a part is swapped out", self._name)
+        syscalls.collapse(self._fd, start, size, HUGE_PAGE_SIZE)
+
+    def _is_in_memory(self, start: int, size: int) -> bool:
+        """Whether nothing is swapped out: a collapse would bring it back, when it had to go
+        because memory is short. A kernel that cannot tell is taken to have swapped nothing."""
+        try:
+            return syscalls.cached_pages(self._fd, start, size) * PAGE_SIZE >= size
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            return True
 
     def punch(self, start: int, size: int) -> None:
         """Take the range's memory away, from every process at once."""

@@ -40,9 +40,13 @@ def remove_segments(prefix: str) -> None:
 class SharedArena:
     """Segments that the system's tmpfs holds among others."""
 
-    def __init__(self, capacity: int, prefix: str, *, readers: int | None = None) -> None:
-        """At most `capacity` bytes in all; `readers` is that of SharedObjects."""
+    def __init__(
+        self, capacity: int, prefix: str, huge: str = "always", *, readers: int | None = None
+    ) -> None:
+        """At most `capacity` bytes in all. `huge` says what is to be put into huge pages: those
+        that come by themselves are the system's to give. `readers` is that of SharedObjects."""
         self._capacity = capacity
+        self._huge = huge
         self._prefix = prefix
         self._objects = SharedObjects(readers=readers)
         self._used = 0
@@ -59,8 +63,8 @@ class SharedArena:
 
     @property
     def huge(self) -> str:
-        """The policy is the system's, not ours."""
-        return "system"
+        """The huge= policy."""
+        return self._huge
 
     def create(self, ino: int) -> CountedSegment:
         """A new segment of size 0 for this number. Raises OSError."""
@@ -152,6 +156,11 @@ class OpenCountedSegment(OpenPosixSegment):
             if self._reserve_and_count(page, PAGE_SIZE) > 0 and not self._arena.room_for(0):
                 self.punch(page, PAGE_SIZE)
                 raise OSError(errno.ENOSPC, "over the size of the mount")
+
+    def collapse(self, start: int, size: int) -> None:
+        """Put the range into 2 MiB pages, and count: pages come where a client gave some back."""
+        super().collapse(start, size)
+        self._segment.count()
 
     def punch(self, start: int, size: int) -> None:
         """Take the range's memory away, and count what is left."""

@@ -24,7 +24,11 @@ def test_a_machine_that_mounts_passes(mounted: Mount) -> None:
         each["about"] for each in found
     }
     mine = [each for each in found if str(mounted.path) in each["sentence"]]
-    assert [each["level"] for each in mine] == ["ok"]
+    assert [(each["about"], each["level"]) for each in mine] == [
+        ("mount", "ok"),
+        ("huge pages", "ok"),
+    ]
+    assert "in pages of 2 MiB" in mine[1]["sentence"]
     assert "alignment is 2 MiB, that of the kernel's mshare would be 512 GiB" in mine[0]["sentence"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from msharefs.inspect import host_memory, host_mounting
 from msharefs.inspect.host import Finding, Host
+from msharefs.linux import syscalls
 
 THP = "sys/kernel/mm/transparent_hugepage"
 
@@ -59,9 +61,36 @@ def test_nothing_is_wrong_with_a_good_machine(root: Path) -> None:
         # What it says of a user's rights is worth knowing on any machine.
         found.pop("rights")
         # The tests' own machine answers for the rest.
-        for about in ("fusermount3", "limits", "/dev/shm"):
+        for about in ("fusermount3", "limits", "/dev/shm", "collapse"):
             found.pop(about, None)
         assert {(each.level, each.advice) for each in found.values()} == {("ok", "")}, found
+
+
+@pytest.mark.parametrize(
+    ("code", "level", "word"),
+    [
+        (0, "ok", "can be put into huge pages"),
+        (errno.EINVAL, "warn", "EINVAL"),
+        (errno.ENOMEM, "warn", "ENOMEM"),
+        (errno.EPERM, "?", "not permitted"),
+    ],
+)
+def test_a_user_is_told_what_the_kernel_says_to_huge_pages(
+    root: Path, monkeypatch: pytest.MonkeyPatch, code: int, level: str, word: str
+) -> None:
+    """It is tried, and nothing is left of it. Root's mounts ask by themselves."""
+
+    def collapse(fd: int, start: int, size: int, huge_page: int) -> None:
+        assert os.fstat(fd).st_size == size
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(syscalls, "collapse", collapse)
+    finding = look(root, euid=1000)["collapse"]
+    assert finding.level == level
+    assert word in finding.sentence
+    assert os.listdir(root / "dev/shm") == []
+    assert "collapse" not in look(root)
 
 
 @pytest.mark.parametrize(

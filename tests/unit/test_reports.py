@@ -28,7 +28,7 @@ def world() -> World:
 
 def layout(region: Region, start: int = 0, room: int = XATTR_SIZE_MAX) -> dict[str, Any]:
     """The layout attribute, which must fit into an extended attribute."""
-    text = reports.layout_json(region, start, room)
+    text = reports.layout_json(region, start, room, collapsed=0)
     assert len(text) <= room
     document: dict[str, Any] = json.loads(text)
     return document
@@ -103,6 +103,7 @@ def test_layout_of_a_region(world: World) -> None:
         "size": 4 * MIB,
         "mapped": PAGE + 2 * MIB,
         "reserved": PAGE,
+        "collapsed": 0,
         "mapping_count": 2,
         "mappings": [
             {"offset": 2 * PAGE, "size": PAGE, "prot": "rw-", "reserve": True, "huge": False},
@@ -161,13 +162,13 @@ def test_a_part_is_as_long_as_its_room_allows(room: int) -> None:
     offsets = [m["offset"] for m in all_mappings(region, room)]
     assert offsets == list(range(0, 700 * PAGE, PAGE))
     one = len(json.dumps(layout(region)["mappings"][-1]))
-    assert len(reports.layout_json(region, 0, room)) > room - 2 * one
+    assert len(reports.layout_json(region, 0, room, collapsed=0)) > room - 2 * one
 
 
 def test_a_part_has_one_mapping_at_least() -> None:
     """Without one a reader of "next" would not come forward: it is for the caller to refuse."""
     region = region_with([Mapping(i * PAGE, (i + 1) * PAGE, 3) for i in range(3)])
-    document = json.loads(reports.layout_json(region, PAGE, 10))
+    document = json.loads(reports.layout_json(region, PAGE, 10, collapsed=0))
     assert [m["offset"] for m in document["mappings"]] == [PAGE]
     assert document["next"] == 2 * PAGE
 
@@ -198,6 +199,7 @@ def test_status_counts_everything(world: World) -> None:
             "huge": "never",
             "overcommit": True,
         },
+        "huge_pages": {"collapsed": 0, "obstacle": None},
         "inodes": {"limit": 10, "used": 4},
         "regions": 2,
         "mappings": 2,

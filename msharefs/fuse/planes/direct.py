@@ -32,6 +32,7 @@ class DirectPlane(PagedPlane):
 
     name = "direct"
     gives_segments = True
+    maps_segments = True
 
     def __init__(
         self,

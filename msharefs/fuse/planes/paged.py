@@ -62,6 +62,7 @@ class PagedPlane:
     name = "paged"
     sees_touches = True
     gives_segments = False
+    maps_segments = False
     # Read ahead what two READs carry, so that kernel and daemon copy at the same time; more would
     # give MAP_NORESERVE memory to more than a huge page with each touch. And no strict limit: with
     # it a writer is put to sleep once 1 % of the dirty pages that the machine allows are of this

@@ -26,6 +26,7 @@ class PassthroughPlane:
 
     name = "passthrough"
     sees_touches = False
+    maps_segments = True
     tuning: Mapping[str, int] = {}
     attach_advice = 0
 

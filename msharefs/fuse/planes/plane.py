@@ -70,6 +70,11 @@ class DataPlane(Protocol):
         and nobody else takes it before."""
 
     @property
+    def maps_segments(self) -> bool:
+        """Whether programs map the segments themselves, so that huge pages of a segment make
+        their page tables small."""
+
+    @property
     def tuning(self) -> Mapping[str, int]:
         """Settings in /sys/class/bdi/DEVICE (ABI/testing/sysfs-class-bdi) that it wishes."""
 

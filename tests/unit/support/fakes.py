@@ -128,6 +128,14 @@ class FakeSegment:
         assert self.pages.issuperset(pages), "only what is reserved becomes huge"
         self.huge.update(range(start // HUGE_PAGE_SIZE, (start + size) // HUGE_PAGE_SIZE))
 
+    def collapse(self, start: int, size: int) -> None:
+        """The same once, beside everything else."""
+        self._memory.announce("collapse", self.ino)
+        self._memory.faults.step("collapse")
+        pages = self._range(start, size)
+        assert self.pages.issuperset(pages), "a collapse fills no hole"
+        self.huge.update(range(start // HUGE_PAGE_SIZE, (start + size) // HUGE_PAGE_SIZE))
+
     def punch(self, start: int, size: int) -> None:
         """Take the range's memory away."""
         self._memory.announce("punch", self.ino)
@@ -291,6 +299,8 @@ class FakeMemory:
 class FakeKernel:
     """Records what core tells. With `reclaim_later` the memory of a region that is gone is left to a
     worker, as the real one does with large regions."""
+
+    maps_segments = True
 
     def __init__(self, faults: Faults, *, reclaim_later: bool = False) -> None:
         self.reclaim_later = reclaim_later

@@ -25,6 +25,7 @@ class FakePlane:
     name = "fake"
     why = "a test asks for it"
     sees_touches = True
+    maps_segments = True
     tuning: Mapping[str, int] = {}
     attach_advice = 0
     gives_segments = False

@@ -196,10 +196,11 @@ def make_world(
     reclaim_later: bool = False,
     reserve_always: bool = False,
     automap: Automap = Automap.OFF,
+    huge: str = "never",
 ) -> World:
     """A mount with nothing in it but mshare_info, its journal in memory."""
     faults = Faults()
-    memory = FakeMemory(capacity, faults=faults)
+    memory = FakeMemory(capacity, huge=huge, faults=faults)
     kernel = FakeKernel(faults, reclaim_later=reclaim_later)
     clock = FakeClock()
     limits = Limits(

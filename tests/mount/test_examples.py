@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import ROOT, Mount
 
 pytestmark = pytest.mark.mount
@@ -28,7 +29,7 @@ Command = list[str | Path]
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the compiled programs."""
     directory = tmp_path_factory.mktemp("examples")
-    for name in ("Makefile", "exchange.h", "producer.c", "consumer.c"):
+    for name in ("Makefile", "exchange.h", "producer.c", "consumer.c", "attach.c"):
         (directory / name).write_bytes((EXAMPLES / name).read_bytes())
     include = ROOT / "msharefs" / "include"
     made = subprocess.run(
@@ -111,6 +112,21 @@ def test_python_program_alone_does_all_steps(
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 2)
     assert f"1000 numbers in {other} are right, answered their sum {SUM}" in done.stdout
     assert not other.exists()
+
+
+def test_a_program_that_attaches_as_fast_as_it_can(
+    built: Path, mounted: Mount, make_mount: MakeMount
+) -> None:
+    """It says how, on each mount, and takes its region away."""
+    direct = make_mount("size=128M,data=direct")
+    for path, words in ((mounted.path, "as mapped by the kernel"), (direct.path, "directly")):
+        done = one_line(run([built / "attach"], path / "region"))
+        assert done == f"wrote {64 << 20} bytes of {path}/region {words}\n"
+        assert not (path / "region").exists()
+    refused = run([built / "attach"], mounted.path / "no" / "region")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "No such file" in refused.stderr
+    assert run([built / "attach"]).returncode == 2
 
 
 @pytest.mark.parametrize("consumer", ["consumer", "share.py --consume"])

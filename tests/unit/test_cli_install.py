@@ -36,10 +36,12 @@ def test_all_is_placed_and_taken_away_again(tmp_path: Path) -> None:
         "/etc/systemd/system/msharefs@.service",
         "/usr/local/include/msharefs/msharefs.h",
         "/usr/local/include/msharefs/linux/msharefs.h",
+        "/usr/local/include/msharefs/msharefs_attach.h",
         "/usr/local/share/pkgconfig/msharefs.pc",
         "/usr/local/share/bash-completion/completions/mshare",
         "/usr/local/share/zsh/site-functions/_mshare",
         "/usr/local/share/fish/vendor_completions.d/mshare.fish",
+        "/usr/local/share/doc/msharefs/examples/attach.c",
         "/usr/local/share/doc/msharefs/examples/producer.c",
     } <= placed.keys()
     assert os.readlink(placed["/sbin/mount.msharefs"]) == "/usr/local/bin/msharefs-mount"

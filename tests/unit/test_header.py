@@ -271,6 +271,32 @@ def test_header_included_alone_and_twice_defines_only_its_names(tmp_path: Path) 
     }
 
 
+@pytest.mark.parametrize(
+    ("compilers", "dialects", "suffix"),
+    [(C_COMPILERS, C_DIALECTS, ".c"), (CXX_COMPILERS, CXX_DIALECTS[1:], ".cc")],
+)
+def test_the_header_for_attaching_is_clean(
+    tmp_path: Path, compilers: list[str], dialects: list[str], suffix: str
+) -> None:
+    """In the strict dialects, included twice, and where none or all of its functions are used."""
+    twice = "#include <msharefs_attach.h>\n" * 2
+    unused = f"{twice}int main(void) {{ return 0; }}\n"
+    used = f"""{twice}
+int main(void)
+{{
+	void *at = msharefs_attach(-1, 4096, PROT_READ);
+
+	if (at != MAP_FAILED)
+		return msharefs_attached(at) == MSHAREFS_FENCED || msharefs_detach(at);
+	return errno != EBADF;
+}}
+"""
+    for compiler in compilers:
+        for dialect in dialects:
+            compiled(tmp_path, unused, compiler, dialect, suffix)
+            run([compiled(tmp_path, used, compiler, dialect, suffix)])
+
+
 @pytest.mark.parametrize("dialect", ["c89", "c17"])
 def test_header_under_the_kernels_name(tmp_path: Path, dialect: str) -> None:
     """A program that includes <linux/msharefs.h>, before or after ours, is compiled as it is."""

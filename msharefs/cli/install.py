@@ -36,7 +36,9 @@ def install(
     if not prefix.startswith("/"):
         raise CommandError(f"--prefix {formatting.name(prefix)} is not an absolute path", code=2)
     prefix = posixpath.normpath(prefix)
-    found: list[File | Link] = list(system_files.links(prefix))
+    # A system that is put together here gets an interpreter of its own.
+    closed = system_files.closed_to_others() if root == _SYSTEM else None
+    found = list(system_files.programs(prefix, closed))
     if not commands_only:
         command = ctx.find_root().command
         found += system_files.files(prefix, {shell: script(command, shell) for shell in SHELLS})
@@ -54,6 +56,11 @@ def install(
             f"root will run what others can change: {formatting.name(changeable)}; "
             "install msharefs where only root may write"
         )
+    if closed is not None:
+        _warn(
+            f"nobody but root can run msharefs: {formatting.name(closed)} is closed to others; "
+            "install it where everybody may run it"
+        )
 
 
 def _place(root: str, each: File | Link) -> None:
@@ -67,7 +74,7 @@ def _place(root: str, each: File | Link) -> None:
         else:
             with open(made, "xb") as file:
                 file.write(each.content)
-                os.fchmod(file.fileno(), 0o644)
+                os.fchmod(file.fileno(), each.mode)
         os.replace(made, path)
     except OSError as error:
         if not isinstance(error, FileExistsError) and os.path.lexists(made):

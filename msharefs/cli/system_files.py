@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import msharefs
 from msharefs import __version__
 
 PACKAGE = Path(msharefs.__file__).resolve().parent
-COMMANDS = ("mshare", "msharefs-mount")
+MOUNT = "msharefs-mount"
+COMMANDS = ("mshare", MOUNT)
 HELPERS = ("mount.msharefs", "mount.fuse.msharefs")
 SHELLS = {
     "bash": "share/bash-completion/completions/mshare",
@@ -23,6 +25,7 @@ SHELLS = {
     "fish": "share/fish/vendor_completions.d/mshare.fish",
 }
 UNIT = "msharefs@.service"
+_PROGRAM = 0o755
 _UNIT_COMMAND = "/usr/local/bin/msharefs-mount"
 """As the unit has it in the source."""
 _CHECKOUT = {"man": "docs/_build/man", "examples": "examples", UNIT: f"packaging/{UNIT}"}
@@ -39,23 +42,32 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file with these bytes, which everybody may read."""
+    """A file with these bytes, which everybody may read, and run where it is a program."""
 
     path: str
     content: bytes
+    mode: int = 0o644
 
 
-def links(prefix: str) -> Iterator[Link]:
+def programs(prefix: str, closed: str | None) -> Iterator[File | Link]:
     """The commands below `prefix`, unless this interpreter has them there, and the helpers that
-    mount(8) looks for."""
-    programs = Path(sys.executable).parent
-    for name in COMMANDS:
-        if (target := f"{programs}/{name}") != f"{prefix}/bin/{name}":
-            yield Link(f"{prefix}/bin/{name}", target)
+    mount(8) looks for. Where `closed` keeps others than root from running them (`closed_to_others`), they are
+    scripts of a shell, which say so."""
+    here = Path(sys.executable).parent
     # mount(8) looks in /sbin, which is /usr/sbin wherever a package installs to /usr.
     directory = "/usr/sbin" if prefix == "/usr" else "/sbin"
+    commands = [name for name in COMMANDS if f"{here}/{name}" != f"{prefix}/bin/{name}"]
+    if closed is None:
+        yield from (Link(f"{prefix}/bin/{name}", f"{here}/{name}") for name in commands)
+        yield from (Link(f"{directory}/{name}", f"{prefix}/bin/{MOUNT}") for name in HELPERS)
+        return
+    for name in commands:
+        yield File(f"{prefix}/bin/{name}", _guard(f"{here}/{name}", closed), _PROGRAM)
     for name in HELPERS:
-        yield Link(f"{directory}/{name}", f"{prefix}/bin/msharefs-mount")
+        # A helper goes by its name.
+        inner = f"{prefix}/lib/msharefs/{name}"
+        yield Link(inner, f"{here}/{MOUNT}")
+        yield File(f"{directory}/{name}", _guard(inner, closed), _PROGRAM)
 
 
 def files(prefix: str, completions: dict[str, str]) -> Iterator[File]:
@@ -90,6 +102,34 @@ def changeable_by_others() -> str | None:
             if facts.st_uid != 0 or (facts.st_mode & 0o022 and not sticky):
                 return str(path)
     return None
+
+
+def closed_to_others() -> str | None:
+    """The first path on the way to what everybody would run that only its owner and group may run or
+    go through."""
+    for place in (Path(sys.executable), Path(sys.executable).resolve(), PACKAGE):
+        for path in reversed((place, *place.parents)):
+            if not path.stat().st_mode & 0o001:
+                return str(path)
+    return None
+
+
+def _guard(program: str, closed: str) -> bytes:
+    """A script in the place of a program that is run, or says why it cannot be: the kernel alone
+    would say that permission is denied, to what it does not say."""
+    interpreter = Path(sys.executable).resolve()
+    sentence = (
+        f"msharefs: you may not run this installation: {closed} is closed to you;"
+        " it has to be installed where everybody may run it"
+    )
+    return f"""#!/bin/sh
+# Made by 'mshare install', because {closed} is closed to others than root.
+if [ ! -x {quote(str(interpreter))} ] || [ ! -r {quote(str(PACKAGE / "__init__.py"))} ]; then
+    printf '%s\\n' {quote(sentence)} >&2
+    exit 1
+fi
+exec {quote(program)} "$@"
+""".encode()
 
 
 def _pages() -> list[Path]:

@@ -201,11 +201,23 @@ class Troubles:
 
     @contextmanager
     def _little_memory(self) -> Iterator[None]:
-        assert self._group is not None
-        # No less than a server needs, also where it has just been killed.
-        self._group.limit(max(self._group.used(), self._used_in_peace) + LITTLE)
+        group = self._group
+        assert group is not None
+
+        def limited() -> bool:
+            # No less than a server needs, also where it has just been killed.
+            try:
+                group.limit(max(group.used(), self._used_in_peace) + LITTLE)
+            except OSError as error:
+                # So much more was taken between the look and the limit.
+                if error.errno != errno.EBUSY:
+                    raise
+                return False
+            return True
+
+        eventually(limited, what="the memory group is never still")
         yield
-        self._group.limit(1 << 40)
+        group.limit(1 << 40)
 
     @contextmanager
     def _few_descriptors(self) -> Iterator[None]:

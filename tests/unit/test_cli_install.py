@@ -99,6 +99,64 @@ def test_a_refusal_is_a_sentence_that_names_the_file(tmp_path: Path) -> None:
     assert "not an absolute path" in mshare("install", "--prefix", "local").refused(2)
 
 
+def test_what_others_cannot_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command and a helper of an installation below a closed directory, as root's home is: a
+    sentence to who cannot run it, and to others what they asked for. The helper keeps its name, by which it
+    knows that it is one."""
+    closed = tmp_path / "ro'ot"
+    interpreter = closed / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    program = closed / "bin" / "msharefs-mount"
+    for path in (interpreter, program):
+        path.write_text('#!/bin/sh\necho "$0" "$@"\n', encoding="utf-8")
+        path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    closed.chmod(0o700)
+    found = system_files.closed_to_others()
+    assert found is not None
+    placed = {}
+    for each in system_files.programs("/usr/local", str(closed)):
+        placed[each.path] = path = tmp_path / each.path.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(each, system_files.Link):
+            path.symlink_to(each.target)
+        else:
+            path.write_bytes(
+                each.content.replace(b"/usr/local/", f"{tmp_path}/usr/local/".encode())
+            )
+            path.chmod(each.mode)
+    helper = placed["/sbin/mount.msharefs"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        words = [str(helper), "none", "/a b"]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 0
+    assert done.stdout.split("\n")[0].endswith("/mount.msharefs none /a b")
+    interpreter.chmod(0o644)
+    done = run()
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"msharefs: you may not run this installation: {closed} is closed to you;"
+        " it has to be installed where everybody may run it\n"
+    )
+
+
+def test_what_is_closed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter, a directory on the way to it, the package."""
+    place = tmp_path / "some" / "package"
+    place.mkdir(parents=True)
+    monkeypatch.setattr(system_files, "PACKAGE", Path("/"))
+    monkeypatch.setattr(sys, "executable", "/bin/sh")
+    assert system_files.closed_to_others() is None
+    monkeypatch.setattr(system_files, "PACKAGE", place)
+    place.parent.chmod(0o750)
+    found = system_files.closed_to_others()
+    assert found is not None
+    assert found in {str(place.parent), *map(str, tmp_path.parents), str(tmp_path)}
+
+
 def test_what_others_can_change_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory on the way that everybody may write to, unless it is sticky, as /tmp is."""
     place = tmp_path / "open" / "package"

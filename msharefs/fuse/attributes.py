@@ -169,9 +169,15 @@ class AttributeHandlers:
             return json.dumps(self._status()).encode()
         elif ino == ROOT_INO and name == OPTIONS_ATTRIBUTE:
             return self._options.text().encode()
+        if not name.startswith(_KINDS):
+            # ACLs and labels. Who lists a directory asks each file for them, until he is told that
+            # there can be none here.
+            raise NotSupported(f"attribute {name!r}")
         raise NoAttribute(f"inode {ino} has no attribute {name!r}")
 
 
+_KINDS = (b"user.", b"trusted.")
+"""How the names of attributes begin that there may be."""
 _OPTIONS = frozenset({OPTIONS_ATTRIBUTE, TRUSTED_OPTIONS_ATTRIBUTE})
 
 

@@ -6,6 +6,8 @@ import errno
 import itertools
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -255,6 +257,30 @@ def test_layout_is_listed(place: Path) -> None:
         assert "user.msharefs.layout" in os.listxattr(place)
         with refused(errno.ENODATA):
             os.getxattr(place, "user.other")
+
+
+@pytest.mark.parametrize(
+    "name", ["security.selinux", "security.capability", "system.posix_acl_access"]
+)
+def test_there_are_no_lists_and_labels(mounted: mount.Mount, place: Path, name: str) -> None:
+    """R12: EOPNOTSUPP, of whatever it is asked."""
+    with raw.region(place, HUGE):
+        for path in (place, mounted.path, mounted.path / "mshare_info"):
+            with refused(errno.EOPNOTSUPP):
+                os.getxattr(path, name)
+
+
+def test_a_long_listing_asks_for_no_attribute_of_each(mounted: mount.Mount, place: Path) -> None:
+    """R12: ls -l is told once that there are none."""
+    place.mkdir()
+    for number in range(100):
+        os.mknod(place / f"{number}")
+    before = mounted.requests("GETXATTR")
+    done = subprocess.run(["ls", "-l", place], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 101
+    # Those that ask for the counters are of that kind, too.
+    assert mounted.requests("GETXATTR") - before < 20
+    shutil.rmtree(place)
 
 
 def test_status_is_on_the_root_alone(mounted: mount.Mount, place: Path) -> None:

@@ -244,9 +244,7 @@ def test_the_status_of_the_mount(world: World, handlers: AttributeHandlers) -> N
         b"user.msharefs.status",
         b"user.msharefs.",
         b"user.msharefs.advice",
-        b"security.capability",
         b"user.other",
-        b"",
     ],
 )
 def test_a_region_has_no_other_attribute(
@@ -256,6 +254,16 @@ def test_a_region_has_no_other_attribute(
     region = world.region(b"a")
     with refused(errno.ENODATA):
         ask(handlers, region.ino, name)
+
+
+@pytest.mark.parametrize(
+    "name", [b"security.selinux", b"security.capability", b"system.posix_acl_access", b"user", b""]
+)
+def test_what_no_inode_can_have(world: World, handlers: AttributeHandlers, name: bytes) -> None:
+    """EOPNOTSUPP, which ls(1) remembers for the file system."""
+    for ino in (world.region(b"a").ino, ROOT_INO, INFO_INO):
+        with refused(errno.EOPNOTSUPP):
+            ask(handlers, ino, name)
 
 
 def test_a_region_tells_what_large_attachments_are_advised_with(world: World) -> None:

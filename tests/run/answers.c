@@ -44,6 +44,7 @@ static struct {
 	int file;     /* to see its size by (O_PATH), or -1 */
 	off_t offset;
 	int grows;
+	int id;       /* of System V, or -1 */
 } windows[WINDOWS];
 static int only_within;
 static int files[FILES];
@@ -233,6 +234,7 @@ static void forget(uint64_t number)
 	if (windows[number].file >= 0)
 		close(windows[number].file);
 	windows[number].file = -1;
+	windows[number].id = -1;
 	windows[number].at = NULL;
 }
 
@@ -545,6 +547,8 @@ static void do_system_v(void)
 		say("shmat %d in %d:", (int)which, (int)number);
 		at = shmat(ids[which], NULL, roll(4) ? 0 : SHM_RDONLY);
 		keep(number, at == (void *)-1 ? MAP_FAILED : at, 100 * PAGE + 5);
+		if (at != (void *)-1)
+			windows[number].id = ids[which];
 		break;
 	case 2:
 		if (!windows[number].at)
@@ -570,17 +574,31 @@ static void do_system_v(void)
 	}
 }
 
+static unsigned long attached(int id)
+{
+	struct shmid_ds status;
+
+	return id >= 0 && !shmctl(id, IPC_STAT, &status) ? status.shm_nattch : 0;
+}
+
 /* The child goes on in this process's place, with all that it had, as soon as nothing of this one
- * counts any more. */
+ * counts any more.  Who looks at it in /proc just then makes its memory live a little longer. */
 static void do_fork(void)
 {
+	unsigned long counts[WINDOWS];
 	pid_t before = getpid();
+	int i, looks = 0;
 
 	say("fork");
+	for (i = 0; i < WINDOWS; i++)
+		counts[i] = attached(windows[i].id);
 	if (fork() > 0)
 		_exit(0);
 	while (getppid() == before)
 		sched_yield();
+	for (i = 0; i < WINDOWS; i++)
+		while (attached(windows[i].id) > counts[i] && looks++ < 5000)
+			usleep(1000);
 }
 
 static void step(void)
@@ -610,7 +628,7 @@ static void work(int orders, int answers, const char *who)
 	for (i = 0; i < SEGMENTS; i++)
 		ids[i] = -1;
 	for (i = 0; i < WINDOWS; i++)
-		windows[i].file = -1;
+		windows[i].file = windows[i].id = -1;
 	while (read(orders, &dice, sizeof(dice)) == (ssize_t)sizeof(dice)) {
 		step();
 		if (length)

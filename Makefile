@@ -12,7 +12,7 @@ DATA ?= $(if $(filter 0,$(shell id -u)),auto,$(if $(shell command -v sudo),auto,
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo unit test check format bench soak docs dist deb try-packages clean install-helper uninstall-helper
+.PHONY: help setup lock demo unit test check format bench soak docs dist deb try-packages try-programs clean install-helper uninstall-helper
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ deb: docs dist  ## a Debian package for this release of Debian in dist/, with De
 SUITE ?= bookworm
 try-packages: docs dist  ## install, use and remove deb, wheel, pipx and source in an empty Debian, SUITE=trixie (root; some minutes)
 	@$(SUDO) env SUITE=$(SUITE) scripts/try_packages $(ARGS)
+
+try-programs: setup  ## PyTorch and Ray, unchanged, on a mount (root; 3 GiB are fetched, 6 GiB of disk)
+	@$(SUDO) $(BIN)/python scripts/try_programs.py $(ARGS)
 
 install-helper: setup  ## the commands in /usr/local/bin and the helpers of mount(8) in /sbin, as links into .venv
 	@$(SUDO) $(BIN)/mshare install --commands-only --prefix "$(PREFIX)"

@@ -154,7 +154,8 @@ def _path(directory: str, name: str) -> str:
     plain = name.removeprefix("/")
     if plain in {"", ".", ".."} or "/" in plain or "\0" in plain:
         raise InvalidArgument(errno.EINVAL, f"not a name of shared memory: {name!r}")
-    return os.path.join(os.path.abspath(directory), plain)
+    where = directory if os.path.isabs(directory) else os.path.abspath(directory)
+    return os.path.join(where, plain)
 
 
 def _create(directory: str, name: str | None, size: int, mode: int) -> blocks.Block:

@@ -28,6 +28,7 @@ from msharefs.client.attachment import Attachment
 from msharefs.client.creation import map_by_hand, settle_size
 from msharefs.client.errors import (
     InvalidArgument,
+    MappingExists,
     MshareError,
     NotARegion,
     OutOfInodes,
@@ -163,7 +164,6 @@ def _create_as(hidden: str, path: str, size: int, mode: int) -> Block:
         undo.callback(region.close)
         undo.callback(_forget, hidden)
         _lock(fd)
-        map_by_hand(fd)
         try:
             attachment = _fill(region, size)
         except NotARegion as error:
@@ -192,24 +192,45 @@ def _lock(fd: int) -> None:
 
 def _fill(region: Region, size: int) -> Attachment:
     """Give a new region its size, its memory and its footer."""
-    fd, path = region.fileno(), region.path
     mapped = _round_up(size + _FOOTER.size, mmap.PAGESIZE)
     try:
-        # Fits nearly every mount, and to ask for the alignment would be requests.
-        settle_size(fd, path, _round_up(mapped, _USUAL_ALIGNMENT))
-    except (InvalidArgument, RegionTooLarge):
-        settle_size(fd, path, _round_up(mapped, alignment(path)))
+        _settle(region, mapped)
+    except OutOfMemory:
+        # Only in a directory with automap a size takes memory.
+        map_by_hand(region.fileno())
+        _settle(region, mapped)
     # Before there is memory, which costs nothing: afterwards the mmap module's look at the length
     # of the file would be one more request.
     attachment = _attach_whole(region, mapped)
     try:
-        region.map(0, mapped)
+        _map(region, mapped)
     except BaseException:
         attachment.close()
         raise
     _FOOTER.pack_into(attachment.map, mapped - _FOOTER.size, _MAGIC, size)
     attachment.show_only(size)
     return attachment
+
+
+def _map(region: Region, mapped: int) -> None:
+    """Give a region that has a size its memory, and no more."""
+    try:
+        region.map(0, mapped, replace=False)
+    except MappingExists:
+        # Its directory has automap. To turn that off beforehand would be a request for each block.
+        map_by_hand(region.fileno())
+        region.unmap(0, region.size)
+        region.map(0, mapped)
+
+
+def _settle(region: Region, mapped: int) -> None:
+    """Give a new region a size for so many bytes."""
+    fd, path = region.fileno(), region.path
+    try:
+        # Fits nearly every mount, and to ask for the alignment would be requests.
+        settle_size(fd, path, _round_up(mapped, _USUAL_ALIGNMENT))
+    except (InvalidArgument, RegionTooLarge):
+        settle_size(fd, path, _round_up(mapped, alignment(path)))
 
 
 def _rename(hidden: str, path: str) -> None:
@@ -267,7 +288,7 @@ def _attach_by_footer(region: Region) -> Attachment | None:
     if not plausible or not stat.S_ISREG(status.st_mode):
         return None
     attachment = _attach_whole(region, extent)
-    size = _size_in(_read_if_there(attachment.map, extent - _FOOTER.size), extent)
+    size = _size_in(_read_if_there(attachment.buf, extent - _FOOTER.size), extent)
     if size is None:
         attachment.close()
         return None
@@ -275,21 +296,20 @@ def _attach_by_footer(region: Region) -> Attachment | None:
     return attachment
 
 
-def _read_if_there(map_: mmap.mmap, start: int) -> bytes:
-    """The bytes from `start` on; none where a look at them would be SIGBUS."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
+def _read_if_there(buf: memoryview, start: int) -> bytes:
+    """The bytes from `start` on, eight at least and in one page; none where a look at them would be
+    SIGBUS."""
+    taker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
-        # The kernel looks for us, and says EFAULT.
-        with memoryview(map_) as view, view[start:] as part:
-            os.write(writer, part)
-        return os.read(reader, len(map_) - start)
+        # The kernel looks for us, and says EFAULT. What it makes of the number is all the same.
+        with buf[start : start + 8] as part:
+            os.write(taker, part)
     except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return b""
+        if error.errno == errno.EFAULT:
+            return b""
     finally:
-        os.close(reader)
-        os.close(writer)
+        os.close(taker)
+    return bytes(buf[start:])
 
 
 def _size_in(footer: bytes, extent: int) -> int | None:

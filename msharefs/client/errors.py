@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
     StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -112,12 +111,25 @@ def from_os_error(
     return kind(number, f"{what}: {os.strerror(number)}{hint}", *name)
 
 
-@contextmanager
-def translated(what: str, path: StrOrBytesPath | None = None) -> Iterator[None]:
+class translated:  # noqa: N801 - used as a function is
     """Raise an OSError of the body as its MshareError; an MshareError passes as it is."""
-    try:
-        yield
-    except MshareError:
-        raise
-    except OSError as error:
-        raise from_os_error(error, what, path) from error
+
+    # Small blocks come and go by the thousand, and a generator takes longer than their requests'
+    # system calls.
+    __slots__ = ("_path", "_what")
+
+    def __init__(self, what: str, path: StrOrBytesPath | None = None) -> None:
+        self._what = what
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, MshareError):
+            raise from_os_error(error, self._what, self._path) from error

@@ -72,7 +72,8 @@ class Region:
     def __init__(self, fd: int, path: StrOrBytesPath, *, writable: bool) -> None:
         """Take over `fd`, an open region; from now on `close` closes it."""
         self._fd = fd
-        self._path = os.path.abspath(path)
+        name = os.fspath(path)
+        self._path = name if os.path.isabs(name) else os.path.abspath(name)
         self._writable = writable
         status = os.fstat(fd)
         self._identity = (status.st_dev, status.st_ino)

@@ -147,9 +147,9 @@ def test_block_appears_complete(
     seen: list[bool] = []
     real = Region.map
 
-    def slow(region: Region, *arguments: int) -> None:
+    def slow(region: Region, start: int, size: int, *, replace: bool) -> None:
         seen.append((directory / "late").exists())
-        real(region, *arguments)
+        real(region, start, size, replace=replace)
 
     monkeypatch.setattr(Region, "map", slow)
     make("late")

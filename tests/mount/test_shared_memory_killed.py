@@ -53,7 +53,7 @@ def hidden(directory: Path) -> list[str]:
     return [name for name in os.listdir(directory) if name.startswith(".")]
 
 
-def die(*_: object) -> None:
+def die(*_: object, **__: object) -> None:
     """The step that is not done any more."""
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -91,10 +91,10 @@ def test_what_is_being_made_is_left_alone(
     real: Callable[..., object] = getattr(owner, name)
     found: list[int] = []
 
-    def meanwhile(*arguments: object) -> object:
+    def meanwhile(*arguments: object, **words: object) -> object:
         found.append(in_child(lambda: blocks.collect(str(directory))))
         assert len(hidden(directory)) == 1
-        return real(*arguments)
+        return real(*arguments, **words)
 
     monkeypatch.setattr(owner, name, meanwhile)
     block = make("whole", SIZE)
@@ -176,7 +176,7 @@ def test_other_users_leftovers_are_theirs(directory: Path) -> None:
     """Nobody can remove them but their owner and root, and nobody fails for it."""
 
     def be_killed() -> None:
-        Region.map = die  # type: ignore[assignment]
+        Region.map = die  # type: ignore[method-assign]
         SharedMemory(create=True, size=1, directory=directory)
 
     with pytest.raises(ChildKilledError):

@@ -295,7 +295,8 @@ static long attach_at_hint(int fd, const struct window *window, uint64_t offset)
 }
 
 /* Attach so that address and offset are the same place in a huge page; else the range would
- * take small entries.  The kernel does so by itself nearly always. */
+ * take small entries, as one that is smaller than such a page does anyway.  The kernel does so by
+ * itself nearly always. */
 static long attach_aligned(int fd, const struct window *window, uint64_t offset)
 {
 	size_t room = window->size + HUGE_PAGE;
@@ -303,7 +304,7 @@ static long attach_aligned(int fd, const struct window *window, uint64_t offset)
 	long at = attach_at(NULL, fd, window, 0, offset);
 	long reserved;
 
-	if (is_error(at) || !(((uintptr_t)at ^ offset) & (HUGE_PAGE - 1)))
+	if (is_error(at) || window->size < HUGE_PAGE || !(((uintptr_t)at ^ offset) & (HUGE_PAGE - 1)))
 		return at;
 	reserved = call_mmap(NULL, room, PROT_NONE, PLAIN | (window->flags & MAP_32BIT), -1, 0);
 	if (is_error(reserved))

@@ -14,6 +14,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
+
+ASKED_END_SECONDS = 60.0
+"""What a program gets to end when nothing is asked any more; it may have 400 children."""
 
 
 class NotMeasured(Exception):
@@ -87,6 +91,44 @@ def _finish(process: subprocess.Popen[bytes], grace: float) -> None:
 
 def _short(command: Sequence[str]) -> str:
     return " ".join(os.path.basename(word) for word in command[:4])
+
+
+class Asked:
+    """A program that gives a line for each line; leaving the block ends it."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        self._name = _short(command)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, timeout: float) -> str:
+        """Its next line, without the end."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            raise NotMeasured(f"{self._name} has ended") from None
+        if not select.select([process.stdout], [], [], timeout)[0]:
+            raise NotMeasured(f"{self._name} took longer than {timeout:.0f} s")
+        line = process.stdout.readline()
+        if not line:
+            raise NotMeasured(f"{self._name} has ended")
+        return line.strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate(timeout=ASKED_END_SECONDS)
 
 
 class Watched:

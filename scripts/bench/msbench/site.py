@@ -22,7 +22,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .processes import NotMeasured, Placement, Watched, on_processors, run, with_descendants
+from .processes import (
+    Asked,
+    NotMeasured,
+    Placement,
+    Watched,
+    on_processors,
+    run,
+    with_descendants,
+)
 from .user import become, let_in
 
 BENCH = Path(__file__).resolve().parent.parent
@@ -105,6 +113,26 @@ class Site:
         """Seconds for one operation on each side, one sample a round."""
         with on_processors(self.placement.client):
             lines = self.probe("contend", operation, rounds, count, ours, theirs)
+        return sides(lines, 1e-9)
+
+    def in_turns(
+        self, rounds: int, options: Sequence[str], name: str, *arguments: object
+    ) -> tuple[list[float], list[float]]:
+        """Seconds for one operation of a probe that prints nanoseconds for each line it reads, one
+        sample a round: under mshare run with these options, and plainly."""
+        plainly = [str(self._programs / name), *map(str, arguments)]
+        run = [sys.executable, "-P", "-m", "msharefs.cli.run", *options, "--", *plainly]
+        with on_processors(self.placement.client):
+            ours, theirs = Asked(run, self._environment), Asked(plainly, self._environment)
+        with ours, theirs:
+            # Unseen: caches fill, daemons wake up.
+            for process in (ours, theirs):
+                process.ask(PROBE_TIMEOUT)
+            lines = [
+                (side, process.ask(PROBE_TIMEOUT))
+                for _ in range(rounds)
+                for side, process in (("ours", ours), ("theirs", theirs))
+            ]
         return sides(lines, 1e-9)
 
     # Places to measure on.

@@ -48,6 +48,7 @@ class Figure:
 
 
 SHM = "POSIX shm, 4 KiB pages"
+PLAINLY = "the same program without"
 MIB = 1 << 20
 
 
@@ -225,6 +226,62 @@ GOALS = (
         Unit.SECONDS,
         Kind.TIMES_AS_MUCH,
         1.1,
+    ),
+    Goal(
+        "run-anonymous",
+        "mshare run: mmap + munmap, 64 KiB",
+        PLAINLY,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        3,
+    ),
+    Goal(
+        "run-segment",
+        "mshare run: shm_open to munmap, 1 MiB",
+        PLAINLY,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        5,
+    ),
+    Goal(
+        "run-munmap",
+        "mshare run: munmap of 64 MiB in the region, 400 processes",
+        PLAINLY,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        2,
+    ),
+    Goal(
+        "run-fork",
+        "mshare run: fork with 1,000 ranges in the region",
+        PLAINLY,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        1.2,
+    ),
+    Goal(
+        "run-small-anonymous",
+        "mshare run --min-size 64K: mmap + munmap, 64 KiB in the region",
+        PLAINLY,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        3,
+    ),
+    Goal(
+        "run-small-segment",
+        "mshare run --min-size 64K: shm_open to munmap, 1 MiB in the region",
+        PLAINLY,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        5,
+    ),
+    Goal(
+        "run-small-munmap",
+        "mshare run --min-size 64K: munmap of 64 KiB in the region, 400 processes",
+        PLAINLY,
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        2,
     ),
     Goal(
         "gap",

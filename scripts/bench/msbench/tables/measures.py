@@ -179,6 +179,27 @@ def blocks(site: Site, effort: Effort) -> Figures:
         }
 
 
+def under_a_run(site: Site, effort: Effort) -> Figures:
+    """What programs that know nothing of mshare do, plainly and under mshare run."""
+    need_memory(2 * GIB)
+    small = ("--min-size", "64K")
+    rows: dict[str, tuple[tuple[str, ...], str, int, int]] = {
+        "run-anonymous": ((), "anonymous", 1000, 64 * KIB),
+        "run-segment": ((), "segment", 1000, MIB),
+        "run-munmap": ((), "munmap", 3, 64 * MIB),
+        "run-fork": (small, "fork", 10, 64 * KIB),
+        "run-small-anonymous": (small, "anonymous", 100, 64 * KIB),
+        "run-small-segment": (small, "segment", 30, MIB),
+        "run-small-munmap": (small, "munmap", 100, 64 * KIB),
+    }
+    found = {}
+    with site.msharefs("size=1G") as mounted:
+        for name, (options, *words) in rows.items():
+            run = ("--region", str(mounted.path / name), "--shm", *options)
+            found[name] = _figure(site.in_turns(effort.rounds, run, "memory_calls", *words))
+    return found
+
+
 def paged(site: Site, effort: Effort) -> Figures:
     """The paged plane: first touches, writing back, and pages that two processes share."""
     need_memory(5 * GIB)
@@ -273,6 +294,18 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
     (("mappings",), mappings),
     (("block", "block-attach"), blocks),
     (("paged-read", "paged-user", "paged-write", "paged-pingpong"), paged),
+    (
+        (
+            "run-anonymous",
+            "run-segment",
+            "run-munmap",
+            "run-fork",
+            "run-small-anonymous",
+            "run-small-segment",
+            "run-small-munmap",
+        ),
+        under_a_run,
+    ),
     (("gap",), gap),
     (("mount",), mount),
 )

@@ -54,6 +54,8 @@ _HALF_MADE = re.compile(re.escape(_HIDDEN) + "[0-9a-f]{16}")
 _USUAL_ALIGNMENT = 2 << 20
 _COLLECT_ONE_IN = 256
 """How many blocks are made for one look for half-made ones, which lists the directory."""
+_COLLECT_EACH_BYTES = 64 << 20
+"""How much memory is made for one: of large blocks fewer half-made ones may lie about."""
 _COLLECT_AT_MOST = 64
 """How many files one look opens."""
 _PAUSES = (0.001, 0.01, 0.1)
@@ -147,7 +149,7 @@ def _create(path: str, size: int, mode: int) -> Block:
     directory = os.path.dirname(path)
     while True:
         token = secrets.token_bytes(8)
-        if token[0] < 256 // _COLLECT_ONE_IN:
+        if int.from_bytes(token) < 2**64 * max(1 / _COLLECT_ONE_IN, size / _COLLECT_EACH_BYTES):
             collect(directory)
         hidden = os.path.join(directory, _HIDDEN + token.hex())
         with suppress(_Collected), _errors_name(path):

@@ -45,7 +45,8 @@ STEPS: dict[str, tuple[object, str]] = {
 @pytest.fixture(autouse=True)
 def looks_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No look by chance: the tests say when."""
-    monkeypatch.setattr(blocks, "_COLLECT_ONE_IN", 1000)
+    monkeypatch.setattr(blocks, "_COLLECT_ONE_IN", 2**80)
+    monkeypatch.setattr(blocks, "_COLLECT_EACH_BYTES", 2**160)
 
 
 def hidden(directory: Path) -> list[str]:
@@ -153,10 +154,15 @@ def test_half_made_names_give_way(make_mount: MakeMount) -> None:
         block.unlink()
 
 
-def test_look_comes_by_itself(make: Make, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One in so many blocks looks around; here each."""
+@pytest.mark.parametrize("limit", ["_COLLECT_ONE_IN", "_COLLECT_EACH_BYTES"])
+def test_look_comes_by_itself(
+    make: Make, directory: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """One in so many blocks looks around, and one in so many bytes; here each."""
     killed_maker("before the name", directory)
-    monkeypatch.setattr(blocks, "_COLLECT_ONE_IN", 1)
+    make("between")
+    assert len(hidden(directory)) == 1
+    monkeypatch.setattr(blocks, limit, 1)
     make("next")
     assert hidden(directory) == []
 

@@ -148,6 +148,22 @@ def test_a_range_that_a_clone_has_stays(place: Path) -> None:
     assert (done.stdout, done.stderr) == ("1\n", "")
 
 
+def test_pages_in_a_pipe_stay_as_they_were(place: Path) -> None:
+    """What was put into a pipe without a copy (vmsplice) is unmapped, and the memory is mapped anew and
+    written to: the pipe has the old bytes, and the new mapping began with zeros."""
+    script = (
+        "import ctypes, mmap, os, struct\n"
+        f"libc = ctypes.CDLL(None); m = mmap.mmap(-1, {SIZE}); m[4096:4099] = b'old'\n"
+        "at = ctypes.addressof(ctypes.c_char.from_buffer(m)); r, w = os.pipe()\n"
+        "assert libc.vmsplice(w, struct.pack('PN', at + 4096, 4096), ctypes.c_size_t(1), 0) == 4096\n"
+        f"assert libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t({SIZE})) == 0\n"
+        f"x = mmap.mmap(-1, {SIZE}); found = x[4096:4099]; x[4096:4099] = b'new'\n"
+        "print(os.read(r, 4096)[:3], found, flush=True); os._exit(0)"
+    )
+    done = run(place, sys.executable, "-c", script)
+    assert (done.stdout, done.stderr) == ("b'old' b'\\x00\\x00\\x00'\n", "")
+
+
 def test_memory_comes_back_while_many_processes_live(start: Start, place: Path) -> None:
     """Two hundred children share older memory: what the parent maps and unmaps after that is
     nobody else's, and is given back."""

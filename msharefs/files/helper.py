@@ -19,6 +19,7 @@ import signal
 import socket
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msharefs.files import wire
@@ -48,22 +49,23 @@ def be_helper(conversation: socket.socket, broker: int) -> None:
     rights.forbid_new_privileges()
     rights.keep_capabilities(_NEEDED & rights.permitted())
     rights.forbid_dumps()
+    kinds = _Kinds()
     try:
         while True:
-            _serve_a_file(conversation, broker)
+            _serve_a_file(conversation, broker, kinds)
     except OSError as error:
         wire.send(conversation, wire.failure(error))
     except _Gone:
         return
 
 
-def _serve_a_file(conversation: socket.socket, broker: int) -> None:
+def _serve_a_file(conversation: socket.socket, broker: int, kinds: _Kinds) -> None:
     """From "have" to "close". Raises OSError and _Gone."""
     wanted = Wanted(**_next(conversation, IDLE)[0]["have"])
-    fd, tables = _duplicate(wanted)
+    fd = _duplicate(wanted)
     _end_with(broker)
     with rights.only(frozenset()):
-        wire.send(conversation, {"file": _look_at(fd, tables)._asdict()})
+        wire.send(conversation, {"file": _look_at(fd, wanted.thread, kinds)._asdict()})
         while "read" in (order := _next(conversation))[0]:
             message, targets = order
             for done in _read_all(fd, message["read"], targets):
@@ -86,18 +88,16 @@ def _next(
     return message, targets
 
 
-def _duplicate(wanted: Wanted) -> tuple[int, Sequence[bytes]]:
-    """The caller's file, which is touched with his rights from now on, and in what tables its file
-    system may be found. Raises OSError."""
+def _duplicate(wanted: Wanted) -> int:
+    """The caller's file, which is touched with his rights from now on. Raises OSError."""
     with Thread(wanted.thread) as caller:
         # Held by now: who this number belongs to does not change any more.
         has = proc.file_rights(wanted.thread)
         if (has.uid, has.gid) != (wanted.uid, wanted.gid):
             raise OSError(errno.EBADF, "the caller is not there any more")
-        tables = list(_mount_tables(wanted.thread))
         fd = caller.duplicate(wanted.descriptor)
     rights.touch_files_as(has.uid, has.gid, has.groups)
-    return fd, tables
+    return fd
 
 
 def _end_with(broker: int) -> None:
@@ -108,36 +108,40 @@ def _end_with(broker: int) -> None:
         raise _Gone
 
 
-def _mount_tables(thread: int) -> Iterator[bytes]:
-    """In which the file system of a file of his may be found, so that it need not be asked."""
-    for path in (f"/proc/{thread}/mountinfo", mountinfo.OWN):
-        try:
-            with open(path, "rb") as table:
-                yield table.read()
-        except OSError:
-            continue
-
-
-def _look_at(fd: int, tables: Sequence[bytes]) -> Facts:
+def _look_at(fd: int, thread: int, kinds: _Kinds) -> Facts:
     """Step by step, and no further than what it is allows."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     known = descriptors.identity(fd)
     file_system, seals = "", 0
     if stat.S_ISREG(known.mode) and not flags & os.O_PATH:
-        file_system = _file_system(known.device, tables) or descriptors.file_system(fd)
+        file_system = kinds.of(known.device, thread) or descriptors.file_system(fd)
         seals = descriptors.seals(fd)
     path = os.readlink(f"/proc/self/fd/{fd}")
     return Facts(known.mode, flags, seals, file_system, known.device, known.inode, path)
 
 
-def _file_system(device: int, tables: Sequence[bytes]) -> str:
-    mark = b" %d:%d " % (os.major(device), os.minor(device))
-    for table in tables:
-        lines = (line for line in table.split(b"\n") if mark in line)
-        for mount in mountinfo.parse(b"\n".join(lines)):
-            if mount.device == device:
-                return mount.kind
-    return ""
+class _Kinds:
+    """Names of file systems by the device of a file that we have open, which cannot become another
+    one's meanwhile. So the file system need not be asked, and any table that knows it will do."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._own = mountinfo.OpenTable()
+        self._changes = select.poll()
+        self._changes.register(self._own, select.POLLPRI)
+        self._known: dict[int, str] = {}
+
+    def of(self, device: int, thread: int) -> str:
+        """By our own table of mounts, or the thread's; empty if both do not tell."""
+        if not self._known or self._changes.poll(0):
+            self._known = {mount.device: mount.kind for mount in self._own.read()}
+        if (kind := self._known.get(device)) is not None:
+            return kind
+        with suppress(OSError):
+            for mount in mountinfo.read(f"/proc/{thread}/mountinfo"):
+                if mount.device == device:
+                    return mount.kind
+        return ""
 
 
 def _read_all(

@@ -68,8 +68,7 @@ class Changes:
             return self._change_in_turn(turn, uid, region, make_plan, answer)
         try:
             plan = make_plan()
-            quick = plan.cost < SLOW_WORK and not self._plane.has_stale_pages(plan)
-            if quick and self._kept_from(plan) is None:
+            if self._is_small(plan) and self._kept_from(plan) is None:
                 self._mappings.perform(plan)
                 return answer()
         except OutOfMemory:
@@ -127,7 +126,12 @@ class Changes:
                 await trio.sleep(RECLAIM_LOOK)
 
     async def acquire(self, uid: int, plan: Plan) -> None:
-        """In a thread. Raises RefusedError, and the plan is abandoned then."""
+        """In a thread if it is large, or if pages in holes may have to be looked for. Raises
+        RefusedError, and the plan is abandoned then."""
+        at_once = plan.cost < SLOW_WORK and self._kept_from(plan) is None
+        if at_once and not self._manager.tables.ledger.has_more_than_reserved:
+            self._acquire_at_once(plan)
+            return
         try:
             while (over := self._kept_from(plan)) is not None:
                 await over.wait()
@@ -143,6 +147,10 @@ class Changes:
 
     async def clear_and_commit(self, uid: int, plan: Plan) -> None:
         """What comes after `acquire`."""
+        if self._is_small(plan):
+            plan.clear()
+            self._mappings.commit(plan)
+            return
         # From here on there is no way back.
         with trio.CancelScope(shield=True), self._plane.changing(plan):
             async with self._workers.turn(uid):
@@ -155,6 +163,17 @@ class Changes:
         if part is not None and plan.cut.start < part.end and part.start < plan.cut.end:
             return over
         return None
+
+    def _is_small(self, plan: Plan) -> bool:
+        """Whether the loop does it, and nobody waits for long."""
+        return plan.cost < SLOW_WORK and not self._plane.has_stale_pages(plan)
+
+    def _acquire_at_once(self, plan: Plan) -> None:
+        """Raises RefusedError, and the plan is abandoned then."""
+        try:
+            plan.acquire(self._manager.tables.make_room)
+        except OSError as cause:
+            self._mappings.abandon(plan, cause)
 
     async def _wait_for(self, turn: trio.Event, ino: int) -> None:
         """Who gives up has no turn, and hands on what he has got already."""

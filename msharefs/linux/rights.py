@@ -31,6 +31,7 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _WORD_BITS = 32
+_WORD = (1 << _WORD_BITS) - 1
 _NOBODY = -1
 """No user's number: who asks for it changes nothing."""
 
@@ -118,11 +119,11 @@ def forbid_dumps() -> None:
 
 def _set(*, effective: frozenset[int], permitted: frozenset[int]) -> None:
     """Nothing is inherited by programs that are run."""
-    words = (_Words * 2)()
-    for number in permitted:
-        words[number // _WORD_BITS].permitted |= 1 << number % _WORD_BITS
-    for number in effective:
-        words[number // _WORD_BITS].effective |= 1 << number % _WORD_BITS
+    in_force, kept = (sum(1 << number for number in each) for each in (effective, permitted))
+    words = (_Words * 2)(
+        _Words(in_force & _WORD, kept & _WORD, 0),
+        _Words(in_force >> _WORD_BITS, kept >> _WORD_BITS, 0),
+    )
     syscalls.check(_libc.capset(_HEADER, words), "capset")
 
 

@@ -91,7 +91,7 @@ def test_what_a_helper_may_do(
     mounted: mount.Mount, region: int, place: Path, silent: Silent
 ) -> None:
     """C26: it is the caller for files alone, none of its capabilities is in force, and nothing is
-    open but the file; it ends with who wants the file."""
+    open but the file and the table of mounts; it ends with who wants the file."""
     mounted.expect_log("a file of user")
     os.chmod(place, 0o666)
     with opened(place) as fd:
@@ -108,7 +108,7 @@ def test_what_a_helper_may_do(
             assert has(helper, name, b"%016x" % sum(1 << each for each in OF_A_HELPER))
         assert has(helper, b"NoNewPrivs", b"1")
         kinds = sorted(link.partition(":")[0] for link in links_of(helper) - {"/dev/null"})
-        assert kinds == ["/mshare_info", "socket"]
+        assert kinds == ["/mshare_info", f"/proc/{helper}/mountinfo", "socket"]
         # He can neither look into it nor end it.
         with pytest.raises(PermissionError):
             as_user(ALICE, lambda: os.listdir(f"/proc/{helper}/fd"))

@@ -95,7 +95,11 @@ def _duplicate(wanted: Wanted) -> int:
         has = proc.file_rights(wanted.thread)
         if (has.uid, has.gid) != (wanted.uid, wanted.gid):
             raise OSError(errno.EBADF, "the caller is not there any more")
-        fd = caller.duplicate(wanted.descriptor)
+        try:
+            fd = caller.duplicate(wanted.descriptor)
+        except PermissionError as error:
+            why = "the daemon may not look into this process: see mshare doctor"
+            raise OSError(errno.EPERM, why) from error
     rights.touch_files_as(has.uid, has.gid, has.groups)
     return fd
 

@@ -5,6 +5,7 @@ Owns their decoding and encoding. In which order a region's memory is changed is
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -14,6 +15,7 @@ import trio
 from msharefs import abi
 from msharefs.core.checks import maps_file
 from msharefs.core.errors import FileFailed, NotAnIoctl
+from msharefs.core.layout import MappedFile
 from msharefs.core.manager import RegionManager
 from msharefs.core.mappable import check_file, mapped_file
 from msharefs.core.plan import FillPlan, MapPlan, Plan
@@ -25,6 +27,8 @@ from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import FallocateIn, Header, MalformedError
 from msharefs.fuse.payload import request_of
 from msharefs.fuse.tokens import Tokens
+
+log = logging.getLogger(__name__)
 
 
 class Control:
@@ -122,6 +126,7 @@ class Control:
                     plan = await self._changes.plan_patiently(partial(plan_map, file=found))
                     await self._read(header.uid, plan, file)
                     await self._changes.clear_and_commit(header.uid, plan)
+            self._tell(header, wanted, found)
         except OSError as cause:
             raise FileFailed(cause) from cause
         return messages.encode_ioctl()
@@ -137,6 +142,26 @@ class Control:
                 await trio.to_thread.run_sync(plan.give_up)
             self._mappings.withdraw(plan)
             raise
+
+    def _tell(self, header: Header, wanted: abi.CreateMapping, file: MappedFile) -> None:
+        """One line for each file that comes into a region: from then on whoever may attach the
+        region sees its bytes. Names may hold anything, so they are quoted."""
+        place = self._manager.names.path_of(header.nodeid)
+        log.info(
+            "user %d (process %d) mapped a file: %d bytes from %d of %a (device %d:%d, inode %d)"
+            " at %d of inode %d (%a)",
+            header.uid,
+            header.pid,
+            wanted.size,
+            file.offset,
+            file.path,
+            os.major(file.device),
+            os.minor(file.device),
+            file.inode,
+            wanted.region_offset,
+            header.nodeid,
+            "no name" if place is None else os.fsdecode(place),
+        )
 
 
 _WRITABLE = frozenset({os.O_WRONLY, os.O_RDWR})

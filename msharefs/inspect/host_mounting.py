@@ -19,7 +19,7 @@ from msharefs import notation
 from msharefs.abi import PAGE_SIZE
 from msharefs.inspect.host import Finding, Host, unseen
 from msharefs.linux import host as host_facts
-from msharefs.linux import mountinfo
+from msharefs.linux import mountinfo, rights
 
 PASSTHROUGH_KERNEL = (6, 9)
 DIRECT_MMAP_KERNEL = (6, 6)
@@ -221,8 +221,17 @@ def _files(host: Host) -> Iterator[Finding]:
             if scope != "3"
             else "it can be changed at boot alone",
         )
+    elif not host.is_root:
+        yield Finding("ok", "files", "a mount of yours can map files of your own programs")
+    elif not host_facts.has_capability(rights.CAP_SYS_PTRACE, host.root):
+        yield Finding(
+            "warn",
+            "files",
+            "you are root without CAP_SYS_PTRACE: files of other users' programs cannot be mapped",
+            "start the container with --cap-add SYS_PTRACE",
+        )
     else:
-        yield Finding("ok", "files", "programs can have their files mapped")
+        yield Finding("ok", "files", "files of everybody's programs can be mapped")
 
 
 def _control(host: Host) -> Iterator[Finding]:

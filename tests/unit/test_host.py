@@ -137,6 +137,14 @@ def test_whose_files_can_be_mapped(root: Path, scope: int, euid: int, level: str
     assert look(root, euid=euid)["files"].level == level
 
 
+def test_root_who_may_not_look_into_others(root: Path) -> None:
+    """As in most containers: a daemon there sees root's own programs alone."""
+    put(root, "proc/self/status", f"CapEff:\t{(1 << 40) - 1 & ~(1 << 19):016x}\n")
+    finding = look(root)["files"]
+    assert (finding.level, "SYS_PTRACE" in finding.advice) == ("warn", True)
+    assert look(root, euid=1000)["files"].level == "ok"
+
+
 @pytest.mark.parametrize(("used", "level"), [(100 << 20, "ok"), (299 << 20, "warn")])
 def test_a_limit_of_the_memory_group_is_told(root: Path, used: int, level: str) -> None:
     """A container has less than the machine; what is charged already is gone."""

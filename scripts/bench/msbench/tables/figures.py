@@ -150,6 +150,22 @@ GOALS = (
         1.5,
     ),
     Goal(
+        "file-map",
+        "CREATE_MAPPING of a file of 4 KiB",
+        "of memory, 4 KiB",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        2,
+    ),
+    Goal(
+        "file-read",
+        "CREATE_MAPPING of a file of 1 GiB in the page cache",
+        "cp FILE /dev/shm/X",
+        Unit.BYTES_PER_SECOND,
+        Kind.SHARE,
+        0.7,
+    ),
+    Goal(
         "memory",
         "memory of the daemon, 10,000 regions (RSS)",
         "-",

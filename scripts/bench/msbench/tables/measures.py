@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..effort import GIB, MIB, Effort
 from ..processes import NotMeasured, Watched, is_named, memory_of
-from ..site import Mounted, Site, need_memory, sides
+from ..site import SHM, Mounted, Site, need_memory, sides
 from .figures import Figure
 
 KIB = 1 << 10
@@ -168,6 +168,23 @@ def mappings(site: Site, effort: Effort) -> Figures:
         return {"mappings": _figure(samples, f"{MANY_MAPPINGS} mappings made in {filled:.1f} s")}
 
 
+def files(site: Site, effort: Effort) -> Figures:
+    """A small file and a large one, both in the page cache, mapped for reading."""
+    need_memory(4 * GIB)
+    file, copy = site.directory / "file", SHM / site.directory.name
+    with site.msharefs("size=1100M,align=4096") as mounted:
+        region = mounted.path / "region"
+        site.probe("fill", "sized", region, GIB)
+        site.probe("fill", "plain", file, GIB)
+        try:
+            small = site.python_probe("files", "map", effort.rounds, 20, region, file)
+            large = site.python_probe("files", "read", effort.mounts, GIB, region, file, copy)
+        finally:
+            copy.unlink(missing_ok=True)
+            file.unlink()
+    return {"file-map": _figure(sides(small, 1.0)), "file-read": _figure(sides(large, 1.0))}
+
+
 def blocks(site: Site, effort: Effort) -> Figures:
     """Small blocks of SharedMemory against the standard library's class, in Python."""
     with site.msharefs("size=64M") as mounted:
@@ -292,6 +309,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
         many,
     ),
     (("mappings",), mappings),
+    (("file-map", "file-read"), files),
     (("block", "block-attach"), blocks),
     (("paged-read", "paged-user", "paged-write", "paged-pingpong"), paged),
     (

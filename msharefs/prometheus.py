@@ -24,6 +24,8 @@ _GAUGES = (
     (("regions",), "regions", "Regions that exist."),
     (("mappings",), "mappings", "Mappings in all regions."),
     (("mappings_limit",), "mappings_limit", "Mappings that there may be in all regions."),
+    (("files", "mapped"), "mapped_files", "Mappings of files in all regions."),
+    (("files", "limit"), "mapped_files_limit", "Mappings of files that there may be."),
     (("open_handles",), "open_handles", "Open files of regions."),
     (("inodes", "used"), "inodes", "Names in use."),
     (("inodes", "limit"), "inodes_limit", "Names that there may be."),
@@ -35,12 +37,14 @@ _GAUGES = (
     (("user_limits", "size"), "user_memory_limit_bytes", "Memory that each user may have mapped."),
     (("user_limits", "inodes"), "user_inodes_limit", "Names that each user may have."),
     (("user_limits", "mappings"), "user_mappings_limit", "Mappings that each user may have."),
+    (("user_limits", "files"), "user_mapped_files_limit", "Mappings of files that each may have."),
 )
 # Of each user.
 _SHARES = (
     ("size", "user_memory_bytes", "Memory that is mapped in a user's regions."),
     ("inodes", "user_inodes", "Names of a user."),
     ("mappings", "user_mappings", "Mappings in a user's regions."),
+    ("files", "user_mapped_files", "Mappings of files in a user's regions."),
 )
 _COUNTERS = (
     (("restarts",), "restarts", "How often the server was restarted."),

@@ -133,12 +133,14 @@ def users_line(document: dict[str, Any]) -> str:
 
 
 def _share(share: dict[str, int | None]) -> str:
-    """Those of memory, names and mappings that there are."""
-    size, inodes, mappings = (share.get(key) for key in ("size", "inodes", "mappings"))
+    """Those of memory, names, mappings and files that there are."""
+    keys = ("size", "inodes", "mappings", "files")
+    size, inodes, mappings, files = (share.get(key) for key in keys)
     words = [
         None if size is None else notation.size(size),
         None if inodes is None else formatting.count(inodes, "name"),
         None if mappings is None else formatting.count(mappings, "mapping"),
+        formatting.count(files, "file") if files else None,
     ]
     return ", ".join(word for word in words if word is not None)
 
@@ -166,9 +168,16 @@ def regions_line(document: dict[str, Any]) -> str:
     """Regions, mappings and open handles in numbers."""
     return (
         f"{formatting.count(document.get('regions', 0), 'region')} "
-        f"with {formatting.count(document.get('mappings', 0), 'mapping')}, "
+        f"with {formatting.count(document.get('mappings', 0), 'mapping')}"
+        f"{_files(document)}, "
         f"open {formatting.count(document.get('open_handles', 0), 'time')}"
     )
+
+
+def _files(document: dict[str, Any]) -> str:
+    """Nothing of files where there are none."""
+    mapped = document.get("files", {}).get("mapped", 0)
+    return f" ({mapped} of files)" if mapped else ""
 
 
 def operations(document: dict[str, Any], most: int | None = None) -> RenderableType:

@@ -72,7 +72,7 @@ class OutOfInodes(MshareError):
 
 class QuotaExceeded(MshareError):
     """EDQUOT: whom the region belongs to, or would, has as much of the mount as its user_size=,
-    user_inodes= or user_mappings= allow. Nothing has changed."""
+    user_inodes=, user_mappings= or user_files= allow. Nothing has changed."""
 
 
 class RegionTooLarge(MshareError):

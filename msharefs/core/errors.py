@@ -99,6 +99,12 @@ class OutOfMappings(RefusedError):
     errno = errno.ENOSPC
 
 
+class OutOfFiles(RefusedError):
+    """The mount's max_files is used up."""
+
+    errno = errno.ENFILE
+
+
 class OverQuota(RefusedError):
     """A user has as much of the mount as he may have."""
 

@@ -114,6 +114,10 @@ class Cut(NamedTuple):
         """How many mappings more there are once `added` ones take the range's place."""
         return len(self.left) + added - len(self.old)
 
+    def file_growth(self, *, added: int) -> int:
+        """The same of those that are of files."""
+        return files_in(self.left) + added - self.files if self.files else added
+
 
 class Fill(NamedTuple):
     """A range that is to be mapped without a hole: what `cut` finds becomes `mappings`, in order.

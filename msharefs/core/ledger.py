@@ -32,10 +32,11 @@ SETTLE_TRIES = 3
 class Totals:
     """The sizes of a layout at one moment, to tell later by how much it changed."""
 
-    __slots__ = ("count", "mapped", "reserved")
+    __slots__ = ("count", "files", "mapped", "reserved")
 
     def __init__(self, layout: Layout) -> None:
         self.count = len(layout)
+        self.files = layout.files
         self.mapped = layout.mapped
         self.reserved = layout.reserved
 
@@ -43,13 +44,15 @@ class Totals:
 class Ledger:
     """Reserved bytes are there for good; pending ones are being reserved by an operation;
     optional ones belong to MAP_NORESERVE mappings and come at first touch, if they come. Mappings
-    that grow may be added by an operation that is on its way."""
+    that grow, and files among them, may be added by an operation that is on its way."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._limit: int | None = None
         self.mappings = 0
         self.growing = 0
+        self.files = 0
+        self.growing_files = 0
         self.reserved = 0
         self.pending = 0
         self.optional = 0
@@ -119,6 +122,7 @@ class Ledger:
         """Add what changed in a layout."""
         reserved = layout.reserved - before.reserved
         self.mappings += len(layout) - before.count
+        self.files += layout.files - before.files
         self.reserved += reserved
         self.optional += layout.mapped - before.mapped - reserved
 

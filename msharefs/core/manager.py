@@ -141,6 +141,9 @@ class RegionManager:
         mappings = self.tables.ledger.mappings + self.tables.ledger.growing
         if mappings > limits.max_mappings_total < self.limits.max_mappings_total:
             raise Busy(f"max_mappings_total={limits.max_mappings_total}: there are {mappings}")
+        files = self.tables.ledger.files + self.tables.ledger.growing_files
+        if files > limits.max_files < self.limits.max_files:
+            raise Busy(f"max_files={limits.max_files}: there are {files}")
 
     # Names
 

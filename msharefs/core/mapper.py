@@ -19,13 +19,14 @@ from msharefs.core.errors import (
     BadDescriptor,
     NoSpace,
     NotAnIoctl,
+    OutOfFiles,
     OutOfMappings,
     OutOfMemory,
     RefusedError,
 )
 from msharefs.core.inode import Automap
 from msharefs.core.journal import Request
-from msharefs.core.layout import Cut, MappedFile, Mapping, Range
+from msharefs.core.layout import Cut, MappedFile, Mapping, Range, files_in
 from msharefs.core.ledger import Totals, storage_error
 from msharefs.core.plan import STATEMENTS, FillPlan, MapPlan, Plan, UnmapPlan
 from msharefs.core.quotas import NO_LIMITS, UNLIMITED, Share
@@ -42,6 +43,8 @@ class Limits:
     max_mappings: int
     nr_inodes: int
     max_mappings_total: int = UNLIMITED
+    max_files: int = UNLIMITED
+    """Mappings of files in all regions."""
     user: Share = NO_LIMITS
     """Each user's, but for root."""
     reserve_always: bool = False
@@ -83,7 +86,7 @@ class Mapper:
         """Check a CREATE_MAPPING and charge its memory; `writable` tells how the caller's
         descriptor was opened, `file` what was found where it names a file. The plan must be
         committed or abandoned. Raises the errors of `check_map`, BadDescriptor without a file
-        that is needed, OutOfMemory, OutOfMappings, OverQuota, NoRoom, and NoDescriptor or
+        that is needed, OutOfMemory, OutOfMappings, OutOfFiles, OverQuota, NoRoom, and NoDescriptor or
         StorageFailed without a segment."""
         _check_writable(writable)
         mapping = wanted_mapping(region, wanted)
@@ -145,7 +148,7 @@ class Mapper:
     ) -> UnmapPlan:
         """Check an UNMAP. The plan must be committed or abandoned. Raises the errors of
         checks.unmapped_range and AccessDenied, and where a split would make too many mappings
-        OutOfMemory, OutOfMappings and OverQuota."""
+        OutOfMemory, OutOfMappings, OutOfFiles and OverQuota."""
         _check_writable(writable)
         gone = unmapped_range(region, unwanted)
         cut = region.layout.cut(gone.start, gone.end)
@@ -213,7 +216,7 @@ class Mapper:
     def _growth(self, region: Region, cut: Cut, new: Sequence[Mapping]) -> Share:
         """How much more a region may have while a change is on its way that puts `new` in the place
         of what is there. A limit that is met already forbids what adds, not
-        what replaces or takes away. Raises OutOfMemory and OutOfMappings."""
+        what replaces or takes away. Raises OutOfMemory, OutOfMappings and OutOfFiles."""
         limits, ledger = self.limits, self.tables.ledger
         size = max(0, sum([mapping.size for mapping in new]) - cut.mapped)
         more = max(0, cut.growth(added=len(new)))
@@ -221,7 +224,10 @@ class Mapper:
             raise OutOfMemory(f"max_mappings={limits.max_mappings} reached")
         if more and ledger.mappings + ledger.growing + more > limits.max_mappings_total:
             raise OutOfMappings(f"max_mappings_total={limits.max_mappings_total} reached")
-        return Share(size=size, mappings=more)
+        files = max(0, cut.file_growth(added=files_in(new)))
+        if files and ledger.files + ledger.growing_files + files > limits.max_files:
+            raise OutOfFiles(f"max_files={limits.max_files} reached")
+        return Share(size=size, mappings=more, files=files)
 
     def _file_bytes(self, region: Region, file: MappedFile, plan: MapPlan) -> FileBytes:
         """Raises OSError where no scratch segment can be had."""

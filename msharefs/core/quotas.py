@@ -1,4 +1,4 @@
-"""What each user has of the mount, and how much each may have: memory, names, mappings.
+"""What each user has of the mount, and how much each may have: memory, names, mappings, files.
 
 Owns the sums by owner and the limits on them, as the quotas of a disk: what belongs to a user counts
 for him, whoever made or mapped it. Root has no limits; and who has more than a limit that
@@ -20,14 +20,15 @@ UNLIMITED = sys.maxsize
 
 class Share(NamedTuple):
     """Of a mount: bytes that are mapped or about to be, names (inodes and what further names they
-    have), and mappings."""
+    have), mappings, and those of them that are of files."""
 
     size: int = 0
     inodes: int = 0
     mappings: int = 0
+    files: int = 0
 
 
-NO_LIMITS = Share(UNLIMITED, UNLIMITED, UNLIMITED)
+NO_LIMITS = Share(UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED)
 
 
 class Quotas:
@@ -77,8 +78,10 @@ class Quotas:
         """A user has so much more; less where it is negative."""
         if not any(more):
             return
-        size, inodes, mappings = self._shares.get(uid, _NOTHING)
-        share = Share(size + more.size, inodes + more.inodes, mappings + more.mappings)
+        size, inodes, mappings, files = self._shares.get(uid, _NOTHING)
+        share = Share(
+            size + more.size, inodes + more.inodes, mappings + more.mappings, files + more.files
+        )
         if any(share):
             self._shares[uid] = share
         else:
@@ -87,7 +90,7 @@ class Quotas:
     def take(self, uid: int, less: Share) -> None:
         """A user has so much less."""
         if any(less):
-            self.add(uid, Share(-less.size, -less.inodes, -less.mappings))
+            self.add(uid, Share(-less.size, -less.inodes, -less.mappings, -less.files))
 
 
 _NOTHING = Share()

@@ -101,8 +101,13 @@ class Region(Inode):
     @property
     def share(self) -> Share:
         """What it is of its owner's share of the mount, with what it may grow by now."""
-        size, mappings = self.layout.mapped, len(self.layout)
-        return Share(size + self.growth.size, self.names, mappings + self.growth.mappings)
+        layout, growth = self.layout, self.growth
+        return Share(
+            layout.mapped + growth.size,
+            self.names,
+            len(layout) + growth.mappings,
+            layout.files + growth.files,
+        )
 
     @property
     def blocks(self) -> int:

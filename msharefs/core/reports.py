@@ -96,6 +96,7 @@ def status(manager: RegionManager) -> dict[str, Any]:
         "regions": len(manager.tables.regions),
         "mappings": ledger.mappings,
         "mappings_limit": manager.limits.max_mappings_total,
+        "files": {"limit": manager.limits.max_files, "mapped": ledger.files},
         "user_limits": _limits(manager.limits.user),
         "users": _users(manager.tables.quotas),
         "open_handles": manager.tables.open_handles,

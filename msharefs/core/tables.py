@@ -98,6 +98,7 @@ class Tables:
         """What was set aside is accounted now, or was not needed."""
         self.ledger.uncharge(need)
         self.ledger.growing -= region.growth.mappings
+        self.ledger.growing_files -= region.growth.files
         self.quotas.take(region.uid, region.growth)
         region.growth = NO_GROWTH
 
@@ -112,7 +113,11 @@ class Tables:
         """Add what changed in the layout of a region."""
         layout = region.layout
         self.ledger.account(before, layout)
-        grown = Share(layout.mapped - before.mapped, mappings=len(layout) - before.count)
+        grown = Share(
+            layout.mapped - before.mapped,
+            mappings=len(layout) - before.count,
+            files=layout.files - before.files,
+        )
         self.quotas.add(region.uid, grown)
 
     def make_room(self, extra: int) -> bool:
@@ -272,6 +277,7 @@ class Tables:
         self.quotas.check(region.uid, growth)
         self.ledger.charge(need, self._rounds)
         self.ledger.growing += growth.mappings
+        self.ledger.growing_files += growth.files
         self.quotas.add(region.uid, growth)
         region.growth = growth
 

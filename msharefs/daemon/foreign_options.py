@@ -62,7 +62,8 @@ _OBSTACLES: dict[str, str] = {
     **dict.fromkeys(_IMAGES, "no device or image is mounted"),
     **dict.fromkeys(_CONTEXTS, "fusermount3 hands no SELinux contexts on"),
     **dict.fromkeys(
-        _QUOTAS, "user_size=, user_inodes= and user_mappings= limit what each user may have"
+        _QUOTAS,
+        "user_size=, user_inodes=, user_mappings= and user_files= limit what each user may have",
     ),
     **dict.fromkeys(("fd", "rootmode"), "fusermount3 sets it"),
     "allow_root": "say allow_other, and mode= and uid= for who may enter",

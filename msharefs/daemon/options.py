@@ -33,6 +33,8 @@ DEFAULT_MAX_MAPPINGS_TOTAL = 1 << 20
 MEMORY_A_MAPPING = 16 << 10
 """Bytes of the machine's memory for each mapping that there may be by default; the daemon needs
 some 200 for it."""
+DEFAULT_MAX_FILES = 16384
+"""Mappings of files: what is kept of one that is written back are two descriptors of the supervisor."""
 
 BARE = {"automap": str(Automap.ON)}
 """What an option means that may stand without its value."""
@@ -53,9 +55,11 @@ _PARSERS: dict[str, Parser] = {
     "nr_inodes": option_values.inodes,
     "max_mappings": option_values.count,
     "max_mappings_total": option_values.count,
+    "max_files": option_values.count,
     "user_size": option_values.unless_off(option_values.pages),
     "user_inodes": option_values.unless_off(option_values.count),
     "user_mappings": option_values.unless_off(option_values.count),
+    "user_files": option_values.unless_off(option_values.count),
     "mode": option_values.mode,
     "uid": option_values.user,
     "gid": option_values.group,
@@ -84,9 +88,11 @@ class MountOptions:
     max_region: int = MAX_FILE_SIZE
     max_mappings: int = DEFAULT_MAX_MAPPINGS
     max_mappings_total: int = DEFAULT_MAX_MAPPINGS_TOTAL
+    max_files: int = DEFAULT_MAX_FILES
     user_size: int | None = None
     user_inodes: int | None = None
     user_mappings: int | None = None
+    user_files: int | None = None
     mode: int = 0o1777
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)

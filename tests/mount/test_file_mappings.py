@@ -9,6 +9,8 @@ import mmap
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -286,6 +288,63 @@ def test_overlap_comes_before_the_file(region: int) -> None:
     flags = raw.FROM_FILE | raw.MAP_FIXED_NOREPLACE
     with nothing_changes(region, errno.EEXIST):
         raw.create_mapping(region, 0, PAGE, prot=raw.PROT_READ, flags=flags, file=4321)
+
+
+# How many
+
+
+@pytest.fixture
+def limited(make_mount: MakeMount) -> mount.Mount:
+    """A mount that may have two mappings of files, of which one user may have one."""
+    return make_mount("size=16M,align=4096,max_files=2,user_files=1")
+
+
+def test_how_many_the_mount_may_have(limited: mount.Mount, file: int) -> None:
+    """Q3, Q6: ENFILE, also for an UNMAP that makes two of one; what replaces one is none more. The
+    limit is changed while it is in use, not below what is there, and status and metrics tell."""
+    command = [sys.executable, "-P", "-m", "msharefs.cli.main"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+
+    with raw.region(limited.path / "r", SIZE) as fd:
+        for page in (0, 4):
+            map_file(fd, page * PAGE, 3 * PAGE, file)
+        with nothing_changes(fd, errno.ENFILE):
+            map_file(fd, 8 * PAGE, PAGE, file)
+        with nothing_changes(fd, errno.ENFILE):
+            raw.unmap(fd, PAGE, PAGE)
+        map_file(fd, 0, 3 * PAGE, file, offset=PAGE)
+        raw.create_mapping(fd, 8 * PAGE, PAGE)
+        assert limited.status()["files"] == {"limit": 2, "mapped": 2}
+        assert "(2 of files)" in run("status", str(limited.path)).stdout
+        assert "msharefs_mapped_files{" in run("status", "--prometheus", str(limited.path)).stdout
+        assert run("set", str(limited.path), "max_files=1").returncode != 0
+        assert run("set", str(limited.path), "max_files=3").returncode == 0
+        map_file(fd, 9 * PAGE, PAGE, file)
+        raw.unmap(fd, 0, 8 * PAGE)
+        assert limited.status()["files"] == {"limit": 3, "mapped": 1}
+    eventually(lambda: limited.status()["files"]["mapped"] == 0)
+
+
+@pytest.mark.root_only("becomes another user")
+def test_how_many_a_user_may_have(limited: mount.Mount, file: int) -> None:
+    """Q3: EDQUOT beyond user_files=, in all his regions; memory he may map still."""
+
+    def use_up() -> None:
+        with (
+            raw.region(limited.path / "a", SIZE) as one,
+            raw.region(limited.path / "b", SIZE) as two,
+        ):
+            map_file(one, 0, PAGE, file)
+            for fd in (one, two):
+                with nothing_changes(fd, errno.EDQUOT):
+                    map_file(fd, 4 * PAGE, PAGE, file)
+                raw.create_mapping(fd, 4 * PAGE, PAGE)
+            raw.unmap(one, 0, PAGE)
+            map_file(two, 0, PAGE, file)
+
+    as_user(ALICE, use_up)
 
 
 # Callers

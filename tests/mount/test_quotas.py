@@ -36,7 +36,7 @@ def names(mounted: mount.Mount, place: Path) -> Path:
 def share(mounted: mount.Mount, uid: int) -> dict[str, int]:
     """What the mount says that a user has."""
     users: dict[str, dict[str, int]] = mounted.status()["users"]
-    return users.get(str(uid), {"size": 0, "inodes": 0, "mappings": 0})
+    return users.get(str(uid), {"size": 0, "inodes": 0, "mappings": 0, "files": 0})
 
 
 def removed(mounted: mount.Mount, *paths: Path) -> None:
@@ -66,7 +66,7 @@ def test_memory(mounted: mount.Mount, names: Path) -> None:
             create_mapping(fd, 4 * MIB, PAGE)
 
     as_user(ALICE, fill)
-    assert share(mounted, ALICE) == {"size": 4 * MIB, "inodes": 1, "mappings": 2}
+    assert share(mounted, ALICE) == {"size": 4 * MIB, "inodes": 1, "mappings": 2, "files": 0}
     with raw.region(names / "root", 16 * MIB) as fd:
         create_mapping(fd, 0, 16 * MIB)
     removed(mounted, names / "a", names)
@@ -137,13 +137,13 @@ def test_whose_it_is(mounted: mount.Mount, names: Path) -> None:
 
     as_user(ALICE, make)
     as_user(BOB, map_it)
-    assert share(mounted, BOB) == {"size": 0, "inodes": 0, "mappings": 0}
+    assert share(mounted, BOB) == {"size": 0, "inodes": 0, "mappings": 0, "files": 0}
     os.chown(shared, 0, 0)
     with opened(shared, os.O_RDWR) as fd:
         create_mapping(fd, 0, 6 * MIB)
     os.chown(shared, BOB, -1)
-    assert share(mounted, ALICE) == {"size": 0, "inodes": 0, "mappings": 0}
-    assert share(mounted, BOB) == {"size": 6 * MIB, "inodes": 1, "mappings": 1}
+    assert share(mounted, ALICE) == {"size": 0, "inodes": 0, "mappings": 0, "files": 0}
+    assert share(mounted, BOB) == {"size": 6 * MIB, "inodes": 1, "mappings": 1, "files": 0}
     with opened(shared, os.O_RDWR) as fd:
         with refused(errno.EDQUOT):
             create_mapping(fd, 6 * MIB, PAGE)

@@ -186,6 +186,19 @@ async def test_a_part_of_a_mapped_file(desk: Desk) -> None:
     assert stored == list(desk.region.layout)
 
 
+async def test_mappings_of_files_are_counted(desk: Desk) -> None:
+    """Each part, for the mount and for whom the region belongs to."""
+    tables, region = desk.world.tables, desk.region
+    await desk.map(of_file(0, 8))
+    desk.world.unmap(region, 3 * PAGE, PAGE)
+    await desk.map(of_file(9, 2))
+    desk.world.map(region, 0, 3 * PAGE)
+    assert tables.ledger.files == tables.quotas.of(region.uid).files == 2
+    desk.world.unmap(region, 0, SIZE)
+    assert tables.ledger.files == tables.quotas.of(region.uid).files == 0
+    assert tables.ledger.growing_files == 0
+
+
 def test_a_path_of_any_bytes_is_remembered() -> None:
     """What is no UTF-8, too."""
     journal = make_world().manager.journal

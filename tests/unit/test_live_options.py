@@ -28,7 +28,7 @@ US = os.geteuid()
 @pytest.fixture
 def world() -> World:
     """The limits that OPTIONS name."""
-    return make_world(max_mappings_total=1_000_000)
+    return make_world(max_mappings_total=1_000_000, max_files=16384)
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_what_can_be_changed_is_told_as_mount_has_it(live: LiveOptions) -> None:
     """And can be said again."""
     assert live.text() == (
         f"size={64 * MIB},nr_inodes=1000,max_region={1 << 40},max_mappings=65530,"
-        "max_mappings_total=1000000,user_size=off,user_inodes=off,user_mappings=off,"
-        "automap=off,log_level=info,metrics=off"
+        "max_mappings_total=1000000,max_files=16384,user_size=off,user_inodes=off,"
+        "user_mappings=off,user_files=off,automap=off,log_level=info,metrics=off"
     )
     before = live.config
     change(live, live.text())

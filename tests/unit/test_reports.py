@@ -204,10 +204,11 @@ def test_status_counts_everything(world: World) -> None:
         "regions": 2,
         "mappings": 2,
         "mappings_limit": UNLIMITED,
-        "user_limits": {"size": None, "inodes": None, "mappings": None},
+        "files": {"limit": UNLIMITED, "mapped": 0},
+        "user_limits": {"size": None, "inodes": None, "mappings": None, "files": None},
         "users": {
-            str(ALICE.uid): {"size": 4 * PAGE, "inodes": 2, "mappings": 2},
-            "0": {"size": 0, "inodes": 2, "mappings": 0},
+            str(ALICE.uid): {"size": 4 * PAGE, "inodes": 2, "mappings": 2, "files": 0},
+            "0": {"size": 0, "inodes": 2, "mappings": 0, "files": 0},
         },
         "open_handles": 2,
     }
@@ -252,14 +253,14 @@ def test_df_never_shows_less_than_nothing(world: World) -> None:
 
 def test_df_shows_what_who_asks_may_have() -> None:
     """The mount's size and what is free of it is the same for all; root may have all of that."""
-    world = make_world(nr_inodes=10, user=Share(2 * MIB, 3, UNLIMITED))
+    world = make_world(nr_inodes=10, user=Share(2 * MIB, 3, UNLIMITED, 7))
     world.map(world.region(b"a", size=4 * MIB), 0, MIB)
     for uid, pages in ((ALICE.uid, 256), (BOB.uid, 512), (0, 63 * 256)):
         size = reports.file_system_size(world.manager, uid)
         assert (size.pages, size.pages_free, size.inodes_free) == (64 * 256, 63 * 256, 7)
         assert size.pages_available == pages
     status = reports.status(world.manager)
-    assert status["user_limits"] == {"size": 2 * MIB, "inodes": 3, "mappings": None}
+    assert status["user_limits"] == {"size": 2 * MIB, "inodes": 3, "mappings": None, "files": 7}
 
 
 def test_the_users_with_most_are_told() -> None:

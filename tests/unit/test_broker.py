@@ -69,6 +69,27 @@ def test_an_order_waits_for_a_broker(process: BrokerProcess) -> None:
     assert not waits(process)
 
 
+def test_a_number_that_is_somebody_elses_by_now(process: BrokerProcess) -> None:
+    """Whoever has it has not what the kernel said of the caller, and nothing of his is read; nobody
+    at all may have it."""
+    ended = os.fork()
+    if ended == 0:
+        os._exit(0)
+    os.waitpid(ended, 0)
+    uid, gid = os.geteuid(), os.getegid()
+    for thread, user, group, code in (
+        (os.getpid(), uid + 1, gid, errno.EBADF),
+        (os.getpid(), uid, gid + 1, errno.EBADF),
+        (ended, uid, gid, errno.ESRCH),
+    ):
+        with order(process, {"uid": user}) as conversation:
+            if process.is_missed():
+                process.start()
+            message = {"thread": thread, "uid": user, "gid": group, "descriptor": 0}
+            wire.send(conversation, {"have": message})
+            assert wire.receive(conversation)[0]["errno"] == code
+
+
 def test_a_broker_that_retires_takes_no_order(process: BrokerProcess) -> None:
     """The next one does, and the old one ends with its last helper."""
     with order(process, {"uid": 1}) as first:

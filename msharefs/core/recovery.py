@@ -66,7 +66,7 @@ def on_new_mount(tables: Tables, progress: Progress) -> list[int]:
         tables.journal.forget_connection(more=more)
         tables.handles.forget_request()
         ways = tables.handles.ways()
-        for region in tables.regions.values():
+        for region in _told(progress, "regions closed", tables.regions.values()):
             if region.segment is not None:
                 way = ways.get(region.slot, Way.OPEN)
                 tables.note_way(region, way.when_mounted_again)
@@ -107,7 +107,7 @@ def _read_inodes(tables: Tables, progress: Progress) -> list[Inode]:
     names.restore(inodes, last_ino=tables.handles.last_ino)
     tables.handles.open({region.slot for region in regions.values()})
     counts = tables.handles.counts()
-    for region in regions.values():
+    for region in _told(progress, "regions with their counts", regions.values()):
         region.opens, region.maps, region.unmaps = counts[region.slot]
     return list(inodes.values())
 
@@ -163,7 +163,7 @@ def _find_segments(tables: Tables, progress: Progress) -> list[int]:
     for ino in _told(progress, "segments of no region", stored.keys() - tables.regions.keys()):
         stored[ino].destroy()
     lost = []
-    for ino, region in tables.regions.items():
+    for ino, region in _told(progress, "regions with their segments", tables.regions.items()):
         region.segment = stored.get(ino)
         if region.segment is None and len(region.layout):
             lost.append(ino)

@@ -258,7 +258,10 @@ def test_a_start_says_how_far_it_is(
         *(f"{count} inodes" for count in (0, 2, 4, 6)),
         *(f"{count} names" for count in (0, 2)),
         *(f"{count} mappings" for count in (0, 2, 4)),
+        *(f"{count} regions with their counts" for count in (0, 2, 4)),
         *(f"{count} segments of no region" for count in (0, 2, 4)),
+        *(f"{count} regions with their segments" for count in (0, 2, 4)),
+        *(f"{count} regions closed" for count in (0, 2, 4) if not same_connection),
         *(f"{count} without a name" for count in (0, 2)),
     ]
 

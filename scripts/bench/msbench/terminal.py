@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from .frame import Row, Table, beside_best, beside_usual, shown
 
 GAP = 2
-WIDE, ROWS_BESIDE = 8, 6
+WIDE, ROWS_BESIDE = 8, 5
 """A page has room for so many columns; of a table that is turned so many rows stand side by side."""
 
 Lines = list[tuple[str, ...]]

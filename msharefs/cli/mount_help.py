@@ -13,7 +13,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("nr_inodes=N", "names; 0 is no limit [half the machine's pages]"),
             ("max_region=SIZE", "size of a region [no limit]"),
             ("max_mappings=N", "mappings of a region [65530]"),
-            ("max_mappings_total=N", "mappings of all regions [one for each 16K of memory]"),
+            ("max_mappings_total=N", "of all regions [one for each 16K of memory]"),
             ("max_files=N", "mappings of files in all regions [16384]"),
             ("user_size=SIZE", "memory of one user's regions, or off [off]"),
             ("user_inodes=N", "names of one user, or off [off]"),
@@ -38,7 +38,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("huge=POLICY", "always, within_size, advise or never [always]"),
             ("mpol=POLICY", "NUMA policy, such as interleave or bind:0,2-3"),
             ("noswap", "it is never swapped out"),
-            ("data=PLANE", "passthrough, paged, or auto: the better one [auto]"),
+            ("data=PLANE", "passthrough, direct, paged or auto [auto]"),
         ),
     ),
     (
@@ -61,15 +61,16 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 )
 """Each group: its title, and options with what they say and, in brackets, their default."""
 
-_WIDTH = 24
+_GAP = 2
 
 
 def text() -> str:
     """The end of the help."""
     lines = ["mount options, with their defaults in brackets:"]
     for title, options in GROUPS:
+        width = max(len(name) for name, _words in options) + _GAP
         lines += ["", f"  {title}:"]
-        lines += [f"    {name.ljust(_WIDTH - 4)}{words}" for name, words in options]
+        lines += [f"    {name.ljust(width)}{words}" for name, words in options]
     lines += [
         "",
         "Sizes are bytes, or a number with K, M, G or T, or a percentage of the memory.",

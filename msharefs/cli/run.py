@@ -69,6 +69,7 @@ class RunOptions:
 
 
 @click.command(
+    short_help="Run a program with its shared memory in a region.",
     context_settings={"allow_interspersed_args": False},
     epilog="The exit code is that of COMMAND; 128+N if signal N ended it; 125 if mshare run "
     "itself failed, 126 if COMMAND cannot be run, 127 if it is not found.",

@@ -137,9 +137,7 @@ def test_a_table_with_many_columns_is_turned_for_a_page() -> None:
         Row(f"r{number}", f"measure {number}", Unit.COUNT, cells=cells) for number in range(9)
     )
     lines = markdown(Table("table", "T", columns, rows)).splitlines()
-    assert (
-        lines[0] == "|  | measure 0 | measure 1 | measure 2 | measure 3 | measure 4 |"
-    )
+    assert lines[0] == "|  | measure 0 | measure 1 | measure 2 | measure 3 | measure 4 |"
     assert lines.count("| way 11 | 12 | 12 | 12 | 12 |") == 1
     assert lines.count("| way 11 | 12 | 12 | 12 | 12 | 12 |") == 1
 

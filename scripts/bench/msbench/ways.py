@@ -152,6 +152,8 @@ def _direct(site: Site, size: int) -> Iterator[Attachable]:
         site.probe("fill", "mapped", path, size, user=USER)
         spec = f"direct:{path}"
         site.probe("share", "fill", spec, size, user=USER)
+        # The server puts it into huge pages in the background.
+        site.probe("share", "settle", spec, size, user=USER)
         yield Attachable(spec, USER)
 
 

@@ -3,6 +3,7 @@
  *
  * usage: share fill SPEC SIZE              every page written
  *        share collapse SPEC SIZE          MADV_COLLAPSE of all of it
+ *        share settle SPEC SIZE            wait until a region is in huge pages, a minute at most
  *        share attach SPEC SIZE            a new process attaches and reads a byte of each page
  *        share herd SPEC SIZE COUNT        COUNT processes do so at once
  *        share fork SPEC SIZE COUNT        forks of a process that has touched all of it
@@ -13,7 +14,7 @@
  *        SPEC: file:PATH, direct:PATH (a region on a direct mount) or sysv:ID; SIZE in bytes
  * prints: a name and a value a line; names that end in _s are seconds, in _b bytes
  *
- * Everything is attached at a multiple of 1 GiB, in GiB where nothing else is: hugetlbfs shares its
+ * All but direct regions are attached at a multiple of 1 GiB, in GiB where nothing else is: hugetlbfs shares its
  * second level of page tables only there, huge pages need a multiple of 2 MiB, and small ones do not care.
  */
 #define _GNU_SOURCE
@@ -23,8 +24,9 @@
 #include <sys/shm.h>
 #include <sys/wait.h>
 
+#include <msharefs_attach.h>
+
 #include "common.h"
-#include "direct.h"
 #include "proc.h"
 
 #define GIB (1UL << 30)
@@ -50,18 +52,11 @@ static char *place_for(uint64_t size)
 	return (char *)((((uintptr_t)room + GIB - 1) & ~(GIB - 1)) + GIB);
 }
 
-static char *map_at(char *at, int fd, uint64_t size, const char *spec)
-{
-	if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0) != at)
-		die("mmap", spec);
-	return at;
-}
-
 static char *attach_spec(const char *spec, uint64_t size)
 {
 	const char *path = strchr(spec, ':');
 	char *at = place_for(size);
-	int fd, memory;
+	int fd;
 
 	if (!path++) {
 		fprintf(stderr, "neither file:, direct: nor sysv: %s\n", spec);
@@ -76,13 +71,14 @@ static char *attach_spec(const char *spec, uint64_t size)
 	if (fd < 0)
 		die("open", spec);
 	if (strncmp(spec, "direct:", 7) == 0) {
-		/* The region stays open: that is what tells its server that it is in use. */
-		memory = direct_descriptor(fd, path);
-		map_at(at, memory, size, spec);
-		close(memory);
+		at = msharefs_attach(fd, size, PROT_READ | PROT_WRITE);
+		if (at == MAP_FAILED || !(msharefs_attached(at) & MSHAREFS_DIRECT))
+			die("attach directly", path);
+		close(fd);
 		return at;
 	}
-	map_at(at, fd, size, spec);
+	if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0) != at)
+		die("mmap", spec);
 	close(fd);
 	return at;
 }
@@ -103,6 +99,8 @@ static void rehearse(const char *spec)
 	touch_all(at, PAGE);
 	if (strncmp(spec, "sysv:", 5) == 0)
 		shmdt(at);
+	else if (strncmp(spec, "direct:", 7) == 0)
+		msharefs_detach(at);
 	else
 		munmap(at, HUGE_PAGE);
 }
@@ -149,6 +147,27 @@ static void collapse(const char *spec, uint64_t size, uint64_t unused)
 		if (errno != EAGAIN || tries == COLLAPSE_TRIES)
 			die("MADV_COLLAPSE", spec);
 	seconds("collapse_s", now_ns() - start);
+}
+
+/* What is not huge after a minute stays so, and is measured so. */
+static void settle(const char *spec, uint64_t size, uint64_t unused)
+{
+	static const struct timespec pause = {.tv_nsec = 50000000};
+	static char layout[1 << 16];
+	const char *path = strchr(spec, ':') + 1, *at;
+
+	(void)unused;
+	for (int tries = 0; tries < 1200; tries++) {
+		ssize_t got = getxattr(path, "user.msharefs.layout", layout, sizeof(layout) - 1);
+
+		if (got < 0)
+			die("getxattr", path);
+		layout[got] = '\0';
+		at = strstr(layout, "\"collapsed\":");
+		if (!at || strtoull(at + 12, NULL, 10) >= size)
+			return;
+		nanosleep(&pause, NULL);
+	}
 }
 
 static void attach_once(const char *spec, uint64_t size, uint64_t unused)
@@ -354,6 +373,7 @@ static const struct {
 	void (*run)(const char *spec, uint64_t size, uint64_t number);
 } commands[] = {
 	{"fill", 2, fill},	   {"collapse", 2, collapse}, {"attach", 2, attach_once},
+	{"settle", 2, settle},
 	{"herd", 3, herd},	   {"fork", 3, forks},	      {"read", 2, read_twice},
 	{"speed", 3, speed},	   {"sysv", 1, make_sysv},    {"drop", 1, drop_sysv},
 };
@@ -367,7 +387,7 @@ int main(int argc, char **argv)
 				argc == 5 ? number(argv[4]) : 0);
 		return 0;
 	}
-	fprintf(stderr, "usage: share fill|collapse|attach|read SPEC SIZE, share herd|fork|speed "
+	fprintf(stderr, "usage: share fill|collapse|settle|attach|read SPEC SIZE, share herd|fork|speed "
 			"SPEC SIZE NUMBER, share sysv SIZE, share drop ID\n");
 	return 2;
 }

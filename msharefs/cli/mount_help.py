@@ -47,7 +47,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("fresh", "throw away what a dead mount left here"),
             ("metrics=ADDRESS:PORT", "serve Prometheus metrics there, or off [off]"),
             ("log_level=LEVEL", "debug, info, warning or error [info]"),
-            ("seccomp=WORD", "filter the server's system calls: auto, on or off [auto]"),
+            ("seccomp=WORD", "filter system calls: auto, on or off [auto]"),
             ("remount", "change a mount that is there"),
         ),
     ),

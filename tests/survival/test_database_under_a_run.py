@@ -45,9 +45,8 @@ TOTAL = "select sum(n), count(*) from numbers"
 
 
 def programs() -> Path:
-    """The directory of Debian's PostgreSQL."""
-    (found,) = Path("/usr/lib/postgresql").glob("*/bin")
-    return found
+    """The directory of Debian's newest PostgreSQL."""
+    return max(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 def as_owner(name: str, *words: str) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from msharefs import Region
 from tests.helpers import direct, mount, raw
 from tests.helpers.background import Background
 from tests.helpers.mount import Mount
@@ -70,6 +71,15 @@ def test_a_client_whose_server_dies(region: int, place: Path, mounted: Mount, st
         assert plainly(place) == "ENODEV"
         with direct.attached(other, UNIT) as second:
             assert second[0] == 7
+
+
+@pytest.mark.parametrize("step", ["token_redeemed", "segment_lent", "segment_sent"])
+def test_the_library_begins_again(region: int, place: Path, mounted: Mount, step: str) -> None:
+    """By itself, and has the memory then; not the file, which could make the region plain."""
+    with Region.open(place) as opened:
+        window = gap.through_a_crash(mounted, step, opened.attach)
+        assert window.direct
+        window.close()
 
 
 def test_a_descriptor_that_did_not_arrive(region: int, place: Path, mounted: Mount) -> None:

@@ -37,9 +37,9 @@ LARGEST_MESSAGE = 1 << 16
 SILENCE = 30.0
 """Seconds after which a server that is waited for, and has said nothing, is given up. However
 much there is to do, it says how far it is."""
-FIRST_TO_GO = 500
-"""Where memory is short, of a server that does not serve yet (proc.oom_adjustment): half of it, so
-that in a memory group of our own it is larger than its supervisor. Without the one people wait a
+FIRST_TO_GO = 1000
+"""Where memory is short, of a server that does not serve yet (proc.oom_adjustment): the most, so
+that also in a small memory group of our own it goes first. Without the one people wait a
 moment longer; without the other the mount is lost."""
 
 

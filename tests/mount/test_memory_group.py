@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -14,6 +17,7 @@ from tests.helpers.fixtures import MakeMount
 from tests.helpers.memory_group import MemoryGroup, memory_group, missing_for_memory_groups
 from tests.helpers.raw import MIB, refused
 from tests.helpers.waiting import eventually
+from tests.survival.gap import has_ended, held
 
 pytestmark = [
     pytest.mark.mount,
@@ -85,6 +89,24 @@ def test_memory_that_goes_while_it_is_reserved(group: MemoryGroup, inside: mount
         assert raw.mapped_ranges(fd) == [(0, MIB)]
         group.limit(600 * MIB)
         raw.create_mapping(fd, 64 * MIB, 60 * MIB)
+
+
+def test_a_group_in_which_no_server_can_be_loaded(group: MemoryGroup, inside: mount.Mount) -> None:
+    """The kernel ends each server that is loaded, and not the supervisor, which is larger at first and
+    without which the mount is lost. With more memory all goes on."""
+    inside.expect_log(r"the server ended with -9; starting a new one")
+    inside.expect_log(r"cannot start, the mount waits|no standby server")
+    with raw.region(inside.path / "region", 64 * MIB) as fd:
+        raw.create_mapping(fd, 0, 32 * MIB)
+        with held(inside.pid):
+            for pid in set(mount.processes_of(inside.marker)) - {inside.pid}:
+                os.kill(pid, signal.SIGKILL)
+                eventually(partial(has_ended, pid), what="a server is dead")
+            group.limit(group.used() + 4 * MIB)
+        eventually(lambda: inside.log().count("the mount waits") >= 2, what="a second try")
+        assert inside.pid in mount.processes_of(inside.marker)
+        group.limit(600 * MIB)
+        assert raw.mapped_ranges(fd) == [(0, 32 * MIB)]
 
 
 def test_the_default_size_is_a_part_of_what_the_group_allows(group: MemoryGroup) -> None:

@@ -22,7 +22,7 @@ from tests.helpers.waiting import eventually
 
 SOURCE = Path(__file__).with_name("program.c")
 MIB = 1 << 20
-END_SECONDS = 20.0
+END_SECONDS = 45.0
 
 Span = tuple[int, int]
 

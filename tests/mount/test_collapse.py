@@ -22,7 +22,10 @@ from tests.helpers.poke import Poke, faults, smaps
 from tests.helpers.raw import HUGE, MIB, PAGE, refused
 from tests.helpers.waiting import eventually
 
-pytestmark = [pytest.mark.mount]
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.root_only("mmap(2) of a file maps the memory itself on root's mounts alone"),
+]
 PLANES = ("passthrough",)
 SIZE = 32 * MIB
 PATIENCE = 40.0
@@ -130,7 +133,6 @@ def test_unmounting_does_not_wait_for_it(make_mount: MakeMount) -> None:
     assert mounted.process.wait(mount.STOP_SECONDS) == 0
 
 
-@pytest.mark.root_only("huge= of a user's mount is the direct plane's")
 def test_huge_never_stays_never(make_mount: MakeMount, client: Poke) -> None:
     """Only what asked for huge pages with MAP_HUGETLB has them."""
     mounted = make_mount("size=64M,huge=never,data=passthrough")
@@ -163,7 +165,6 @@ def group() -> Iterator[MemoryGroup]:
         yield group
 
 
-@pytest.mark.root_only("a memory group with a limit is the administrator's")
 def test_it_makes_way_where_memory_is_short(group: MemoryGroup, make_mount: MakeMount) -> None:
     """Regions are served as before, the status says what is missing, and once there is memory
     again the rest is done."""

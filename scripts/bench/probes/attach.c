@@ -2,8 +2,9 @@
  * What attaching costs a process that has just started: the time of open, mmap
  * and one read in every page, and the page tables that it leaves.
  *
- * usage: attach PATH SIZE [advised]
+ * usage: attach PATH SIZE [advised|direct]
  *        advised: with the advice that a region's mount has for large attachments
+ *        direct: the memory of the region itself, as msharefs_attach() has it
  * prints: nanoseconds NS
  *         touch_ns NS       of these the reads alone
  *         tables_kb KB      page tables after, less those before
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "direct.h"
 #include "proc.h"
 
 static uint64_t huge_kb_at(const void *address)
@@ -49,13 +51,14 @@ int main(int argc, char **argv)
 {
 	uint64_t size, before, after, start, attached, end, sum = 0;
 	volatile char *at;
-	int fd;
+	int fd, direct;
 
 	if (argc != 3 && argc != 4) {
-		fprintf(stderr, "usage: attach PATH SIZE [advised]\n");
+		fprintf(stderr, "usage: attach PATH SIZE [advised|direct]\n");
 		return 2;
 	}
 	size = number(argv[2]);
+	direct = argc == 4 && strcmp(argv[3], "direct") == 0;
 	tables_kb(); /* the first look may need pages of its own */
 	before = tables_kb();
 
@@ -63,8 +66,8 @@ int main(int argc, char **argv)
 	fd = open(argv[1], O_RDWR);
 	if (fd < 0)
 		die("open", argv[1]);
-	at = map_shared(fd, size, argv[1]);
-	if (argc == 4)
+	at = direct ? attach_directly(fd, size, argv[1]) : map_shared(fd, size, argv[1]);
+	if (argc == 4 && !direct)
 		advise(fd, (void *)at, size);
 	attached = now_ns();
 	for (uint64_t offset = 0; offset < size; offset += PAGE)

@@ -3,11 +3,15 @@
  * so that whatever else the machine does hits both alike.
  *
  * usage: memory write  ROUNDS SIZE FILE         against anonymous huge pages
+ *                                               (direct:FILE, the memory of a region itself)
  *        memory random ROUNDS SIZE FILE OTHER   against another file
  *        memory sync   ROUNDS SIZE FILE OTHER   written and msync'ed, against another file
  * prints: ours VALUE / theirs VALUE a line      bytes a second / nanoseconds a read
  */
+#include <fcntl.h>
+
 #include "common.h"
+#include "direct.h"
 
 #define READS 2000000UL
 
@@ -57,6 +61,19 @@ static double read_at_random(const char *at, uint64_t size, uint64_t seed)
 	return (double)(now_ns() - start) / READS;
 }
 
+static char *attach_spec(const char *spec, uint64_t size)
+{
+	const char *path = spec + strlen("direct:");
+	int fd;
+
+	if (strncmp(spec, "direct:", strlen("direct:")) != 0)
+		return attach(spec, size);
+	fd = open(path, O_RDWR);
+	if (fd < 0)
+		die("open", path);
+	return attach_directly(fd, size, path);
+}
+
 int main(int argc, char **argv)
 {
 	int random = argc == 6 && strcmp(argv[1], "random") == 0;
@@ -74,7 +91,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "the size must be a power of two\n");
 		return 2;
 	}
-	side[0] = attach(argv[4], size);
+	side[0] = attach_spec(argv[4], size);
 	side[1] = random || sync ? attach(argv[5], size) : anonymous(size);
 	/* Every page is there and mapped before the clock runs. */
 	write_all(side[0], size, 1);

@@ -5,15 +5,17 @@ Knows the probes and the site; knows neither what is wanted nor how it is shown.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ..effort import GIB, MIB, Effort
 from ..processes import NotMeasured, Watched, is_named, memory_of
 from ..site import SHM, Mounted, Site, need_memory, sides
+from ..ways import USER
 from .figures import Figure
 
 KIB = 1 << 10
@@ -24,6 +26,8 @@ FEW_REGIONS, MANY_REGIONS, VERY_MANY_REGIONS = 10, 10_000, 100_000
 FEW_MAPPINGS, MANY_MAPPINGS = 10, 60_000
 CLIENTS, GAP_REGIONS = 16, 1_000
 
+COLLAPSE_TIMEOUT = 180.0
+"""Seconds, for 1 GiB."""
 STANDBY_TIMEOUT = 15.0
 """Seconds; it is started two seconds after a server."""
 
@@ -245,6 +249,65 @@ def paged(site: Site, effort: Effort) -> Figures:
     }
 
 
+def direct(site: Site, effort: Effort) -> Figures:
+    """A user's mount whose memory his programs have themselves: in small pages, as it comes there, and
+    after it was put into huge ones."""
+    need_memory(4 * GIB)
+    with site.shm_file(GIB) as plain:
+        with _users_region(site, "never") as region:
+            small = _attached_in_turns(site, effort, region, plain)
+        with _users_region(site, "always") as region:
+            seconds = _until_huge(site, region)
+            huge = _attached_in_turns(site, effort, region, plain)
+            written = site.probe(
+                "memory", "write", effort.rounds, GIB, f"direct:{region}", user=USER
+            )
+    note = f"1 GiB was collapsed {seconds:.1f} s after it was mapped"
+    return {
+        "direct-attach-small": _figure(small["seconds"]),
+        "direct-attach": _figure(huge["seconds"], note),
+        "direct-tables": _figure(huge["tables"]),
+        "direct-write": _figure(sides(written, 1.0)),
+    }
+
+
+@contextlib.contextmanager
+def _users_region(site: Site, huge: str) -> Iterator[Path]:
+    """1 GiB that an ordinary user has mapped."""
+    options = f"size=1100M,data=direct,huge={huge}"
+    with site.msharefs(options, placed=False, user=USER) as mounted:
+        region = mounted.path / "region"
+        site.probe("fill", "mapped", region, GIB, user=USER)
+        yield region
+
+
+def _until_huge(site: Site, region: Path) -> float:
+    """Seconds until all of it is mapped by huge pages."""
+    start = time.monotonic()
+    while time.monotonic() - start < COLLAPSE_TIMEOUT:
+        values = dict(site.probe("attach", region, GIB, "direct", user=USER))
+        if int(values["huge_kb"]) * KIB == GIB:
+            return time.monotonic() - start
+        time.sleep(0.2)
+    raise NotMeasured("the region was not put into huge pages")
+
+
+def _attached_in_turns(
+    site: Site, effort: Effort, region: Path, plain: Path
+) -> dict[str, tuple[list[float], list[float]]]:
+    """What a new process pays, directly and for the other file."""
+    found: dict[str, tuple[list[float], list[float]]] = {"seconds": ([], []), "tables": ([], [])}
+    for number in range(effort.rounds + 1):
+        ours = dict(site.probe("attach", region, GIB, "direct", user=USER))
+        theirs = dict(site.probe("attach", plain, GIB))
+        if number == 0:
+            continue  # the first after writing is slower on both
+        for side, values in enumerate((ours, theirs)):
+            found["seconds"][side].append(float(values["nanoseconds"]) / 1e9)
+            found["tables"][side].append(max(float(values["tables_kb"]), 4.0) * KIB)
+    return found
+
+
 def gap(site: Site, effort: Effort) -> Figures:
     """From the end of a server that had a standby to the next answer."""
     seconds = []
@@ -324,6 +387,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
         ),
         under_a_run,
     ),
+    (("direct-attach-small", "direct-attach", "direct-tables", "direct-write"), direct),
     (("gap",), gap),
     (("mount",), mount),
 )

@@ -69,7 +69,8 @@ def map_(  # noqa: PLR0913 - click passes each option by itself
     no_reserve: bool,
     no_replace: bool,
 ) -> None:
-    """Map SIZE bytes at OFFSET of the region: zeroed memory, or a copy of a file.
+    """Map SIZE bytes at OFFSET of the region: zeroed memory, or a copy of a file. With --prot rw what
+    is changed in the copy goes back to the file (see mshare sync).
 
     It is there at once, in every process that has the region attached. What was mapped there
     before is replaced.
@@ -112,12 +113,16 @@ def unmap(path: str, offset: int, size: int) -> None:
 @click.command(short_help="Write mapped files back.")
 @click.argument("path", type=REGION)
 def sync(path: str) -> None:
-    """Call fsync on a region: what was written to it so far is in its memory."""
+    """Have files that are mapped for writing get what was changed in the region.
+
+    Pages that were changed are written, and stored where they outlive the machine. What cannot be
+    written stays in the region, and `mshare stat` says which file it is.
+    """
     with Region.open(path, writable=False) as region, terminal.working("writing back"):
         try:
             os.fsync(region.fileno())
         except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from error
+            raise CommandError(_sync_refusal(region, error)) from error
 
 
 @click.command(short_help="Remove regions.")
@@ -170,12 +175,23 @@ def _warn_of_readers(region: Region, fd: int, file: str) -> None:
         terminal.note(f"more users may read {name} than {formatting.name(file)}")
 
 
+def _sync_refusal(region: Region, error: OSError) -> str:
+    """Which files could not be written, and why."""
+    name = formatting.name(os.fsdecode(region.path))
+    files = [m.file for m in region.layout().mappings if m.file and m.file.error]
+    told = [
+        f"{formatting.name(f.path)}: {f.error} ({notation.size(f.unwritten)} not written)"
+        for f in files
+    ]
+    return f"cannot write {name} back: {'; '.join(told) or error.strerror}"
+
+
 def _file_refusal(region: Region, file: str, request: abi.CreateMapping, error: OSError) -> str:
     """Why a file was not mapped, as far as it can be told from here."""
     what = f"cannot map {formatting.name(file)} into {formatting.name(os.fsdecode(region.path))}"
     number = error.errno or errno.EIO
     if number == errno.EOPNOTSUPP:
-        return f"{what}: this mount does not write to files; map it with --prot r"
+        return f"{what}: its daemon is of a version that does not write to files; mount again"
     if number in {errno.ENODEV, errno.EACCES, errno.EBADF}:
         return f"{what}: it is not a file that can be mapped so ({os.strerror(number)})"
     if number == errno.EEXIST:

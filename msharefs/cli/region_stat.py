@@ -12,7 +12,7 @@ import click
 from msharefs import notation
 from msharefs.cli import drawing, formatting, listing, terminal
 from msharefs.cli.params import REGION, json_option
-from msharefs.client.layout import Layout, Mapping
+from msharefs.client.layout import Layout, MappedFile, Mapping
 from msharefs.inspect import mounts, processes, regions
 
 if TYPE_CHECKING:
@@ -148,8 +148,17 @@ def _what(mapping: Mapping) -> str:
     if mapping.file is not None:
         begin = mapping.file.offset
         where = f" from {notation.exact_size(begin)}" if begin else ""
-        return f"{words}: {formatting.name(mapping.file.path)}{where}"
+        return f"{words}: {formatting.name(mapping.file.path)}{where}{_write_back(mapping.file)}"
     return f"{words}, 2 MiB pages" if mapping.huge and not mapping.reserve else words
+
+
+def _write_back(file: MappedFile) -> str:
+    """How far what is changed has come to the file."""
+    if file.write_back == "failed":
+        return f", {notation.size(file.unwritten)} not written: {file.error}"
+    if file.write_back == "lost":
+        return ", does not go back any more"
+    return ", goes back" if file.write_back else ""
 
 
 def _hole(start: int, end: int) -> list[str | Text]:

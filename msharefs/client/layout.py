@@ -26,7 +26,7 @@ Generation = tuple[int, int, int]
 
 _ATTRIBUTE = LAYOUT_ATTRIBUTE.decode("ascii")
 _VERSION = 1
-_FILE = ("path", "device", "inode", "offset", "uid")
+_FILE = frozenset({"path", "device", "inode", "offset", "uid", "write_back", "unwritten", "error"})
 # A layout of more than one part is read again if it changed meanwhile. So many changes in a
 # row mean that somebody maps all the time, and no reading of it would be true for long.
 _ATTEMPTS = 16
@@ -46,6 +46,13 @@ class MappedFile:
     """Where in it the mapping begins, in bytes."""
     uid: int
     """Who mapped it."""
+    write_back: str | None = None
+    """Whether what is changed goes back to it: None where it was mapped for reading, "on",
+    "failed" where the last time did not succeed, "lost" since its daemon was killed."""
+    unwritten: int = 0
+    """Bytes that could not be written the last time."""
+    error: str | None = None
+    """Why, in the system's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +225,7 @@ def _mapping(facts: dict[str, Any]) -> Mapping:
         facts["prot"],
         facts["reserve"],
         facts["huge"],
-        None if file is None else MappedFile(**{name: file[name] for name in _FILE}),
+        None if file is None else MappedFile(**{n: v for n, v in file.items() if n in _FILE}),
     )
 
 

@@ -209,14 +209,15 @@ class Region:
         `file` is a descriptor that is open for reading, or an object with `fileno()`. `file_offset`
         is where in it to begin, a multiple of the page size; without `size` the mapping reaches to
         the end of the file as it is now. What is behind the end of the file is zeros. The bytes
-        are a copy: later changes of the file do not show, and the file is not needed any more.
-        `prot` and `replace` are those of `map`; a mapping that may be written to cannot be had.
+        are a copy: later changes of the file do not show, and the descriptor may be closed.
+        `prot` and `replace` are those of `map`. With "w" in `prot` the file has to be open for
+        reading and writing, and what is changed here goes back to it: at `sync`, `unmap`, the last
+        close and umount.
 
         Raises NotMappable (ENODEV) for what is no regular file of a file system on this machine,
-        AccessDenied (EACCES, EPERM) for a file that is not open for reading, InvalidArgument
-        (EINVAL) also for a region, MshareError with EOPNOTSUPP for a `prot` with "w", with
-        ETIMEDOUT for a file that does not answer, and what `map` raises. What fails changes
-        nothing.
+        AccessDenied (EACCES, EPERM) for a file that is not open for what `prot` says, InvalidArgument
+        (EINVAL) also for a region, MshareError with ETIMEDOUT for a file that does not answer, with
+        ENFILE for more than can be kept, and what `map` raises. What fails changes nothing.
         """
         start, begin = byte_count(offset, "offset"), byte_count(file_offset, "file_offset")
         descriptor = file if isinstance(file, int) else file.fileno()
@@ -247,6 +248,16 @@ class Region:
         """
         start, length = byte_count(offset, "offset"), byte_count(size, "size")
         requests.unmap(self.fileno(), self._path, start, length)
+
+    def sync(self) -> None:
+        """Have files that are mapped for writing get what was changed, and store it where it outlives
+        the machine.
+
+        Raises MshareError with the errno of a file that cannot be written (ENOSPC, EDQUOT, EIO,
+        EPERM...): nothing is lost then, and `layout` says which file it is.
+        """
+        with translated("cannot write back", self._path):
+            os.fsync(self.fileno())
 
     def attach(
         self,

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from msharefs.abi import PROT_EXEC, PROT_READ, PROT_WRITE
 
+LOST = -1
+"""In the place of a record that is gone: what was changed does not go back to the file any more."""
+
 _start_of = attrgetter("start")
 _end_of = attrgetter("end")
 _file_of = attrgetter("file")
@@ -36,6 +39,10 @@ class MappedFile(NamedTuple):
 
     `device` and `inode` are its st_dev and st_ino, `offset` is where in it the mapping begins,
     in bytes. `uid` is who mapped it, `path` what the kernel called it then.
+
+    `record` is the number by which what is needed to write it back is kept, 0 where nothing is
+    written back, LOST where that is over. `unwritten` bytes could not be written the last time,
+    for the reason `error` (an errno, 0 for none).
     """
 
     device: int
@@ -43,6 +50,14 @@ class MappedFile(NamedTuple):
     offset: int
     uid: int
     path: str
+    record: int = 0
+    unwritten: int = 0
+    error: int = 0
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether changes of the mapping are written to the file."""
+        return self.record > 0
 
 
 class Mapping(NamedTuple):
@@ -143,6 +158,7 @@ class Layout:
 
     def __init__(self) -> None:
         self._mappings: list[Mapping] = []
+        # How many of them are of files.
         self.files = 0
         self.mapped = 0
         self.reserved = 0

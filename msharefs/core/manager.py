@@ -2,8 +2,9 @@
 
 Owns the operations on names, attributes, handles and sizes: each either does all of it, in the
 tables and in the journal, or raises `RefusedError` with nothing changed. CREATE_MAPPING and UNMAP
-are in `mappings` (mapper.py), sizes that come with memory in `sizing` (sizing.py), what clients
-that have the segment itself are told in `attaching` (attaching.py). Plain synchronous functions; it must not know who calls it, but is told
+are in `mappings` (mapper.py), sizes that come with memory in `sizing` (sizing.py), what goes back
+to files in `write_back` (write_back.py), what clients that have the segment itself are told in
+`attaching` (attaching.py). Plain synchronous functions; it must not know who calls it, but is told
 for which request of the kernel, so that one that is sent again is not applied twice.
 """
 
@@ -39,6 +40,7 @@ from msharefs.core.region import Event, Region
 from msharefs.core.sizing import Sizing
 from msharefs.core.sweeping import slices
 from msharefs.core.tables import DROPPED_AT_ONCE, UNKNOWN, Tables, statements_to_drop
+from msharefs.core.write_back import WriteBack
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ class RegionManager:
         self.mappings = Mapper(self.tables, limits)
         self.sizing = Sizing(self.tables, self.mappings, clock)
         self.attaching = Attaching(self.tables)
+        self.write_back = WriteBack(self.tables)
         self._clock = clock
 
     # Limits

@@ -16,7 +16,6 @@ from msharefs.core.errors import (
     InvalidArgument,
     NotMappable,
     NotPermitted,
-    NotSupported,
 )
 from msharefs.core.layout import MappedFile
 from msharefs.core.ports import OpenFile
@@ -39,7 +38,7 @@ def check_file(file: OpenFile, prot: int) -> None:
 
     Raises BadDescriptor (O_PATH), InvalidArgument (a region, or O_DIRECT), NotMappable (no
     regular file of a file system that is known), AccessDenied, NotPermitted (a seal, or
-    PROT_EXEC), NotSupported (PROT_WRITE).
+    PROT_EXEC).
     """
     if file.flags & os.O_PATH:
         raise BadDescriptor("it was opened with O_PATH")
@@ -52,16 +51,15 @@ def check_file(file: OpenFile, prot: int) -> None:
     _check_access(file, prot)
     if file.flags & os.O_DIRECT:
         raise InvalidArgument("it was opened with O_DIRECT")
-    if prot & PROT_WRITE:
-        raise NotSupported("PROT_WRITE: what a region changes is not written back to files")
 
 
-def mapped_file(file: OpenFile, offset: int, uid: int) -> MappedFile:
-    """What a mapping from `offset` (bytes) on, made by that user, remembers of it."""
+def mapped_file(file: OpenFile, offset: int, uid: int, record: int) -> MappedFile:
+    """What a mapping from `offset` (bytes) on, made by that user, remembers of it, and by which
+    `record` it is written back, 0 for none."""
     path = file.path
     if len(path) > LONGEST_PATH:
         path = "..." + path[3 - LONGEST_PATH :]
-    return MappedFile(file.device, file.inode, offset, uid, path)
+    return MappedFile(file.device, file.inode, offset, uid, path, record)
 
 
 def _check_access(file: OpenFile, prot: int) -> None:

@@ -68,11 +68,18 @@ class Mapper:
             raise NotAnIoctl(f"inode {ino} is not a region")
         return inode
 
-    def check_map(self, region: Region, wanted: CreateMapping, *, writable: bool) -> None:
+    def check_map(self, region: Region, wanted: CreateMapping, *, writable: bool) -> Range:
         """Raise what a CREATE_MAPPING would be refused for at this moment, whatever file and
-        however much memory there is: AccessDenied and the errors of checks.wanted_mapping."""
+        however much memory there is: AccessDenied and the errors of checks.wanted_mapping. Returns
+        what it would map."""
         _check_writable(writable)
-        wanted_mapping(region, wanted)
+        mapping = wanted_mapping(region, wanted)
+        return Range(mapping.start, mapping.end)
+
+    def check_unmap(self, region: Region, unwanted: Unmap, *, writable: bool) -> Range:
+        """The same of an UNMAP: AccessDenied and the errors of checks.unmapped_range."""
+        _check_writable(writable)
+        return unmapped_range(region, unwanted)
 
     def plan_map(
         self,

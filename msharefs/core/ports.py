@@ -135,6 +135,10 @@ class Kernel(Protocol):
     def is_known(self, ino: int) -> bool:
         """Whether the kernel holds the inode: for its cache, a handle or a mapping."""
 
+    def owes(self, ino: int) -> None:
+        """No name, handle or mapping refers to a region, but a part of it goes back to files. Have
+        that done, and call `WriteBack.let_go`. May be called again meanwhile."""
+
     def region_gone(self, ino: int, registration: int, segment: Segment | None, size: int) -> bool:
         """No name, handle or mapping refers to a region, of which `size` bytes are mapped:
         let go of its segment and destroy it. False where a worker will, and
@@ -149,6 +153,16 @@ class Piece(NamedTuple):
     start: int
     file_offset: int
     size: int
+
+
+class Done(NamedTuple):
+    """What became of a part of a region, in bytes: `written` to its file, of which `both` had been
+    changed there as well, and `unwritten`, for the reason `error` (an errno, else 0)."""
+
+    written: int = 0
+    both: int = 0
+    unwritten: int = 0
+    error: int = 0
 
 
 class OpenFile(Protocol):
@@ -184,9 +198,31 @@ class OpenFile(Protocol):
     def path(self) -> str:
         """What the kernel calls it; for people alone."""
 
+    async def remember(self, offset: int, size: int) -> int:
+        """Make a record of what is read from now on, so that these bytes of the file can be
+        written back. Returns its number. Raises OSError, with EOPNOTSUPP where none can be kept."""
+
     async def read(self, pieces: Sequence[Piece]) -> None:
         """Read them. Beyond the end of the file nothing is written, so that memory that is zeros
         stays so. Raises OSError: of the file, and ETIMEDOUT where it does not answer."""
+
+    async def keep(self) -> None:
+        """Have the record and the file kept, whatever becomes of the caller and of us, until
+        `Files.forget`. Raises OSError, with ENFILE where there are too many."""
+
+
+class WrittenFile(Protocol):
+    """A file that is written back, as a process has it that works with the rights of who mapped it."""
+
+    async def write(
+        self, segment: int, start: int, offset: int, size: int
+    ) -> tuple[int, int, int, int]:
+        """Write what was changed of `size` bytes of a segment (its descriptor) from `start` on, which
+        belong into the file at `offset`. Returns what a Done has. Raises OSError where it is not
+        known how much was written: ETIMEDOUT, EIO."""
+
+    async def sync(self) -> None:
+        """Have what was written stored where it outlives the machine. Raises OSError."""
 
 
 class Files(Protocol):
@@ -198,3 +234,10 @@ class Files(Protocol):
     ) -> AbstractAsyncContextManager[OpenFile]:
         """What a thread of that user has open as `descriptor`, for a while. Raises OSError: EBADF
         where it has nothing, EPERM where we may not look, ETIMEDOUT where it does not answer."""
+
+    def open(self, record: int, uid: int) -> AbstractAsyncContextManager[WrittenFile]:
+        """The file of a record, which that user has mapped, for a while. Raises OSError: ENOENT
+        where no such record is kept, ETIMEDOUT where nobody answers."""
+
+    def forget(self, records: Sequence[int]) -> None:
+        """Nobody needs these records any more."""

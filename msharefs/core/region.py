@@ -64,6 +64,7 @@ class Region(Inode):
         "growth",
         "layout",
         "maps",
+        "owes_nothing",
         "registration",
         "reserving",
         "segment",
@@ -87,6 +88,8 @@ class Region(Inode):
         self.growth = NO_GROWTH
         self.maps = 0
         self.unmaps = 0
+        # Nothing more is written to its files.
+        self.owes_nothing = False
         # What the kernel knows the segment by, 0 for not yet; and where handles are counted.
         self.registration = 0
         self.slot = 0
@@ -120,6 +123,13 @@ class Region(Inode):
     def cacheable(self) -> bool:
         """False with MAP_NORESERVE: a touch changes st_blocks without a request."""
         return self.layout.mapped == self.layout.reserved
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether changes of any part of it are written to a file."""
+        if self.owes_nothing or not self.layout.files:
+            return False
+        return any(mapping.file and mapping.file.goes_back for mapping in self.layout)
 
     def holes(self) -> Iterator[Range]:
         """Where nothing is mapped, nor being mapped, in order."""

@@ -7,6 +7,7 @@ Owns the form of the JSON in `user.msharefs.layout` and of core's part of
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from dataclasses import dataclass
 from heapq import nlargest
@@ -16,7 +17,7 @@ from typing import Any
 
 from msharefs.abi import PAGE_SIZE
 from msharefs.core.inode import ROOT_INO, Directory
-from msharefs.core.layout import Mapping
+from msharefs.core.layout import LOST, MappedFile, Mapping
 from msharefs.core.manager import RegionManager
 from msharefs.core.quotas import UNLIMITED, Quotas, Share
 from msharefs.core.region import Region
@@ -183,5 +184,21 @@ def _mapping(mapping: Mapping) -> dict[str, Any]:
         "huge": mapping.huge,
     }
     if mapping.file is not None:
-        shown["file"] = mapping.file._asdict()
+        shown["file"] = _file(mapping.file)
+    return shown
+
+
+def _file(file: MappedFile) -> dict[str, Any]:
+    """Where something goes back to it, also how far it has come."""
+    shown: dict[str, Any] = {
+        "device": file.device,
+        "inode": file.inode,
+        "offset": file.offset,
+        "uid": file.uid,
+        "path": file.path,
+    }
+    if file.record:
+        shown["write_back"] = "lost" if file.record == LOST else "failed" if file.error else "on"
+        shown["unwritten"] = file.unwritten
+        shown["error"] = os.strerror(file.error) if file.error else None
     return shown

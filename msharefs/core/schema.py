@@ -12,7 +12,7 @@ import sqlite3
 
 from msharefs.core.room import PAGE
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA = """
 -- kind: D a directory, R a region, I mshare_info. parent: of a directory.
@@ -45,6 +45,8 @@ ALTER TABLE inode DROP COLUMN unmaps;
 """,
     2: "ALTER TABLE mapping ADD COLUMN file TEXT;",
     3: "ALTER TABLE inode ADD COLUMN automap INTEGER DEFAULT 0;",
+    # A mapping's file may have three words more, which version 4 would not understand.
+    4: "",
 }
 """What earlier versions wrote is changed in place when it is opened, from schema to schema. Up to 3 there
 was no tail: who knows only that must not read a journal that may have one."""

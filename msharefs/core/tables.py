@@ -231,7 +231,11 @@ class Tables:
 
     def drop_unreferenced(self, inode: Inode) -> bool:
         """Forget an inode that nothing needs any more, and have a region's memory given back.
-        Returns whether it went."""
+        Returns whether it went; one with mappings that go back to files goes when those have
+        them (`WriteBack.let_go`)."""
+        if isinstance(inode, Region) and not inode.referenced and inode.goes_back:
+            self.kernel.owes(inode.ino)
+            return False
         if not self.names.drop_unreferenced(inode):
             return False
         if isinstance(inode, Region):

@@ -21,6 +21,7 @@ class Event(NamedTuple):
     signal: signal.Signals | None = None
     mounts_changed: bool = False
     file_wanted: bool = False
+    keeper_asked: bool = False
 
 
 class Events:
@@ -40,12 +41,18 @@ class Events:
         """Whether it is told that a file is wanted, or nobody asks."""
         self._poll.modify(self._files, select.POLLIN if watch else 0)
 
-    def wait(self, seconds: float | None) -> Event:
+    def wait(self, seconds: float | None, keeper: int) -> Event:
         """The next event; the empty one if none comes within that time, which None does not
-        limit."""
+        limit. `keeper` is the descriptor on which the keeper of files is asked, another one after
+        each server; -1 for none."""
+        if keeper >= 0:
+            self._poll.register(keeper, select.POLLIN)
         ready = dict(self._poll.poll(None if seconds is None else 1000 * max(seconds, 0)))
+        if keeper >= 0:
+            self._poll.unregister(keeper)
         return Event(
             syscalls.next_signal(self._signals) if self._signals in ready else None,
             self._table.fileno() in ready,
             self._files in ready,
+            keeper in ready,
         )

@@ -10,12 +10,13 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from msharefs.daemon.backing import enter, view_for_readers
 from msharefs.daemon.confinement import confine
-from msharefs.daemon.server_process import receive, send
+from msharefs.daemon.server_process import receive_with_socket, send
 from msharefs.daemon.state import INIT, Config
 from msharefs.daemon.storage import new_area, open_area, write_file
 from msharefs.fuse.device import ConnectionGone, Device
@@ -43,6 +44,10 @@ class Inheritance:
     """On which the broker of files is told what is wanted (files/broker.py)."""
     readers: int | None
     """Where segments are opened for readers (backing.py)."""
+    keeper: socket.socket | None
+    """Who keeps those that are written back (files/keeper.py), and"""
+    kept: Sequence[int]
+    """by which numbers. None, and nothing, of a supervisor that an earlier version started."""
 
     def path(self, name: str) -> str:
         """A file of the state directory."""
@@ -83,7 +88,7 @@ def inherit() -> Inheritance | None:
     confine()
     syscalls.call_ourselves("mshare-standby")
     report(supervision, {"loaded": True})
-    order = receive(supervision)
+    order, keeper = receive_with_socket(supervision)
     if order is None:
         return None
     syscalls.call_ourselves("msharefs-server")
@@ -91,7 +96,16 @@ def inherit() -> Inheritance | None:
     # A supervisor that an earlier version started does not say why.
     cause = Cause(told.get("cause", Cause.KILLED.value))
     return Inheritance(
-        state, int(device), supervision, told["restarts"], told["gone_at"], cause, files, readers
+        state,
+        int(device),
+        supervision,
+        told["restarts"],
+        told["gone_at"],
+        cause,
+        files,
+        readers,
+        keeper,
+        told.get("kept", ()),
     )
 
 

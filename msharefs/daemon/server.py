@@ -83,6 +83,7 @@ from msharefs.fuse.planes.plane import (
 from msharefs.fuse.replay import Replay
 from msharefs.fuse.switchboard import Switchboard
 from msharefs.fuse.tokens import Tokens
+from msharefs.fuse.write_back import WriteBack
 from msharefs.linux.host import fuse_request_timeout, is_privileged
 from msharefs.linux.seccomp import FilterError
 from msharefs.state_layout import CONFIG
@@ -122,11 +123,18 @@ class Server:
         self._to_reclaim, self._reclaimable = trio.open_memory_channel[tuple[int, Segment]](
             sys.maxsize
         )
+        # Regions that go when their files have what was changed.
+        self._to_end, self._ending = trio.open_memory_channel[int](sys.maxsize)
         options = config.options
         failpoint = Failpoint(options.crash, given.state, restarts=given.restarts)
         self._manager = RegionManager(
             open_arena(config.arena, options, given.readers),
-            KernelPort(device, plane, lambda *gone: self._to_reclaim.send_nowait(gone)),
+            KernelPort(
+                device,
+                plane,
+                lambda *gone: self._to_reclaim.send_nowait(gone),
+                self._to_end.send_nowait,
+            ),
             limits_of(options, reserve_always=not (plane.sees_touches or options.overcommit)),
             RootAttributes(mode=options.mode, uid=options.uid, gid=options.gid),
             time.time_ns,
@@ -147,6 +155,8 @@ class Server:
                     "who may only read a region cannot attach it directly: no user namespace can be"
                     " made here"
                 )
+        self._files = CallersFiles(given.files, given.keeper)
+        self._write_back = WriteBack(self._manager, changes, plane, self._files)
         self._replay = Replay(self._manager, plane)
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._switchboard = Switchboard(
@@ -154,12 +164,13 @@ class Server:
             self._ours,
             {
                 **NameHandlers(self._manager).handlers(),
-                **HandleHandlers(self._manager, plane).handlers(),
+                **HandleHandlers(self._manager, plane, self._write_back).handlers(),
+                **self._write_back.handlers(),
                 **DirectoryHandlers(self._manager).handlers(),
                 **AttributeHandlers(
                     self._manager, changes, self._status, self._live, plane.attach_advice
                 ).handlers(),
-                **Control(self._manager, changes, CallersFiles(given.files), tokens).handlers(),
+                **Control(self._manager, changes, self._files, self._write_back, tokens).handlers(),
             },
             Account(self._metrics, self._manager.names.path_of),
             self._replay,
@@ -183,6 +194,7 @@ class Server:
                 nursery.start_soon(pyfuse3.main, 1, 1)
                 nursery.start_soon(self._reclaim)
                 nursery.start_soon(self._settle)
+                nursery.start_soon(self._end_regions, nursery)
                 nursery.start_soon(self._plane.tend)
                 nursery.start_soon(self._collapser.run)
                 if self._door is not None:
@@ -191,6 +203,8 @@ class Server:
                 nursery.start_soon(self._publish)
                 gone = await self._exchange(init)
                 log.info("the mount is gone" if gone else "making room for another server")
+                if gone:
+                    await self._write_back.everything()
                 pyfuse3.terminate()
                 nursery.cancel_scope.cancel()
         finally:
@@ -213,6 +227,9 @@ class Server:
             level = logging.ERROR
         if lost:
             log.log(level, "without their memory, and so without mappings: regions %s", lost)
+        write_back = self._manager.write_back
+        write_back.lose(self._given.kept)
+        self._files.forget(sorted(set(self._given.kept) - write_back.records()))
 
     async def _exchange(self, init: bytes) -> bool:
         if self._given.restarts:
@@ -234,6 +251,10 @@ class Server:
         async for ino, segment in self._reclaimable:
             await trio.to_thread.run_sync(segment.destroy)
             self._manager.tables.reclaimed(ino)
+
+    async def _end_regions(self, nursery: trio.Nursery) -> None:
+        async for ino in self._ending:
+            nursery.start_soon(self._write_back.at_end, ino)
 
     async def _settle(self) -> None:
         tables = self._manager.tables
@@ -333,7 +354,11 @@ def main() -> int:
     given = inherit()
     if given is None:
         return 0
-    config = Config.load(given.path(CONFIG))
+    try:
+        config = Config.load(given.path(CONFIG))
+    except OSError as error:
+        report(given.supervision, {"error": f"the server cannot serve: {error}"})
+        return EXIT_FAILED
     # The supervisor alone decides about the end; a terminal's Ctrl-C is for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure(

@@ -5,7 +5,8 @@ message, and each sees the other's end by it. Knows nothing of what a server doe
 when one is needed.
 
     server       {"loaded": true}                           all its code is in memory
-    supervisor   {"serve": {"restarts": N, "gone_at": T, "cause": WHY}}    it may wait long for this
+    supervisor   {"serve": {"restarts": N, "gone_at": T, "cause": WHY, "kept": [NUMBER, ...]}}    it may wait long
+                 for this; with a descriptor, its end of the keeper's socket (files/keeper.py)
     server       {"progress": "so much"}                    again and again, if there is much to do
     server       {"ready": true, "tuning": {...}}  or  {"error": "a sentence"}
     supervisor   {"stop": true}
@@ -25,9 +26,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
+from msharefs.files.keeper import Keeper
 from msharefs.fuse.in_service import Cause
 from msharefs.linux import proc, syscalls
-from msharefs.linux.sockets import said
+from msharefs.linux.sockets import said, said_with_descriptors
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 
@@ -92,11 +94,15 @@ class ServerProcess:
             self._listen(seconds)
         return self._loaded
 
-    def serve(self, restarts: int, gone_at: float, cause: Cause) -> None:
+    def serve(self, restarts: int, gone_at: float, cause: Cause, keeper: Keeper) -> None:
         """Let it serve. `restarts` counts the servers before it, of which the last ended at
-        `gone_at` (time.monotonic) for that `cause`."""
+        `gone_at` (time.monotonic) for that `cause`. From now on it is the one that `keeper` hears."""
         self._heard_at = self._clock()
-        self._tell({"serve": {"restarts": restarts, "gone_at": gone_at, "cause": cause.value}})
+        told = {"restarts": restarts, "gone_at": gone_at, "cause": cause.value}
+        with keeper.meet() as its_end, suppress(OSError):
+            message = json.dumps({"serve": {**told, "kept": keeper.numbers}}).encode()
+            # One of an earlier version takes the message and lets go of the socket.
+            socket.send_fds(self._socket, [message], [its_end.fileno()])
 
     def serves_within(self, seconds: float) -> bool:
         """After `serve`: wait until it answers requests, but not longer. Raises ServerError."""
@@ -178,7 +184,18 @@ def send(supervision: socket.socket, message: Mapping[str, Any]) -> None:
 
 def receive(supervision: socket.socket) -> Mapping[str, Any] | None:
     """One message of the other side, or None if it is gone."""
-    message = said(supervision, LARGEST_MESSAGE)
+    return _parsed(said(supervision, LARGEST_MESSAGE))
+
+
+def receive_with_socket(
+    supervision: socket.socket,
+) -> tuple[Mapping[str, Any] | None, socket.socket | None]:
+    """The same with a socket that came along, which is the caller's."""
+    message, descriptors = said_with_descriptors(supervision, LARGEST_MESSAGE)
+    return _parsed(message), socket.socket(fileno=descriptors[0]) if descriptors else None
+
+
+def _parsed(message: bytes) -> Mapping[str, Any] | None:
     if not message:
         return None
     parsed: Mapping[str, Any] = json.loads(message)

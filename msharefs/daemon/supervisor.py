@@ -26,6 +26,7 @@ from msharefs.daemon.failpoint import Failpoint
 from msharefs.daemon.place import paths_of, users_of
 from msharefs.daemon.server_process import EXIT_RESTART, SILENCE, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
+from msharefs.files.keeper import Keeper
 from msharefs.fuse import mounting
 from msharefs.fuse.in_service import Cause
 from msharefs.linux import proc
@@ -46,6 +47,8 @@ STANDBY_DELAY = 0.5
 """Seconds that a server serves before a standby is made: a mount may be short-lived, and just
 after a start there is other work."""
 
+ENDS = 3
+"""Servers that begin after the mount is gone, to write files."""
 LOOK = 0.1
 """Seconds between looks at what else happens while a server is waited for."""
 UMOUNT_TIME = 1.0
@@ -85,6 +88,7 @@ class Supervisor:
         self._servers_in = servers_in
         self._failpoint = failpoint
         self._files = BrokerProcess(servers_in)
+        self._keeper = Keeper()
         self._events = Events(self._files.fileno())
         self._has_terminal = caller.has_terminal()
         self._server: ServerProcess | None = None
@@ -94,6 +98,7 @@ class Supervisor:
         self._look_at: float | None = None
         self._was_kept = False
         self._restarts = 0
+        self._ends = 0
         self._started = 0.0
         # When the last server ended (time.monotonic), so that the next can tell the gap, and why.
         self._gone_at = 0.0
@@ -107,7 +112,7 @@ class Supervisor:
         self._server = self._take_standby() or self._launch()
         self._failpoint("server started")
         self._oom_kills = proc.oom_kills()
-        self._server.serve(self._restarts, self._gone_at, self._cause)
+        self._server.serve(self._restarts, self._gone_at, self._cause, self._keeper)
         self._wait(self._server, self._server.serves_within)
         self._server.count_as_any_other(self._oom_adjustment)
         self._failpoint("server serves")
@@ -121,7 +126,9 @@ class Supervisor:
         systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         while True:
             self._events.watch_files(self._files.is_missed())
-            event = self._events.wait(self._time_left())
+            event = self._events.wait(self._time_left(), self._keeper.fileno())
+            if event.keeper_asked:
+                self._keeper.serve()
             if event.signal in _UNMOUNT or (event.signal == signal.SIGHUP and self._is_left()):
                 self._unmount()
             elif event.signal == signal.SIGHUP:
@@ -267,6 +274,8 @@ class Supervisor:
         or if we shall unmount: whoever said so is not kept waiting."""
         told = ""
         while not done_within(LOOK):
+            # Who still serves may have to write files meanwhile.
+            self._keeper.serve()
             if signal.sigpending() & _UNMOUNT:
                 raise ServerError("told to unmount meanwhile")
             if server.progress != told:
@@ -295,7 +304,7 @@ class Supervisor:
         for pause in self._pauses:
             if signal.sigtimedwait(_UNMOUNT, pause):
                 self._unmount()
-            if self._connection_is_gone():
+            if self._connection_is_gone() and not self._owes_files():
                 return False
             self._restarts += 1
             try:
@@ -308,6 +317,12 @@ class Supervisor:
                 systemd.tell("READY=1", f"STATUS=serving {self._mountpoint} again")
                 return True
         return False
+
+    def _owes_files(self) -> bool:
+        """Whether a server has died while it wrote files at the end of the mount, and another may
+        do it. A few times: there is nobody who waits for it but that."""
+        self._ends += 1
+        return len(self._keeper) > 0 and self._ends <= ENDS
 
     def _cause_of(self, code: int) -> Cause:
         """Why the server has ended with this exit code, as far as that can be told."""

@@ -11,14 +11,17 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
-from msharefs.files import helper, wire
+from msharefs.files import helper, wire, writer
 from msharefs.linux import rights, syscalls
 
 MOST = 32
@@ -51,6 +54,8 @@ class _Helper(NamedTuple):
     pidfd: int
     uid: int
     conversation: int
+    writes: bool
+    """It ends by itself, when what it has in hand is in the file and noted."""
 
 
 class Broker:
@@ -101,7 +106,7 @@ class Broker:
         with socket.socket(fileno=descriptors[0]) as conversation:
             try:
                 self._check_number(message["uid"])
-                self._start_helper(conversation, message["uid"])
+                self._start_helper(conversation, message["uid"], writes=message["writes"])
             except OSError as error:
                 with suppress(OSError):
                     wire.send(conversation, wire.failure(error))
@@ -112,7 +117,7 @@ class Broker:
         if of_user >= MOST_OF_A_USER or len(self._helpers) >= MOST:
             raise OSError(errno.EIO, f"{of_user} files of user {uid} do not answer")
 
-    def _start_helper(self, conversation: socket.socket, uid: int) -> None:
+    def _start_helper(self, conversation: socket.socket, uid: int, *, writes: bool) -> None:
         own_end = os.dup(conversation.fileno())
         broker = os.getpid()
         try:
@@ -121,8 +126,8 @@ class Broker:
             os.close(own_end)
             raise
         if child == 0:
-            _help(own_end, broker)
-        started = _Helper(child, os.pidfd_open(child), uid, own_end)
+            _help(own_end, writer.be_writer if writes else partial(helper.be_helper, broker=broker))
+        started = _Helper(child, os.pidfd_open(child), uid, own_end, writes)
         self._helpers.append(started)
         self._poll.register(started.pidfd, select.POLLIN)
         # No event is asked for: that the other end is closed is told in any case.
@@ -161,15 +166,20 @@ def main() -> int:
 
 
 def _kill(wanted: _Helper) -> None:
+    if wanted.writes:
+        return
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(wanted.pidfd, signal.SIGKILL)
 
 
-def _help(conversation: int, broker: int) -> None:
+def _help(conversation: int, live: Callable[[socket.socket], None]) -> None:
     """The whole life of a helper."""
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        helper.be_helper(_keep_only(conversation), broker)
+        # Records are files of memory, and the limit of whoever started the mount is not meant for them.
+        _soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        live(_keep_only(conversation))
     finally:
         os._exit(0)
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import errno
 import logging
+import secrets
 import socket
-from array import array
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
 
 import trio
 
 from msharefs.files import wire
+from msharefs.files.conversation import PATIENCE, Conversation, EndedError, close
+from msharefs.files.kept import Kept, KeptFile
 from msharefs.files.wire import Facts, Wanted
 from msharefs.user_bounds import UserBounds
 
@@ -25,23 +26,21 @@ log = logging.getLogger(__name__)
 AT_A_TIME = 8
 AT_A_TIME_OF_A_USER = 2
 """Files that are waited for; others wait for their turn."""
-PATIENCE = 5.0
-"""Seconds in which something must be heard of a file."""
+RECORD_BITS = 48
+"""Of the number of a record, which is drawn: a server does not know all that there are."""
 IDLE_HELPERS = 2
 """Those that are kept for the next file of their user: to start one takes ten times as long as to
 read a small file."""
 
 
-class _EndedError(OSError):
-    """The process that had a file is not there any more."""
-
-
 class HelpedFile:
     """An open file that a helper has: core's port OpenFile."""
 
-    def __init__(self, conversation: trio.socket.SocketType) -> None:
-        """`conversation` is our end of the helper's socket, not owned here."""
+    def __init__(self, conversation: Conversation, kept: Kept) -> None:
+        """The conversation with the helper, not owned here; and where records are kept."""
         self._conversation = conversation
+        self._kept = kept
+        self._record = 0
         self._facts = Facts(0, 0, 0, "", 0, 0, "")
 
     @property
@@ -81,51 +80,53 @@ class HelpedFile:
 
     async def have(self, wanted: Wanted) -> None:
         """Wait until the helper has it. Raises OSError."""
-        try:
-            await _send(self._conversation, {"have": wanted._asdict()})
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise _ended() from error
-        self._facts = Facts(**(await self._answer())["file"])
+        await self._conversation.send({"have": wanted._asdict()})
+        self._facts = Facts(**(await self._conversation.answer())["file"])
+
+    async def remember(self, offset: int, size: int) -> int:
+        """See core's port. Raises OSError."""
+        self._kept.check()
+        await self._conversation.send({"remember": (offset, size)})
+        await self._conversation.answer()
+        self._record = secrets.randbits(RECORD_BITS) + 1
+        return self._record
 
     async def read(self, pieces: Sequence[tuple[int, int, int, int]]) -> None:
         """See core's port. Raises OSError."""
         for batch in wire.batches(pieces):
             targets = sorted({piece[0] for piece in batch})
             places = [(targets.index(piece[0]), *piece[1:]) for piece in batch]
-            await _send(self._conversation, {"read": places}, targets)
-            while "done" not in await self._answer():
+            await self._conversation.send({"read": places}, targets)
+            while "done" not in await self._conversation.answer():
                 pass
+
+    async def keep(self) -> None:
+        """See core's port. Raises OSError."""
+        await self._conversation.send({"record": True})
+        _done, descriptors = await self._conversation.answer_with_descriptors()
+        try:
+            await self._kept.keep(self._record, descriptors)
+        finally:
+            close(descriptors)
 
     async def close(self) -> None:
         """Have the helper let go of it. Raises OSError."""
-        await _send(self._conversation, {"close": True})
-
-    async def _answer(self) -> dict[str, Any]:
-        with trio.move_on_after(PATIENCE):
-            return await self._said()
-        raise OSError(errno.ETIMEDOUT, f"it has not answered for {PATIENCE:.0f} seconds")
-
-    async def _said(self) -> dict[str, Any]:
-        try:
-            message = wire.decode(await self._conversation.recv(wire.LARGEST))
-        except ConnectionResetError:
-            message = {}
-        if not message:
-            raise _ended()
-        if "errno" in message:
-            raise OSError(message["errno"], message["why"])
-        return message
+        await self._conversation.send({"close": True})
 
 
 class CallersFiles:
     """Core's port Files."""
 
-    def __init__(self, broker: socket.socket) -> None:
-        """`broker` is our end of its socket, owned from here on."""
+    def __init__(self, broker: socket.socket, keeper: socket.socket | None) -> None:
+        """Our ends of their sockets, owned from here on; no keeper under a supervisor of an earlier
+        version."""
         broker.setblocking(False)
-        self._broker = trio.socket.from_stdlib_socket(broker)
-        self._bounds = UserBounds(AT_A_TIME, AT_A_TIME_OF_A_USER)
-        self._idle: list[tuple[int, trio.socket.SocketType]] = []
+        self._broker = Conversation(trio.socket.from_stdlib_socket(broker))
+        self._kept = Kept(keeper)
+        # Apart, because who has the one may have to wait for the other.
+        self._to_read = UserBounds(AT_A_TIME, AT_A_TIME_OF_A_USER)
+        self._to_write = UserBounds(AT_A_TIME, AT_A_TIME_OF_A_USER)
+        self._idle: list[tuple[int, Conversation]] = []
         self._complained: set[int] = set()
 
     @asynccontextmanager
@@ -134,8 +135,22 @@ class CallersFiles:
     ) -> AsyncIterator[HelpedFile]:
         """See core's port. Raises OSError."""
         wanted = Wanted(thread, uid, gid, descriptor)
-        async with self._bounds.turn(uid), self._helped(wanted) as file:
+        async with self._to_read.turn(uid), self._helped(wanted) as file:
             yield file
+
+    @asynccontextmanager
+    async def open(self, record: int, uid: int) -> AsyncIterator[KeptFile]:
+        """See core's port. Raises OSError."""
+        async with self._to_write.turn(uid), self._kept.had(record) as descriptors:
+            conversation = await self._order(uid, writes=True)
+            try:
+                yield KeptFile(conversation, descriptors)
+            finally:
+                conversation.close()
+
+    def forget(self, records: Sequence[int]) -> None:
+        """See core's port."""
+        self._kept.forget(records)
 
     @asynccontextmanager
     async def _helped(self, wanted: Wanted) -> AsyncIterator[HelpedFile]:
@@ -152,31 +167,31 @@ class CallersFiles:
         if len(self._idle) > IDLE_HELPERS:
             self._idle.pop(0)[1].close()
 
-    async def _had(self, wanted: Wanted) -> tuple[trio.socket.SocketType, HelpedFile]:
+    async def _had(self, wanted: Wanted) -> tuple[Conversation, HelpedFile]:
         """The file, and the conversation with its helper. Raises OSError."""
         with self._complaints_of(wanted):
             while (conversation := self._waiting(wanted.uid)) is not None:
                 # It ends when nothing is wanted of it for a while, or with its broker.
-                with suppress(_EndedError):
-                    return conversation, await _have(conversation, wanted)
-            conversation = await self._order(wanted.uid)
-            return conversation, await _have(conversation, wanted)
+                with suppress(EndedError):
+                    return conversation, await self._have(conversation, wanted)
+            conversation = await self._order(wanted.uid, writes=False)
+            return conversation, await self._have(conversation, wanted)
 
-    def _waiting(self, uid: int) -> trio.socket.SocketType | None:
+    def _waiting(self, uid: int) -> Conversation | None:
         for number, (user, conversation) in enumerate(self._idle):
             if user == uid:
                 del self._idle[number]
                 return conversation
         return None
 
-    async def _order(self, uid: int) -> trio.socket.SocketType:
+    async def _order(self, uid: int, *, writes: bool) -> Conversation:
         """The conversation with a new helper. If there is no broker at this moment, the supervisor
         starts one, which finds the order. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        conversation = trio.socket.from_stdlib_socket(ours)
+        conversation = Conversation(trio.socket.from_stdlib_socket(ours))
         try:
             with theirs, trio.fail_after(PATIENCE):
-                await _send(self._broker, {"uid": uid}, [theirs.fileno()])
+                await self._broker.send({"uid": uid, "writes": writes}, [theirs.fileno()])
         except trio.TooSlowError:
             conversation.close()
             raise OSError(errno.ETIMEDOUT, "the broker of files takes no orders") from None
@@ -184,6 +199,16 @@ class CallersFiles:
             conversation.close()
             raise
         return conversation
+
+    async def _have(self, conversation: Conversation, wanted: Wanted) -> HelpedFile:
+        """The conversation is over where that fails. Raises OSError."""
+        file = HelpedFile(conversation, self._kept)
+        try:
+            await file.have(wanted)
+        except BaseException:
+            conversation.close()
+            raise
+        return file
 
     @contextmanager
     def _complaints_of(self, wanted: Wanted) -> Iterator[None]:
@@ -200,29 +225,3 @@ class CallersFiles:
 
 _TROUBLE = frozenset({errno.EPERM, errno.EIO, errno.ETIMEDOUT})
 """What whoever looks after the machine may want to know of."""
-
-
-def _ended() -> _EndedError:
-    return _EndedError(errno.EIO, "the process that had it has ended")
-
-
-async def _have(conversation: trio.socket.SocketType, wanted: Wanted) -> HelpedFile:
-    """The conversation is over where that fails. Raises OSError."""
-    file = HelpedFile(conversation)
-    try:
-        await file.have(wanted)
-    except BaseException:
-        conversation.close()
-        raise
-    return file
-
-
-async def _send(
-    conversation: trio.socket.SocketType,
-    message: Mapping[str, Any],
-    descriptors: Sequence[int] = (),
-) -> None:
-    rights = (
-        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
-    )
-    await conversation.sendmsg([wire.encode(message)], rights)

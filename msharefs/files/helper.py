@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import Any
 
 from msharefs.files import wire
+from msharefs.files.recorder import Recorder
 from msharefs.files.wire import Facts, Wanted
 from msharefs.linux import descriptors, mountinfo, proc, rights, syscalls
 from msharefs.linux.descriptors import Thread
@@ -62,17 +63,20 @@ def be_helper(conversation: socket.socket, broker: int) -> None:
 def _serve_a_file(conversation: socket.socket, broker: int, kinds: _Kinds) -> None:
     """From "have" to "close". Raises OSError and _Gone."""
     wanted = Wanted(**_next(conversation, IDLE)[0]["have"])
-    fd = _duplicate(wanted)
+    fd, has = _duplicate(wanted)
     _end_with(broker)
-    with rights.only(frozenset()):
+    with rights.only(frozenset()), Recorder(has.uid, has.gid, has.groups) as recorder:
         wire.send(conversation, {"file": _look_at(fd, wanted.thread, kinds)._asdict()})
-        while "read" in (order := _next(conversation))[0]:
+        while "close" not in (order := _next(conversation))[0]:
             message, targets = order
-            for done in _read_all(fd, message["read"], targets):
+            if "remember" in message:
+                recorder.begin(fd, *message["remember"])
+            for done in _read_all(fd, message.get("read", ()), targets, recorder):
                 wire.send(conversation, {"read": done})
             for target in targets:
                 os.close(target)
-            wire.send(conversation, {"done": True})
+            given = [fd, recorder.fileno()] if "record" in message else []
+            wire.send(conversation, {"done": True}, given)
         os.close(fd)
 
 
@@ -88,8 +92,8 @@ def _next(
     return message, targets
 
 
-def _duplicate(wanted: Wanted) -> int:
-    """The caller's file, which is touched with his rights from now on. Raises OSError."""
+def _duplicate(wanted: Wanted) -> tuple[int, proc.FileRights]:
+    """The caller's file, which is touched with his rights from now on, and those. Raises OSError."""
     with Thread(wanted.thread) as caller:
         # Held by now: who this number belongs to does not change any more.
         has = proc.file_rights(wanted.thread)
@@ -101,7 +105,7 @@ def _duplicate(wanted: Wanted) -> int:
             why = "the daemon may not look into this process: see mshare doctor"
             raise OSError(errno.EPERM, why) from error
     rights.touch_files_as(has.uid, has.gid, has.groups)
-    return fd
+    return fd, has
 
 
 def _end_with(broker: int) -> None:
@@ -149,14 +153,19 @@ class _Kinds:
 
 
 def _read_all(
-    fd: int, pieces: Sequence[tuple[int, int, int, int]], targets: Sequence[int]
+    fd: int,
+    pieces: Sequence[tuple[int, int, int, int]],
+    targets: Sequence[int],
+    recorder: Recorder,
 ) -> Iterator[int]:
-    """Read pieces into memory; after each part it tells how much it was. Raises OSError."""
+    """Read pieces into memory, and record them; after each part it tells how much it was. Raises
+    OSError."""
     for which, start, file_offset, size in pieces:
         for done in range(0, size, WINDOW):
             length = min(WINDOW, size - done)
             with mmap.mmap(targets[which], length, offset=start + done) as memory:
                 yield from _read_into(memory, fd, file_offset + done)
+                recorder.note(file_offset + done, memory)
 
 
 def _read_into(memory: mmap.mmap, fd: int, offset: int) -> Iterator[int]:

@@ -3,12 +3,21 @@
 Owns the form of the messages. All are of one version: a broker is replaced with its server when
 other code is installed, and helpers are forks of the broker.
 
-    server to broker    {"uid": U}                                             and a socket: the helper's
+    server to broker    {"uid": U, "writes": WHETHER}                          and a socket: the helper's
     server to helper    {"have": {"thread": T, "uid": U, "gid": G, "descriptor": D}}
     helper to server    {"file": {...}}                                        what it has
     server to helper    {"read": [[WHICH, START, FILE_OFFSET, SIZE], ...]}     and descriptors: WHICH of these
     helper to server    {"read": BYTES}, again and again, then {"done": true}
+    server to helper    {"remember": [FILE_OFFSET, SIZE]}                      before "read": {"done": true}
+    server to helper    {"record": true}                                       {"done": true} and the file and its record
     server to helper    {"close": true}                                        and then perhaps "have" again
+    server to writer    {"write": [START, FILE_OFFSET, SIZE]}                  and the file, its record, the segment
+    writer to server    {"wrote": BYTES}, again and again, then {"done": [WRITTEN, BOTH, UNWRITTEN, ERRNO]}
+    server to writer    {"sync": true}                                         and the file and its record
+    writer to server    {"synced": true}
+    server to keeper    {"keep": NUMBER}                                       and the file and its record
+    server to keeper    {"give": NUMBER} or {"forget": [NUMBER, ...]}
+    keeper to server    {"of": NUMBER}                                         and what was asked for
     both to server      {"errno": N, "why": "a sentence"}                      instead of any of them
 """
 

@@ -11,7 +11,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import trio
@@ -95,15 +95,20 @@ class Changes:
             del self._apart[ino]
             over.set()
 
-    @asynccontextmanager
-    async def turn(self, ino: int) -> AsyncIterator[None]:
-        """Wait for a region's turn, and hand it on in the end."""
+    def turn(self, ino: int) -> AbstractAsyncContextManager[None]:
+        """A context that waits for a region's turn, from now on, and hands it on in the end. It must
+        be entered."""
         waiting = self._waiting.get(ino)
         if waiting is None:
             self._waiting[ino] = deque()
-        else:
-            turn = trio.Event()
-            waiting.append(turn)
+            return self._in_turn(ino, None)
+        turn = trio.Event()
+        waiting.append(turn)
+        return self._in_turn(ino, turn)
+
+    @asynccontextmanager
+    async def _in_turn(self, ino: int, turn: trio.Event | None) -> AsyncIterator[None]:
+        if turn is not None:
             await self._wait_for(turn, ino)
         try:
             yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import trio
@@ -15,7 +16,7 @@ import trio
 from msharefs import abi
 from msharefs.core.checks import maps_file
 from msharefs.core.errors import FileFailed, NotAnIoctl
-from msharefs.core.layout import MappedFile
+from msharefs.core.layout import MappedFile, Range
 from msharefs.core.manager import RegionManager
 from msharefs.core.mappable import check_file, mapped_file
 from msharefs.core.plan import FillPlan, MapPlan, Plan
@@ -27,6 +28,7 @@ from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import FallocateIn, Header, MalformedError
 from msharefs.fuse.payload import request_of
 from msharefs.fuse.tokens import Tokens
+from msharefs.fuse.write_back import WriteBack
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +42,14 @@ class Control:
         manager: RegionManager,
         changes: Changes,
         files: Files,
+        write_back: WriteBack,
         tokens: Tokens | None = None,
     ) -> None:
         """Without `tokens` no region can be attached directly."""
         self._manager = manager
         self._tokens = tokens
         self._files = files
+        self._write_back = write_back
         self._mappings = manager.mappings
         self._changes = changes
 
@@ -79,25 +83,30 @@ class Control:
         if head.command == abi.ATTACH:
             return self._give_token(region, head.handle)
         writable = head.handle in _WRITABLE
-        make_plan: Callable[[], Plan]
         if head.command == abi.UNMAP:
-            make_plan = partial(
-                self._mappings.plan_unmap,
-                request_of(header),
-                region,
-                abi.Unmap.unpack(payload),
-                writable=writable,
-            )
-        else:
-            wanted = abi.CreateMapping.unpack(payload)
-            plan_map = partial(
-                self._mappings.plan_map, request_of(header), region, wanted, writable=writable
-            )
-            if maps_file(wanted):
-                self._mappings.check_map(region, wanted, writable=writable)
-                return self._map_file(header, region, wanted, plan_map)
-            make_plan = plan_map
-        return self._changes.make(header.uid, region, make_plan, messages.encode_ioctl)
+            unwanted = abi.Unmap.unpack(payload)
+            check = partial(self._mappings.check_unmap, region, unwanted, writable=writable)
+            plan_unmap = partial(self._mappings.plan_unmap, request_of(header), region, unwanted)
+            return self._change(header.uid, region, check, partial(plan_unmap, writable=writable))
+        wanted = abi.CreateMapping.unpack(payload)
+        check = partial(self._mappings.check_map, region, wanted, writable=writable)
+        plan_map = partial(self._mappings.plan_map, request_of(header), region, wanted)
+        make_plan = partial(plan_map, writable=writable)
+        if maps_file(wanted):
+            return self._map_file(header, region, wanted, check(), make_plan)
+        return self._change(header.uid, region, check, make_plan)
+
+    def _change(
+        self,
+        uid: int,
+        region: Region,
+        check: Callable[[], Range],
+        make_plan: Callable[[], Plan],
+    ) -> bytes | Awaitable[bytes]:
+        if self._write_back.may_concern(region):
+            turn = self._changes.turn(region.ino)
+            return self._change_what_goes_back(turn, uid, region, check, make_plan)
+        return self._changes.make(uid, region, make_plan, messages.encode_ioctl)
 
     def _give_token(self, region: Region, access: int) -> bytes:
         if self._tokens is None:
@@ -110,34 +119,62 @@ class Control:
             request_of(header), region, wanted.mode, wanted.offset, wanted.length
         )
 
+    async def _change_what_goes_back(
+        self,
+        turn: AbstractAsyncContextManager[None],
+        uid: int,
+        region: Region,
+        check: Callable[[], Range],
+        make_plan: Callable[[], Plan],
+    ) -> bytes:
+        """A change that may take mappings away that go back to files: those have them first."""
+        async with turn:
+            span = check()
+            # What is refused anyway is refused before anything is written.
+            self._mappings.withdraw(await self._changes.plan_patiently(make_plan))
+            async with self._write_back.taking_away(region, span):
+                plan = await self._changes.plan_patiently(make_plan)
+                await self._changes.acquire(uid, plan)
+                await self._changes.clear_and_commit(uid, plan)
+        return messages.encode_ioctl()
+
     async def _map_file(
         self,
         header: Header,
         region: Region,
         wanted: abi.CreateMapping,
+        span: Range,
         plan_map: Callable[..., MapPlan],
     ) -> bytes:
         """CREATE_MAPPING of a file: had and looked at first, then read in this region's turn."""
         try:
             async with self._files.take(header.pid, header.uid, header.gid, wanted.fd) as file:
                 check_file(file, wanted.prot)
-                found = mapped_file(file, wanted.offset, header.uid)
+                record = 0
+                if wanted.prot & abi.PROT_WRITE:
+                    record = await file.remember(wanted.offset, span.size)
+                found = mapped_file(file, wanted.offset, header.uid, record)
                 async with self._changes.turn(region.ino):
-                    plan = await self._changes.plan_patiently(partial(plan_map, file=found))
-                    await self._read(header.uid, plan, file)
-                    await self._changes.clear_and_commit(header.uid, plan)
+                    async with self._write_back.taking_away(region, span):
+                        plan = await self._changes.plan_patiently(partial(plan_map, file=found))
+                        await self._read(header.uid, plan, file, record)
+                        await self._changes.clear_and_commit(header.uid, plan)
             self._tell(header, wanted, found)
         except OSError as cause:
             raise FileFailed(cause) from cause
         return messages.encode_ioctl()
 
-    async def _read(self, uid: int, plan: MapPlan, file: OpenFile) -> None:
-        """The file's bytes to where they are needed. Raises OSError of the file, and undoes all
-        then, as at the end of the mount."""
+    async def _read(self, uid: int, plan: MapPlan, file: OpenFile, record: int) -> None:
+        """The file's bytes to where they are needed, and its record to where it is kept, if there is
+        to be one. Raises OSError of the file, and undoes all then, as at the end of the mount."""
         await self._changes.acquire(uid, plan)
         try:
             await file.read(plan.contents.pieces)
+            if record:
+                await file.keep()
+                self._mappings.tables.journal.failpoint("file kept")
         except BaseException:
+            self._files.forget([record])
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(plan.give_up)
             self._mappings.withdraw(plan)

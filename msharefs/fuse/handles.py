@@ -20,15 +20,17 @@ from msharefs.fuse.messages import Header
 from msharefs.fuse.names import caller_of
 from msharefs.fuse.payload import Handler, Payload, request_of
 from msharefs.fuse.planes.plane import DataPlane
+from msharefs.fuse.write_back import WriteBack
 
 
 class HandleHandlers:
     """Handlers for the switchboard. Each gives the payload of its reply, or raises RefusedError
     with nothing changed."""
 
-    def __init__(self, manager: RegionManager, plane: DataPlane) -> None:
+    def __init__(self, manager: RegionManager, plane: DataPlane, write_back: WriteBack) -> None:
         self._manager = manager
         self._plane = plane
+        self._write_back = write_back
 
     def handlers(self) -> Mapping[int, Handler]:
         """Which request each of them answers."""
@@ -57,10 +59,11 @@ class HandleHandlers:
         inode = self._manager.open(request_of(header), header.nodeid, flags)
         return open_answer(inode, flags, self._plane)
 
-    def release(self, header: Header, body: memoryview) -> bytes:
-        """RELEASE: the last descriptor of an open is closed."""
+    def release(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
+        """RELEASE: the last descriptor of an open is closed. Files that the region goes back to have
+        what was changed when it was the last of all; nobody waits for the answer."""
         self._manager.release(request_of(header), header.nodeid)
-        return b""
+        return self._write_back.after_close(header.nodeid)
 
     def flush(self, header: Header, body: memoryview) -> bytes:
         """FLUSH at each close has nothing to do: ENOSYS, and the kernel asks no more."""

@@ -22,14 +22,19 @@ SLOW_TO_FREE = 256 << 20
 
 class KernelPort:
     """core's Kernel for a mount. `reclaim` is given the segments whose memory takes long to give
-    back, with their inode number."""
+    back, with their inode number; `owes` is told of regions that go when their files have been written."""
 
     def __init__(
-        self, device: Device, plane: DataPlane, reclaim: Callable[[int, Segment], None]
+        self,
+        device: Device,
+        plane: DataPlane,
+        reclaim: Callable[[int, Segment], None],
+        owes: Callable[[int], None],
     ) -> None:
         self._device = device
         self._plane = plane
         self._reclaim = reclaim
+        self.owes = owes
 
     @property
     def maps_segments(self) -> bool:

@@ -2,7 +2,7 @@
 
 Each handler decodes, makes one call on RegionManager and encodes. What pyfuse3 cannot carry is in
 control.py; what changes names, handles and attributes has to be remembered for its request, and is
-in names.py, handles.py and attributes.py; listings, which pyfuse3 would not tell enough of, in
+in names.py, handles.py and attributes.py; fsync may take long, and is in write_back.py; listings, which pyfuse3 would not tell enough of, in
 directories.py.
 """
 
@@ -79,10 +79,6 @@ class Operations(pyfuse3.Operations):
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """FSYNCDIR: there is nothing that a directory could lose."""
-
-    @answered
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        """FSYNC and msync: anonymous memory is where it belongs."""
 
     # Extended attributes
 

@@ -31,7 +31,15 @@ def peer_uid(channel: HasOptions) -> int:
 def said(channel: socket.socket, size: int) -> bytes:
     """What the other end has said, at most `size` bytes; b"" if it is gone and has said no more.
     Raises OSError."""
+    return said_with_descriptors(channel, size)[0]
+
+
+def said_with_descriptors(channel: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """The same with the descriptor that came along, which is the caller's. Raises OSError."""
     while True:
         # Told once if it was gone before it had read everything; what it said before comes after.
         with suppress(ConnectionResetError):
-            return channel.recv(size)
+            message, descriptors, _flags, _address = socket.recv_fds(
+                channel, size, 1, socket.MSG_CMSG_CLOEXEC
+            )
+            return message, descriptors

@@ -264,6 +264,12 @@ def punch_hole(fd: int, start: int, size: int) -> None:
     check(_libc.fallocate(fd, mode, start, size), "fallocate")
 
 
+def have_room(fd: int, start: int, size: int) -> None:
+    """fallocate(2): let the range of a file have room where it is stored, and its length as it
+    is. OSError says why a page of it cannot be written."""
+    check(_libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, start, size), "fallocate")
+
+
 def populate_small(fd: int, start: int, size: int) -> None:
     """Give each page of a shared file's range memory, one small page at a time.
 

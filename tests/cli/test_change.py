@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -151,14 +152,38 @@ def test_a_file_that_fewer_may_read_than_the_region(region: Path, tmp_path: Path
     assert result.err == f"more users may read {region} than {file}\n"
 
 
-def test_a_file_cannot_be_mapped_for_writing(region: Path, tmp_path: Path) -> None:
-    """The sentence says what can be had."""
+def test_a_file_mapped_for_writing(region: Path, tmp_path: Path) -> None:
+    """What is changed goes back at sync; stat says that it does, or why not."""
     mshare("create", region, "2M").ok()
     file = tmp_path / "file"
     file.write_bytes(b"bytes")
-    sentence = mshare("map", region, "0", "4K", "--file", file, "--prot", "rw").refused()
-    assert sentence.endswith("this mount does not write to files; map it with --prot r")
-    assert mappings(region) == []
+    mshare("map", region, "0", "4K", "--file", file, "--prot", "rw").ok()
+    assert f"bytes of a file: {file}, goes back" in mshare("stat", region).ok().out
+    with Region.open(region) as opened, opened.attach(0, 4096) as attachment:
+        attachment.buf[:5] = b"fresh"
+    mshare("sync", region).ok()
+    assert file.read_bytes() == b"fresh"
+
+
+def test_a_file_that_cannot_be_written(region: Path, mounted: Mount) -> None:
+    """sync says which one and why, and so does stat until it is over."""
+    mounted.expect_log("are not written to")
+    mshare("create", region, "2M").ok()
+    fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.write(fd, b"bytes")
+    with Region.open(region) as opened:
+        opened.map_file(0, fd, prot="rw")
+        with opened.attach(0, 4096) as attachment:
+            attachment.buf[:5] = b"fresh"
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        sentence = mshare("sync", region).refused()
+        assert "sealed (deleted): Operation not permitted (4 KiB not written)" in sentence
+        assert "4 KiB not written: Operation not permitted" in mshare("stat", region).ok().out
+        with opened.attach(0, 4096) as attachment:
+            attachment.buf[:5] = b"bytes"
+        opened.sync()
+        assert "goes back" in mshare("stat", region).ok().out
+    os.close(fd)
 
 
 def test_files_that_cannot_be_mapped_are_refused(region: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_an_order_waits_for_a_broker(process: BrokerProcess) -> None:
     """It is taken by the one that is started for it."""
     assert process.is_missed()
     assert not waits(process)
-    with order(process, {"uid": os.geteuid()}) as conversation:
+    with order(process, {"uid": os.geteuid(), "writes": False}) as conversation:
         assert waits(process)
         process.start()
         assert not process.is_missed()
@@ -82,7 +82,7 @@ def test_a_number_that_is_somebody_elses_by_now(process: BrokerProcess) -> None:
         (os.getpid(), uid, gid + 1, errno.EBADF),
         (ended, uid, gid, errno.ESRCH),
     ):
-        with order(process, {"uid": user}) as conversation:
+        with order(process, {"uid": user, "writes": False}) as conversation:
             if process.is_missed():
                 process.start()
             message = {"thread": thread, "uid": user, "gid": group, "descriptor": 0}
@@ -92,12 +92,12 @@ def test_a_number_that_is_somebody_elses_by_now(process: BrokerProcess) -> None:
 
 def test_a_broker_that_retires_takes_no_order(process: BrokerProcess) -> None:
     """The next one does, and the old one ends with its last helper."""
-    with order(process, {"uid": 1}) as first:
+    with order(process, {"uid": 1, "writes": False}) as first:
         process.start()
         eventually(lambda: not waits(process))
         process.retire()
         assert process.is_missed()
-        with order(process, {"uid": 1}) as second:
+        with order(process, {"uid": 1, "writes": False}) as second:
             process.start()
             wire.send(second, {"have": {"thread": 0, "uid": 1, "gid": 1, "descriptor": 0}})
             assert wire.receive(second)[0]["errno"] == errno.EBADF

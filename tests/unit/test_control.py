@@ -31,6 +31,7 @@ from msharefs.fuse.changes import SLOW_WORK, WORKERS_OF_A_USER, Changes
 from msharefs.fuse.control import Control
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import MalformedError
+from msharefs.fuse.write_back import WriteBack
 from tests.unit.support.files import FakeFiles
 from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import (
@@ -63,7 +64,8 @@ class Desk:
     def __post_init__(self) -> None:
         self.files = FakeFiles(self.world.memory)
         changes = Changes(self.world.manager, self.plane)
-        self.control = Control(self.world.manager, changes, self.files)
+        self.write_back = WriteBack(self.world.manager, changes, self.plane, self.files)
+        self.control = Control(self.world.manager, changes, self.files, self.write_back)
 
     def ioctl(
         self, ino: int, command: int, payload: bytes, *, handle: int = os.O_RDWR, flags: int = 0

@@ -24,6 +24,7 @@ from msharefs.core.region import Region
 from msharefs.fuse.changes import Changes
 from msharefs.fuse.control import Control
 from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.write_back import WriteBack
 from tests.unit.support.files import FakeFile, FakeFiles
 from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import (
@@ -80,7 +81,6 @@ def test_files_of_known_file_systems(file_system: str) -> None:
         (FakeFile(seals=SEAL_FUTURE_WRITE), WRITE, errno.EPERM),
         (FakeFile(), READ | EXEC, errno.EPERM),
         (FakeFile(flags=os.O_RDONLY | os.O_DIRECT), READ, errno.EINVAL),
-        (FakeFile(), READ | WRITE, errno.EOPNOTSUPP),
     ],
 )
 def test_what_may_not_be_mapped(file: FakeFile, prot: int, code: int) -> None:
@@ -103,7 +103,8 @@ class Desk:
         self.files = FakeFiles(self.world.memory, {FD: self.file})
         self.plane = FakePlane()
         changes = Changes(self.world.manager, self.plane)
-        self.control = Control(self.world.manager, changes, self.files)
+        self.write_back = WriteBack(self.world.manager, changes, self.plane, self.files)
+        self.control = Control(self.world.manager, changes, self.files, self.write_back)
         self.region = self.world.region(size=SIZE)
 
     def request(self, command: int, payload: bytes) -> bytes | Awaitable[bytes]:

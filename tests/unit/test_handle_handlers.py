@@ -9,8 +9,11 @@ import struct
 import pytest
 
 from msharefs.core.inode import INFO_INO, ROOT_INO
+from msharefs.fuse.changes import Changes
 from msharefs.fuse.handles import HandleHandlers
 from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.write_back import WriteBack
+from tests.unit.support.files import FakeFiles
 from tests.unit.support.planes import FakePlane, entry, header
 from tests.unit.support.worlds import ALICE, World, make_world, refused
 
@@ -32,7 +35,10 @@ def plane() -> FakePlane:
 @pytest.fixture
 def handles(world: World, plane: FakePlane) -> HandleHandlers:
     """The handlers under test."""
-    return HandleHandlers(world.manager, plane)
+    write_back = WriteBack(
+        world.manager, Changes(world.manager, plane), plane, FakeFiles(world.memory)
+    )
+    return HandleHandlers(world.manager, plane, write_back)
 
 
 def opened(payload: bytes) -> tuple[int, int, int]:

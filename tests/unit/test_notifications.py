@@ -37,9 +37,20 @@ def reclaimable() -> list[tuple[int, Segment]]:
 
 
 @pytest.fixture
-def port(kernel: KernelEnd, plane: FakePlane, reclaimable: list[tuple[int, Segment]]) -> KernelPort:
+def owed() -> list[int]:
+    """Regions that go when their files have been written."""
+    return []
+
+
+@pytest.fixture
+def port(
+    kernel: KernelEnd,
+    plane: FakePlane,
+    reclaimable: list[tuple[int, Segment]],
+    owed: list[int],
+) -> KernelPort:
     """Under test."""
-    return KernelPort(kernel.device, plane, lambda *gone: reclaimable.append(gone))
+    return KernelPort(kernel.device, plane, lambda *gone: reclaimable.append(gone), owed.append)
 
 
 @pytest.fixture
@@ -102,6 +113,12 @@ def test_segments_go_to_the_plane(port: KernelPort, plane: FakePlane, segment: F
     """To be registered."""
     assert port.register(segment) == 1007
     assert plane.log == [("register", 7)]
+
+
+def test_a_region_that_owes_something(port: KernelPort, owed: list[int]) -> None:
+    """Whoever writes files is told."""
+    port.owes(7)
+    assert owed == [7]
 
 
 @pytest.mark.parametrize("mapped", [0, PAGE, SLOW_TO_FREE - PAGE])

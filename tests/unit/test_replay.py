@@ -24,6 +24,7 @@ from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.names import NameHandlers
 from msharefs.fuse.replay import Replay
+from msharefs.fuse.write_back import WriteBack
 from tests.unit.support.durables import Host
 from tests.unit.support.fakes import FakeOptions
 from tests.unit.support.files import FakeFiles
@@ -40,13 +41,15 @@ class Server:
     def __init__(self, world: World) -> None:
         plane, manager = FakePlane(), world.manager
         changes = Changes(manager, plane)
+        files = FakeFiles(world.memory)
+        write_back = WriteBack(manager, changes, plane, files)
         self.world = world
         self.replay = Replay(manager, plane)
         self._handlers: Mapping[int, Callable[[Header, memoryview], object]] = {
             **NameHandlers(manager).handlers(),
-            **HandleHandlers(manager, plane).handlers(),
+            **HandleHandlers(manager, plane, write_back).handlers(),
             **AttributeHandlers(manager, changes, dict, FakeOptions()).handlers(),
-            **Control(manager, changes, FakeFiles(world.memory)).handlers(),
+            **Control(manager, changes, files, write_back).handlers(),
         }
 
     def serve(self, request: Header, body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from msharefs.daemon.server_process import SILENCE, ServerError, ServerProcess, send
+from msharefs.files.keeper import Keeper
 from msharefs.fuse.in_service import Cause
 
 
@@ -31,11 +32,13 @@ class Both:
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         self.stdin = child.stdin
         self.clock = Clock()
+        self.keeper = Keeper()
         self.process = ServerProcess(ours, child, self.clock)
 
     def close(self) -> None:
         """End it."""
         self.process.end()
+        self.keeper.part()
         self.theirs.close()
         assert self.stdin is not None
         self.stdin.close()
@@ -51,7 +54,7 @@ def both() -> Iterator[Both]:
 
 def test_a_server_that_goes_on_is_waited_for(both: Both) -> None:
     """However long it takes: each word is a sign of life."""
-    both.process.serve(0, 0.0, Cause.NONE)
+    both.process.serve(0, 0.0, Cause.NONE, both.keeper)
     for step in range(20):
         both.clock.now += SILENCE
         assert not both.process.serves_within(0)
@@ -66,7 +69,7 @@ def test_a_server_that_goes_on_is_waited_for(both: Both) -> None:
 
 def test_a_server_that_says_nothing_is_given_up(both: Both) -> None:
     """Not before its time."""
-    both.process.serve(0, 0.0, Cause.NONE)
+    both.process.serve(0, 0.0, Cause.NONE, both.keeper)
     both.clock.now += SILENCE
     assert not both.process.serves_within(0)
     both.clock.now += 0.1
@@ -79,7 +82,7 @@ def test_a_standby_may_be_silent(both: Both) -> None:
     send(both.theirs, {"loaded": True})
     assert both.process.loaded_within(0)
     both.clock.now += 1000 * SILENCE
-    both.process.serve(1, 0.0, Cause.NONE)
+    both.process.serve(1, 0.0, Cause.NONE, both.keeper)
     assert not both.process.serves_within(0)
     both.clock.now += SILENCE + 0.1
     with pytest.raises(ServerError):
@@ -104,7 +107,7 @@ def test_a_server_that_is_gone(both: Both) -> None:
 
 def test_its_last_words_are_heard_though_it_read_nothing(both: Both) -> None:
     """The kernel tells of the unread order before it gives the words, and once."""
-    both.process.serve(0, 0.0, Cause.NONE)
+    both.process.serve(0, 0.0, Cause.NONE, both.keeper)
     send(both.theirs, {"error": "no memory is seen"})
     both.theirs.close()
     with pytest.raises(ServerError, match="no memory is seen"):

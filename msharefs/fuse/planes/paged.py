@@ -187,6 +187,10 @@ class PagedPlane:
         for loan in self._loans.out(plan.region.ino):
             self._drop(loan.ino, loan.part)
 
+    async def collect(self, region: Region, part: Range) -> None:
+        """Dirty pages come back as WRITE when they are dropped, and those served meanwhile."""
+        await trio.to_thread.run_sync(self._drop, region.ino, part)
+
     async def tend(self) -> None:
         """Take back what was lent, as long as the server runs."""
         while True:

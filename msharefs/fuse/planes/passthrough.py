@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from msharefs.core.errors import InvalidArgument
+from msharefs.core.layout import Range
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
@@ -80,6 +81,9 @@ class PassthroughPlane:
 
     def drop_stale_pages(self, plan: Plan) -> None:
         """Nothing to drop: processes map the segment itself."""
+
+    async def collect(self, region: Region, part: Range) -> None:
+        """It is there as soon as it is stored."""
 
     async def tend(self) -> None:
         """Nothing is to be done beside requests."""

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from msharefs.core.layout import Range
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
@@ -121,6 +122,9 @@ class DataPlane(Protocol):
     def drop_stale_pages(self, plan: Plan) -> None:
         """Take stale pages from every process. Waits for requests to be answered, so it is
         called in a worker thread, after the clearing and before the commit."""
+
+    async def collect(self, region: Region, part: Range) -> None:
+        """Have what processes stored in a part so far in the segment."""
 
     async def tend(self) -> None:
         """What is to be done beside requests while the server runs; it may return."""

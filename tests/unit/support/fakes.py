@@ -309,6 +309,7 @@ class FakeKernel:
         self.known: set[int] = set()
         self.registrations: dict[int, int] = {}
         self.gone: list[int] = []
+        self.owed: list[int] = []
         self.reclaimable: list[tuple[int, Segment]] = []
         self._faults = faults
 
@@ -328,6 +329,10 @@ class FakeKernel:
     def is_known(self, ino: int) -> bool:
         """Whether the kernel holds the inode: the test says so in `known`."""
         return ino in self.known
+
+    def owes(self, ino: int) -> None:
+        """A region goes when its files have been written."""
+        self.owed.append(ino)
 
     def region_gone(self, ino: int, registration: int, segment: Segment | None, size: int) -> bool:
         """Destroy the region's segment, now or when a test takes it. Registration 0 stands for

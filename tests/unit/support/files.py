@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from msharefs.abi import PAGE_SIZE
 from msharefs.core.ports import Piece
 from tests.unit.support.fakes import FakeMemory
 
@@ -34,7 +35,55 @@ class FakeFile:
     path: str = "/tmp/file"
     memory: FakeMemory | None = None
     meanwhile: Callable[[], Awaitable[None]] = nothing
-    """Called when all was read but the last piece."""
+    """Called when all was read but the last piece, and before anything is written."""
+    kept: dict[int, FakeFile] = field(default_factory=dict)
+    """Where records are kept."""
+    noted: dict[int, bytes] = field(default_factory=dict)
+    """Pages by their offset in the file, as region and file had them when they were last in step."""
+    synced: int = 0
+    full: bool = False
+    """Nothing more is written."""
+    _record: int = 0
+
+    async def remember(self, offset: int, size: int) -> int:
+        """The number is that of records that there are, and one."""
+        for place in range(offset, offset + size, PAGE_SIZE):
+            self.noted[place] = self._page(place)
+        self._record = len(self.kept) + 1
+        return self._record
+
+    async def keep(self) -> None:
+        """From now on it is there."""
+        self.kept[self._record] = self
+
+    async def write(
+        self, segment: int, start: int, offset: int, size: int
+    ) -> tuple[int, int, int, int]:
+        """By pages, as helpers do it."""
+        await self.meanwhile()
+        assert self.memory is not None
+        written = both = unwritten = 0
+        for place in range(0, size, PAGE_SIZE):
+            ours = self.memory.segments[segment - FIRST_DESCRIPTOR].peek(start + place, PAGE_SIZE)
+            noted, theirs = self.noted[offset + place], self._page(offset + place)
+            if ours in (noted, theirs) or offset + place >= len(self.contents):
+                continue
+            if self.full:
+                unwritten += PAGE_SIZE
+                continue
+            both += PAGE_SIZE * (theirs != noted)
+            written += PAGE_SIZE
+            length, end = len(self.contents), offset + place
+            self.contents = (self.contents[:end] + ours + self.contents[end + PAGE_SIZE :])[:length]
+            self.noted[offset + place] = ours
+        return written, both, unwritten, errno.ENOSPC if unwritten else 0
+
+    async def sync(self) -> None:
+        """Counted."""
+        self.synced += 1
+
+    def _page(self, offset: int) -> bytes:
+        return self.contents[offset : offset + PAGE_SIZE].ljust(PAGE_SIZE, b"\0")
 
     async def read(self, pieces: Sequence[Piece]) -> None:
         """Into the segments that the pieces name."""
@@ -63,6 +112,20 @@ class FakeFiles:
     """Called before a file is had."""
     asked: list[tuple[int, int, int]] = field(default_factory=list)
     """Thread, user and group of each caller whose file was wanted."""
+    kept: dict[int, FakeFile] = field(default_factory=dict)
+    """Files that are written back, by the numbers of their records."""
+
+    @asynccontextmanager
+    async def open(self, record: int, uid: int) -> AsyncIterator[FakeFile]:
+        """ENOENT where it is not kept."""
+        if record not in self.kept:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        yield self.kept[record]
+
+    def forget(self, records: Sequence[int]) -> None:
+        """They are not there any more."""
+        for record in records:
+            self.kept.pop(record, None)
 
     @asynccontextmanager
     async def take(
@@ -74,7 +137,7 @@ class FakeFiles:
         file = self.files.get(descriptor)
         if file is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        file.memory = self.memory
+        file.memory, file.kept = self.memory, self.kept
         self.taken.append(file)
         try:
             yield file

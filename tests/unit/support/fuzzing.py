@@ -29,6 +29,7 @@ from msharefs.fuse.planes.paged import PagedPlane
 from msharefs.fuse.planes.passthrough import PassthroughPlane
 from msharefs.fuse.planes.plane import DataPlane
 from msharefs.fuse.replay import Replay
+from msharefs.fuse.write_back import WriteBack
 from tests.unit.support.devices import ScriptedDevice
 from tests.unit.support.exchange import Exchange, exchange
 from tests.unit.support.fakes import FakeOptions
@@ -120,12 +121,15 @@ async def fuzzed(plane: DataPlane) -> AsyncIterator[Fuzzed]:
     world = make_world(capacity=16 * MIB, align=PAGE, nr_inodes=20)
     manager, metrics = world.manager, Metrics()
     changes = Changes(manager, plane)
+    files = FakeFiles(world.memory)
+    write_back = WriteBack(manager, changes, plane, files)
     handlers: dict[int, Handler] = {
         **NameHandlers(manager).handlers(),
-        **HandleHandlers(manager, plane).handlers(),
+        **HandleHandlers(manager, plane, write_back).handlers(),
+        **write_back.handlers(),
         **DirectoryHandlers(manager).handlers(),
         **AttributeHandlers(manager, changes, metrics.report, FakeOptions()).handlers(),
-        **Control(manager, changes, FakeFiles(world.memory)).handlers(),
+        **Control(manager, changes, files, write_back).handlers(),
     }
     with complaints_of("msharefs") as complaints:
         with exchange(handlers, replay=Replay(manager, plane)) as board:

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from msharefs.core.layout import Range
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
@@ -77,6 +78,10 @@ class FakePlane:
     def drop_stale_pages(self, plan: Plan) -> None:
         """Recorded."""
         self.log.append(("drop", plan.region.ino))
+
+    async def collect(self, region: Region, part: Range) -> None:
+        """Recorded."""
+        self.log.append(("collect", region.ino))
 
     async def tend(self) -> None:
         """Nothing."""

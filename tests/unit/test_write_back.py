@@ -1,0 +1,282 @@
+"""Mappings that go back to files, over a manager and callers' files on fakes: when they are written, and
+what a failure leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+import pytest
+
+from msharefs import abi
+from msharefs.core.layout import LOST, MappedFile
+from msharefs.fuse.changes import Changes
+from msharefs.fuse.control import Control
+from msharefs.fuse.handles import HandleHandlers
+from msharefs.fuse.kernel import Opcode
+from msharefs.fuse.write_back import WriteBack
+from tests.unit.support.files import FakeFile, FakeFiles
+from tests.unit.support.planes import FakePlane, header
+from tests.unit.support.worlds import MIB, PAGE, World, make_world, refused, segment_of
+
+SIZE = 2 * MIB
+RW = abi.PROT_READ | abi.PROT_WRITE
+FROM_FILE = abi.MAP_SHARED | abi.MAP_FIXED
+ANONYMOUS = FROM_FILE | abi.MAP_ANONYMOUS
+FD = 5
+CONTENTS = b"".join(b"%04d" % number * (PAGE // 4) for number in range(8))
+
+
+async def answered(answer: object) -> bytes:
+    """That of a handler, now or later."""
+    if isinstance(answer, bytes):
+        return answer
+    assert isinstance(answer, Awaitable)
+    result = await answer
+    assert isinstance(result, bytes)
+    return result
+
+
+@dataclass
+class Desk:
+    """The handlers, a region and a caller with a file."""
+
+    world: World
+
+    def __post_init__(self) -> None:
+        manager = self.world.manager
+        self.file = FakeFile(CONTENTS)
+        self.files = FakeFiles(self.world.memory, {FD: self.file})
+        self.plane = FakePlane()
+        changes = Changes(manager, self.plane)
+        self.write_back = WriteBack(manager, changes, self.plane, self.files)
+        self.control = Control(manager, changes, self.files, self.write_back)
+        self.handles = HandleHandlers(manager, self.plane, self.write_back)
+        self.region = self.world.region(size=SIZE)
+
+    async def ioctl(self, command: int, payload: bytes) -> bytes:
+        """Of a process of user 1001."""
+        head = struct.pack("<QIIQII", os.O_RDWR, 0, command, 0, len(payload), 0)
+        caller = header(Opcode.IOCTL, self.region.ino)._replace(pid=4242, uid=1001, gid=2001)
+        return await answered(self.control.ioctl(caller, memoryview(head + payload)))
+
+    async def map(self, start: int, size: int, *, flags: int = FROM_FILE, prot: int = RW) -> None:
+        """Pages of the file from its start, or of memory."""
+        wanted = abi.CreateMapping(start * PAGE, size * PAGE, 0, prot, flags, FD)
+        await self.ioctl(abi.CREATE_MAPPING, wanted.pack())
+
+    async def unmap(self, start: int, size: int) -> None:
+        """Pages."""
+        await self.ioctl(abi.UNMAP, abi.Unmap(start * PAGE, size * PAGE).pack())
+
+    async def fsync(self) -> bytes:
+        """By whoever has the region open."""
+        return await answered(
+            self.write_back.fsync(header(Opcode.FSYNC, self.region.ino), memoryview(b""))
+        )
+
+    def change(self, page: int, text: bytes) -> None:
+        """As a process does that has it attached."""
+        segment_of(self.region).poke(page * PAGE, text)
+
+    @property
+    def shown(self) -> list[MappedFile]:
+        """Files of the layout, which are those of the journal."""
+        mappings = list(self.region.layout)
+        assert mappings == [mapping for _ino, mapping in self.world.manager.journal.mappings()]
+        assert self.world.tables.ledger.mappings == len(mappings)
+        return [mapping.file for mapping in mappings if mapping.file]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """A mount of 64 MiB."""
+    return Desk(make_world())
+
+
+async def test_fsync_writes_and_stores(desk: Desk) -> None:
+    """By the record that is kept; clean or not it is where it outlives the machine."""
+    await desk.map(2, 8)
+    assert desk.shown == [MappedFile(7, 70, 0, 1001, "/tmp/file", record=1)]
+    assert list(desk.files.kept) == [1]
+    desk.change(3, b"region")
+    assert await desk.fsync() == b""
+    assert desk.file.contents[PAGE : PAGE + 6] == b"region"
+    assert desk.file.synced == 1
+
+
+def test_fsync_of_memory_waits_for_nobody(desk: Desk) -> None:
+    """It is where it belongs; so are directories and inodes that are gone."""
+    for ino in (desk.region.ino, 1, 999):
+        assert desk.write_back.fsync(header(Opcode.FSYNC, ino), memoryview(b"")) == b""
+
+
+async def test_reading_keeps_nothing(desk: Desk) -> None:
+    """Without PROT_WRITE there is no record."""
+    await desk.map(0, 8, prot=abi.PROT_READ)
+    assert (desk.shown[0].record, desk.files.kept, desk.region.goes_back) == (0, {}, False)
+
+
+async def test_unmap_writes_before_it_takes_away(desk: Desk) -> None:
+    """A part; the record stays as long as any part does."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+    desk.change(6, b"six")
+    await desk.unmap(0, 2)
+    assert desk.file.contents[PAGE : PAGE + 3] == b"one"
+    assert [(file.record, file.offset) for file in desk.shown] == [(1, 2 * PAGE)]
+    await desk.unmap(4, 1)
+    assert list(desk.files.kept) == [1]
+    await desk.unmap(0, 8)
+    assert desk.file.contents[6 * PAGE : 6 * PAGE + 3] == b"six"
+    assert (desk.shown, desk.files.kept) == ([], {})
+    assert ("collect", desk.region.ino) in desk.plane.log
+
+
+@pytest.mark.parametrize("flags", [FROM_FILE, ANONYMOUS])
+async def test_what_is_replaced_is_written(desk: Desk, flags: int) -> None:
+    """Whatever comes in its place; its record goes."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+    await desk.map(0, 8, flags=flags)
+    assert desk.file.contents[PAGE : PAGE + 3] == b"one"
+    assert list(desk.files.kept) == ([] if flags == ANONYMOUS else [2])
+
+
+async def test_a_failure_leaves_everything(desk: Desk) -> None:
+    """fsync, UNMAP and a mapping in its place have the errno; the layout has it until all is written."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+    desk.file.full = True
+    before = desk.shown
+    for attempt in (
+        desk.fsync(),
+        desk.unmap(0, 2),
+        desk.map(0, 8),
+        desk.map(0, 2, flags=ANONYMOUS),
+    ):
+        with refused(errno.ENOSPC):
+            await attempt
+        (file,) = desk.shown
+        assert (file.error, file.unwritten) == (errno.ENOSPC, PAGE)
+        assert segment_of(desk.region).peek(PAGE, 3) == b"one"
+    desk.file.full = False
+    await desk.fsync()
+    assert desk.shown == before
+    assert list(desk.files.kept) == [1]
+
+
+async def test_a_file_that_does_not_answer(desk: Desk) -> None:
+    """All of the part counts as unwritten."""
+    await desk.map(0, 8)
+
+    async def hang() -> None:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    desk.file.meanwhile = hang
+    with refused(errno.ETIMEDOUT):
+        await desk.fsync()
+    assert [(file.error, file.unwritten) for file in desk.shown] == [(errno.ETIMEDOUT, 8 * PAGE)]
+
+
+async def test_what_is_refused_anyway_is_not_written(desk: Desk) -> None:
+    """Nor does its mapping come in parts."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+    before = desk.shown
+    for bad in (desk.unmap(1, 0), desk.unmap(0, SIZE), desk.map(0, SIZE, flags=ANONYMOUS)):
+        with refused(errno.EINVAL):
+            await bad
+    assert desk.file.contents == CONTENTS
+    assert desk.shown == before
+
+
+async def test_a_change_that_fails_after_the_writing(desk: Desk) -> None:
+    """The mapping stays, in however many parts, and goes back still."""
+    await desk.map(0, 8)
+    await desk.map(20, 4, flags=ANONYMOUS)
+    desk.change(3, b"three")
+    desk.world.memory.limit = desk.world.memory.used()
+    desk.world.faults.reset()
+    steps = len(desk.world.faults.calls)
+    desk.world.faults.arm(steps, errno.EIO)
+    with refused(errno.EIO):
+        await desk.map(2, 30, flags=ANONYMOUS)
+    assert {file.record for file in desk.shown} == {1}
+    desk.change(3, b"later")
+    await desk.fsync()
+    assert desk.file.contents[3 * PAGE : 3 * PAGE + 5] == b"later"
+
+
+async def test_a_file_that_cannot_be_kept(desk: Desk) -> None:
+    """Nothing is mapped, and nothing is kept."""
+
+    async def keep() -> None:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    desk.file.keep = keep  # type: ignore[method-assign]
+    before = desk.world.snapshot()
+    with refused(errno.ENFILE):
+        await desk.map(0, 8)
+    assert desk.world.snapshot() == before
+
+
+async def test_the_last_close_writes(desk: Desk) -> None:
+    """And no other."""
+    await desk.map(0, 8)
+    ino = desk.region.ino
+    desk.world.manager.open(None, ino, os.O_RDWR)
+    desk.change(1, b"one")
+    release = header(Opcode.RELEASE, ino)
+    assert desk.handles.release(release, memoryview(b"")) == b""
+    assert desk.file.contents == CONTENTS
+    await answered(desk.handles.release(release, memoryview(b"")))
+    assert desk.file.contents[PAGE : PAGE + 3] == b"one"
+
+
+async def test_a_region_goes_when_its_files_have_all(desk: Desk) -> None:
+    """The kernel port is told; until then its memory and its mappings are there."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+    manager, region = desk.world.manager, desk.region
+    manager.unlink(None, 1, b"region")
+    manager.release(None, region.ino)
+    manager.forget([(region.ino, region.lookups)])
+    assert desk.world.kernel.owed == [region.ino]
+    assert region.ino in desk.world.tables.regions
+    await desk.write_back.at_end(region.ino)
+    assert desk.file.contents[PAGE : PAGE + 3] == b"one"
+    assert region.ino not in desk.world.tables.regions
+    assert (desk.files.kept, desk.world.memory.used()) == ({}, 0)
+    await desk.write_back.at_end(region.ino)
+
+
+async def test_what_cannot_be_written_at_the_end_is_told(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How much of which file is lost."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+    desk.file.full = True
+    await desk.write_back.everything()
+    assert "4096 bytes of region" in caplog.text
+    assert "are lost: they could not be written to /tmp/file" in caplog.text
+
+
+async def test_records_that_are_not_kept_any_more(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their mappings are memory from then on; others go on."""
+    await desk.map(0, 2)
+    await desk.map(4, 2)
+    desk.world.manager.write_back.lose([2])
+    assert [file.record for file in desk.shown] == [LOST, 2]
+    assert "8192 bytes from 0 on do not go back to /tmp/file any more" in caplog.text
+    assert desk.world.manager.write_back.records() == {2}
+    desk.change(0, b"never")
+    await desk.fsync()
+    await desk.unmap(0, 2)
+    assert desk.file.contents == CONTENTS

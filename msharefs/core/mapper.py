@@ -101,7 +101,7 @@ class Mapper:
             if file is None:
                 raise BadDescriptor(f"no MAP_ANONYMOUS, and no file is open as {wanted.fd}")
             mapping = mapping._replace(file=file)
-        if self._reserves(region):
+        if not mapping.reserve and self._reserves(region):
             mapping = mapping._replace(reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
         growth = self._growth(region, cut, [mapping])

@@ -255,14 +255,15 @@ class RegionManager:
         if isinstance(inode, InfoFile):
             raise NotPermitted("mshare_info belongs to the file system")
         with self.journal.rewrite(request, ino):
+            now = self._clock()
             if change.size is not None:
                 self._set_size(inode, change.size)
-                inode.mtime_ns = self._clock()
+                inode.mtime_ns = now
             owner = inode.uid
             change_attributes(inode, change)
             if inode.uid != owner:
                 self.tables.change_owner(inode, owner)
-            inode.ctime_ns = self._clock()
+            inode.ctime_ns = now
             self.journal.save(inode)
         return inode
 

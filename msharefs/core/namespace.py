@@ -86,6 +86,8 @@ class Namespace:
         # Names of regions beyond the first of each.
         self._further_names = 0
         self._next_ino = FIRST_FREE_INO
+        # Who made the last region. Few programs make many, and those are all of one caller.
+        self._creator: Caller | None = None
         quotas.add(root.uid, Share(inodes=2))
 
     def __len__(self) -> int:
@@ -169,7 +171,9 @@ class Namespace:
         directory = self._check_new(parent, name, caller.uid)
         gid = directory.gid if directory.mode & stat.S_ISGID else caller.gid
         bits = mode & 0o7777
-        region = Region(self._next_ino, bits, caller.uid, gid, self._clock(), caller)
+        if caller != self._creator:
+            self._creator = caller
+        region = Region(self._next_ino, bits, caller.uid, gid, self._clock(), self._creator)
         region.automap = directory.automap
         return region
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msharefs.core import namespace
-from msharefs.core.inode import FIRST_FREE_INO, INFO_INO, ROOT_INO, Directory, Inode
+from msharefs.core.inode import FIRST_FREE_INO, INFO_INO, ROOT_INO, Caller, Directory, Inode
 from msharefs.core.namespace import (
     LEVELS_SHOWN,
     LINK_MAX,
@@ -102,6 +102,14 @@ def test_a_region_belongs_to_who_asks(names: Namespace) -> None:
     assert (region.uid, region.gid, region.creator) == (ALICE.uid, ALICE.gid, ALICE)
     assert (region.nlink, region.size) == (1, 0)
     assert names.existing(ROOT_INO, b"a") is region
+
+
+def test_regions_of_one_caller_share_what_is_known_of_him(names: Namespace) -> None:
+    """There may be very many; one of another caller in between is his."""
+    callers = (ALICE, Caller(*ALICE), Caller(*ALICE), BOB, Caller(*BOB))
+    made = [names.new_region(ROOT_INO, b"%d" % n, 0, caller) for n, caller in enumerate(callers)]
+    assert [region.creator for region in made] == [*callers]
+    assert len({id(region.creator) for region in made}) == 2
 
 
 def test_a_directory_has_two_links_and_one_for_each_child(names: Namespace) -> None:

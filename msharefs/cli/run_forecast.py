@@ -54,6 +54,7 @@ def _about_the_mount(forecast: Forecast) -> Iterator[str]:
     yield f"{notation.size(free)} of the mount's {notation.size(size)} (size=) are free"
     mount = mounts.mount_of(directory)
     plane = mounts.status_or_nothing(mount).get("data_plane", {}).get("name")
-    if plane == "paged":
+    if plane in {"paged", "direct"}:
+        # A run maps files: on a direct mount, too, its pages are the kernel's copies.
         place = formatting.name(mount.path)
-        yield f"page tables would not be small: {place} is in the paged data plane"
+        yield f"page tables would not be small: {place} is in the {plane} data plane"

@@ -13,7 +13,7 @@ from tests.cli.tool import alone_with, command, drawn, environment, mshare, msha
 from tests.helpers.fixtures import MakeMount, MakePoke
 from tests.helpers.mount import Mount
 from tests.helpers.poke import Poke
-from tests.helpers.raw import layout
+from tests.helpers.raw import collapsed
 from tests.helpers.users import ALICE
 from tests.helpers.waiting import eventually
 
@@ -35,7 +35,7 @@ def test_json_tells_what_there_is(mounted: Mount, region: Path, client: Poke) ->
     """Sizes in bytes, the owner, the mode, and who has it attached."""
     make(region, GIB, mapped=8 * MIB, mode=0o640)
     client.attach(region, MIB)
-    eventually(lambda: layout(region)["collapsed"] == 8 * MIB)
+    eventually(lambda: collapsed(region) == 8 * MIB)
     (found,) = mshare("ls", mounted.path, "--json").json["regions"]
     assert found == {
         "path": str(region),
@@ -62,7 +62,7 @@ def test_the_table_has_a_line_a_region(mounted: Mount, region: Path, client: Pok
     """Sizes with units; no colour and no trailing blanks into a pipe."""
     make(region, GIB, mapped=3 * MIB, mode=0o644)
     client.attach(region, MIB)
-    eventually(lambda: layout(region)["collapsed"] == 2 * MIB)
+    eventually(lambda: collapsed(region) == 2 * MIB)
     result = mshare("ls", mounted.path).ok()
     head, line = result.out.splitlines()
     assert head.split() == [

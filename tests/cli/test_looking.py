@@ -14,7 +14,7 @@ from tests.cli.tool import drawn, mshare, mshare_as
 from tests.helpers.fixtures import MakeMount, MakePoke
 from tests.helpers.mount import Mount
 from tests.helpers.poke import Poke, smaps
-from tests.helpers.raw import layout
+from tests.helpers.raw import collapsed
 from tests.helpers.users import ALICE, BOB
 from tests.helpers.waiting import eventually
 
@@ -89,7 +89,7 @@ def test_stat_draws_with_ascii_where_there_is_nothing_better(varied: Path) -> No
 def test_stat_tells_memory_page_tables_and_use(varied: Path, client: Poke) -> None:
     """The arithmetic: 2 MiB units that something is mapped in, and those that are whole."""
     client.attach(varied, MIB)
-    eventually(lambda: layout(varied)["collapsed"] == 18 * MIB)
+    eventually(lambda: collapsed(varied) == 18 * MIB)
     document = mshare("stat", varied, "--json").json
     # 2 + 5 + 1 + 2 + 4 units with 4 KiB of tables each. The single page's is not whole, and what
     # comes at the first touch is not there.

@@ -326,7 +326,7 @@ def test_page_tables_become_small(place: Path, attach: Attach) -> None:
                 raw.create_mapping(fd, start, 1 << 20)
         for offset in range(0, size, PAGE):
             peek(address + offset)
-        eventually(lambda: raw.layout(place)["collapsed"] == size, timeout=40)
+        eventually(lambda: raw.collapsed(place) == size, timeout=40)
         left = page_tables() - bare
         attach.detach(address)
         return left

@@ -146,14 +146,21 @@ def refused(*expected: int) -> Iterator[None]:
 
 
 def layout(path: PathLike | int) -> dict[str, Any]:
-    """user.msharefs.layout of a region, all its parts put together."""
+    """user.msharefs.layout of a region, all its parts put together; without what changes by itself,
+    which is how much is in huge pages: see `collapsed`."""
     whole: dict[str, Any] = json.loads(os.getxattr(path, "user.msharefs.layout"))
     following = whole["next"]
     while following is not None:
         part = json.loads(os.getxattr(path, f"user.msharefs.layout.{following}"))
         whole["mappings"] += part["mappings"]
         following = part["next"]
+    del whole["collapsed"]
     return whole
+
+
+def collapsed(path: PathLike | int) -> int:
+    """Bytes of a region that are in huge pages by now, as its layout says."""
+    return int(json.loads(os.getxattr(path, "user.msharefs.layout"))["collapsed"])
 
 
 def mapped_ranges(path: PathLike | int) -> list[tuple[int, int]]:

@@ -39,7 +39,7 @@ def map_small(fd: int, size: int = SIZE) -> None:
 
 def collapsed(path: Path) -> int:
     """The bytes that the layout says are in huge pages."""
-    return int(raw.layout(path)["collapsed"])
+    return raw.collapsed(path)
 
 
 def wait_until_collapsed(path: Path, size: int = SIZE) -> None:

@@ -40,7 +40,7 @@ STATUS = "user.msharefs.status"
 
 PROBE_TIMEOUT = 600.0  # seconds; the longest probe makes 100,000 regions
 MOUNT_TIMEOUT = 30.0
-END_TIMEOUT = 60.0  # what a daemon may take to end after umount; with a million regions some seconds
+END_TIMEOUT = 60.0  # of a daemon after umount; with a million regions it takes some seconds
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,11 @@ import site
 import sys
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-site.main()
-
-from msharefs.daemon.server import main  # noqa: E402 - the path is complete only now
+try:
+    site.main()
+    from msharefs.daemon.server import main  # the path is complete only now
+except OSError as error:
+    # No descriptor is left, say, for a module's file. The supervisor tries again.
+    sys.exit(f"msharefs: a server cannot be loaded: {error}")
 
 sys.exit(main())

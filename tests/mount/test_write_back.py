@@ -21,7 +21,7 @@ from tests.helpers import mount, raw
 from tests.helpers.file_processes import broker_of, end, helpers_of
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import HUGE, PAGE, map_file, opened, refused
-from tests.helpers.users import ALICE, as_user, in_child
+from tests.helpers.users import ALICE, as_user
 from tests.helpers.waiting import eventually
 
 PLANES = mount.planes()
@@ -385,11 +385,13 @@ def test_a_descriptor_that_was_set_to_append(
 # What fails
 
 
+@pytest.mark.root_only("mounts a file system")
 def test_a_full_file_system(
     mounted: mount.Mount, place: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     """C29: ENOSPC for fsync and UNMAP, which changes nothing then; nothing is lost, and all of it
     goes when there is room."""
+    mounted.expect_log(LOUD)
     path = small_disk / "sparse"
     with opened(path, os.O_RDWR | os.O_CREAT) as file:
         os.ftruncate(file, 16 * PAGE)
@@ -451,6 +453,7 @@ def fill(path: Path) -> None:
                     raise
 
 
+@pytest.mark.root_only("mounts a file system")
 def test_what_ext4_forbids(mounted: mount.Mount, place: Path, tmp_path: Path) -> None:
     """C24, C29: an append-only file is EACCES, also where it was made one afterwards; an immutable one
     EPERM, while it is; a full one ENOSPC."""
@@ -587,12 +590,13 @@ def test_a_caller_that_is_gone(mounted: mount.Mount, place: Path, tmp_path: Path
     path.write_bytes(bytes(PAGE))
     kept = os.open(path, os.O_RDONLY)
     with raw.region(place, SIZE) as region, mmap.mmap(region, SIZE) as window:
-
-        def map_it() -> None:
-            with opened(path) as file:
-                map_file(region, 0, PAGE, file, prot=raw.RW)
-
-        in_child(map_it, uid=os.geteuid())
+        child = os.fork()
+        if child == 0:
+            try:
+                map_file(region, 0, PAGE, os.open(path, os.O_RDWR), prot=raw.RW)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
         path.unlink()
         window[:4] = b"late"
         os.fsync(region)

@@ -199,13 +199,17 @@ async def test_a_change_that_fails_after_the_writing(desk: Desk) -> None:
     await desk.map(0, 8)
     await desk.map(20, 4, flags=ANONYMOUS)
     desk.change(3, b"three")
-    desk.world.memory.limit = desk.world.memory.used()
-    desk.world.faults.reset()
-    steps = len(desk.world.faults.calls)
-    desk.world.faults.arm(steps, errno.EIO)
+
+    async def fail_what_comes() -> None:
+        desk.world.faults.reset()
+        desk.world.faults.arm(0, errno.EIO)
+
+    desk.file.meanwhile = fail_what_comes
     with refused(errno.EIO):
         await desk.map(2, 30, flags=ANONYMOUS)
+    assert desk.file.contents[3 * PAGE : 3 * PAGE + 5] == b"three"
     assert {file.record for file in desk.shown} == {1}
+    desk.file.meanwhile = FakeFile().meanwhile
     desk.change(3, b"later")
     await desk.fsync()
     assert desk.file.contents[3 * PAGE : 3 * PAGE + 5] == b"later"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from msharefs.abi import LAYOUT_ATTRIBUTE
@@ -104,9 +104,9 @@ class Layout:
     """How many times something was mapped, ever."""
     unmaps: int
     """How many times something was unmapped, ever."""
-    collapsed: int = 0
+    collapsed: int = field(default=0, compare=False)
     """How many bytes were in pages of 2 MiB when the mount looked, which it does a moment after each
-    change."""
+    change; it changes by itself, and layouts that differ in nothing else are equal."""
 
     @property
     def generation(self) -> Generation:

@@ -16,6 +16,7 @@ from msharefs.core.region import Region
 from msharefs.fuse import kernel
 from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.messages import ReadIn, WriteIn
+from msharefs.fuse.planes import loans
 from msharefs.fuse.planes.loans import REFUSALS
 from msharefs.fuse.planes.paged import PagedPlane
 from tests.unit.support.devices import KernelEnd, connected
@@ -307,6 +308,12 @@ def test_a_change_of_holes_leaves_no_stale_pages(
 
 
 # Those who populate
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, who asks again was refused just before."""
+    monkeypatch.setattr(loans, "GRACE", 60.0)
 
 
 def populating(kernel_end: KernelEnd) -> PagedPlane:

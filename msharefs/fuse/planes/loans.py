@@ -41,9 +41,6 @@ LONGEST_AGAIN = 0.05
 LOOK = 20e-6
 """Seconds between looks at whether a thread has gone on."""
 RUNS = 0.2
-"""For this part of its loan a thread may be seen running. It maps what it was lent in a few tens of
-microseconds; then it waits for more, or has left the call, which a running thread does not show."""
-RUNS = 0.2
 """The part of a loan that its thread may have been running at the looks. It maps what it was lent in a
 few tens of microseconds, and then waits again or has left the call, which a running thread does not show."""
 

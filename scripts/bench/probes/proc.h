@@ -50,4 +50,21 @@ static inline uint64_t all_tables_kb(void)
 	return field_kb(proc_text, "\nPageTables:");
 }
 
+/* The same when no more page tables are on their way out: those of processes that have ended and of ranges
+ * that are unmapped are freed some milliseconds later (RCU). */
+static inline uint64_t settled_tables_kb(void)
+{
+	static const struct timespec pause = {.tv_nsec = 40000000};
+	uint64_t before, now = all_tables_kb();
+
+	for (int tries = 0; tries < 50; tries++) {
+		before = now;
+		nanosleep(&pause, NULL);
+		now = all_tables_kb();
+		if (now >= before)
+			break;
+	}
+	return now;
+}
+
 #endif

@@ -71,13 +71,18 @@ class Collector:
         """Give back which of these nobody has.
 
         The ranges were read, with the lock, before it is looked who has them: each that is more
-        than told was somebody's then, and its place cannot have become another's since.
+        than told was somebody's then, and its place cannot have become another's since. A segment
+        that nobody has may be attached at any time by who can reach it. So which of them are gone
+        is asked first: nobody can begin to have those, and who has one by then is seen.
         """
         self._note_peak(ranges, segments)
-        held = self._run_file.held()
         by_range = {entry.range: entry for entry in segments}
+        reachable = {entry.range for entry in segments if not self._segments.is_gone(entry)}
+        held = self._run_file.held()
         for each in ranges:
-            if held >> each.number & 1 or each.state is RangeState.TOLD:
+            if each.number in reachable or held >> each.number & 1:
+                continue
+            if each.state is RangeState.TOLD:
                 continue
             if each.state is RangeState.SEGMENT:
                 self._free_segment(each, by_range.get(each.number))
@@ -99,10 +104,8 @@ class Collector:
         self._making = seen
 
     def _free_segment(self, room: Range, entry: SegmentEntry | None) -> None:
-        """Give back a segment that nobody can reach. Without an entry: whoever began to make it
-        has been killed."""
-        if entry is not None and not self._segments.is_gone(entry):
-            return
+        """Give back a segment that is gone. Without an entry: whoever began to make it has been
+        killed."""
         if entry is not None:
             self._run_file.remove_segment(entry)
         self._unmap(room)

@@ -149,11 +149,8 @@ def test_hints_are_looked_at_alone(
     assert region.mapped == {}
 
 
-def test_a_segment_goes_with_its_file_and_its_windows(
-    collector: Collector, region: FakeRegion, run_file: RunFile, segments: Segments, tmp_path: Path
-) -> None:
-    """While it has a name, while it is open, while anybody has it attached it stays."""
-    path = Path(f"/dev/shm/msharefs-unit-{os.getpid()}")
+def put_segment(region: FakeRegion, run_file: RunFile, segments: Segments, path: Path) -> int:
+    """A segment with a name in range 0, and a descriptor of it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     status = os.fstat(fd)
     segments.hold(os.dup(fd))
@@ -162,6 +159,15 @@ def test_a_segment_goes_with_its_file_and_its_windows(
     for place, value in enumerate((POSIX, status.st_dev, status.st_ino, 0, MIB)):
         words(run_file, (base + place * WORD, value))
     words(run_file, (SEGMENTS_USED * WORD, 1), (SEGMENTS_LIVE * WORD, 1))
+    return fd
+
+
+def test_a_segment_goes_with_its_file_and_its_windows(
+    collector: Collector, region: FakeRegion, run_file: RunFile, segments: Segments
+) -> None:
+    """While it has a name, while it is open, while anybody has it attached it stays."""
+    path = Path(f"/dev/shm/msharefs-unit-{os.getpid()}")
+    fd = put_segment(region, run_file, segments, path)
     holder = Holder(run_file, 0, 0)
     path.unlink()
     os.close(fd)
@@ -172,6 +178,40 @@ def test_a_segment_goes_with_its_file_and_its_windows(
     os.close(fd)
     collector.collect()
     path.unlink()
+    assert (region.mapped, run_file.segments(), run_file.ranges()) == ({}, [], [])
+
+
+@pytest.mark.parametrize("question", ["held", "is_gone"])
+def test_a_segment_that_is_attached_for_good_while_it_is_looked_stays(
+    collector: Collector,
+    region: FakeRegion,
+    run_file: RunFile,
+    segments: Segments,
+    monkeypatch: pytest.MonkeyPatch,
+    question: str,
+) -> None:
+    """Nobody has it attached, but it is open; then it is attached, and its name and its last
+    descriptor go: between any two of the collector's questions."""
+    path = Path(f"/dev/shm/msharefs-unit-{os.getpid()}")
+    fd = put_segment(region, run_file, segments, path)
+    asked = run_file if question == "held" else segments
+    ask = getattr(asked, question)
+    holders: list[Holder] = []
+
+    def ask_and_attach(*arguments: object) -> object:
+        answer = ask(*arguments)
+        if not holders:
+            holders.append(Holder(run_file, 0, 0))
+            path.unlink()
+            os.close(fd)
+        return answer
+
+    monkeypatch.setattr(asked, question, ask_and_attach)
+    for _ in range(2):
+        collector.collect()
+        assert region.mapped == {0: MIB}
+    holders[0].end()
+    collector.collect()
     assert (region.mapped, run_file.segments(), run_file.ranges()) == ({}, [], [])
 
 

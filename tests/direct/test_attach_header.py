@@ -22,7 +22,7 @@ import pytest
 from msharefs import abi
 from tests.helpers import direct, raw
 from tests.helpers.fixtures import MakeMount
-from tests.helpers.mount import PRIVILEGED, Mount
+from tests.helpers.mount import Mount
 from tests.helpers.users import ChildKilledError, in_child
 from tests.helpers.waiting import eventually
 
@@ -220,7 +220,10 @@ def test_where_others_have_mapped_the_file_it_is_mapped_as_well(
     assert in_child(work) == (FENCED, b"\x09z")
 
 
-@pytest.mark.parametrize("plane", ["paged", *(["passthrough"] if PRIVILEGED else [])])
+@pytest.mark.parametrize(
+    "plane",
+    ["paged", pytest.param("passthrough", marks=pytest.mark.root_only("the plane of his mounts"))],
+)
 def test_it_works_on_every_mount(make_mount: MakeMount, attach: Attach, plane: str) -> None:
     """As mmap(2) of the file does, at a multiple of 2 MiB."""
     other = make_mount(f"size=16M,data={plane}")

@@ -153,15 +153,14 @@ def test_no_hole_has_memory_on_roots_mount(region: Region, place: Path) -> None:
             assert fate(partial(touched, second, HALF)) == "SIGBUS"
 
 
-if not PRIVILEGED:
-
-    def test_holes_without_a_fence(region: Region, place: Path, mounted: Mount) -> None:
-        """D7: A reader and a forked child see zeros, and the memory that this took goes."""
-        with region.attach() as window, Region.open(place, writable=False) as other:
-            assert in_child(partial(touched, window, HALF)) == 0
-            with other.attach() as second:
-                assert second.buf[HALF + PAGE] == 0
-                eventually(lambda: used(mounted) == HALF, timeout=20, what="it is not swept")
+@pytest.mark.user_only("a touch finds no memory on root's mount")
+def test_holes_without_a_fence(region: Region, place: Path, mounted: Mount) -> None:
+    """D7: A reader and a forked child see zeros, and the memory that this took goes."""
+    with region.attach() as window, Region.open(place, writable=False) as other:
+        assert in_child(partial(touched, window, HALF)) == 0
+        with other.attach() as second:
+            assert second.buf[HALF + PAGE] == 0
+            eventually(lambda: used(mounted) == HALF, timeout=20, what="it is not swept")
 
 
 def test_the_way_lasts_as_long_as_the_memory(region: Region, place: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import direct, raw
-from tests.helpers.mount import PRIVILEGED, Mount
+from tests.helpers.mount import Mount
 from tests.helpers.users import ChildKilledError, in_child
 from tests.helpers.waiting import eventually
 
@@ -162,26 +162,25 @@ def test_changes_reach_direct_clients(region: int) -> None:
         assert two[UNIT - 1] == 0
 
 
-if PRIVILEGED:
+@pytest.mark.root_only("the memory of an ordinary user's mount has no limit of its own")
+def test_a_touch_of_a_hole_finds_no_memory(region: int) -> None:
+    """D7: Root's mount has a limit of its own, which is what is mapped."""
+    with direct.attached(region, UNIT) as window:
+        with pytest.raises(ChildKilledError, match="SIGBUS"):
+            in_child(partial(touch, window, HALF))
 
-    def test_a_touch_of_a_hole_finds_no_memory(region: int) -> None:
-        """D7: Root's mount has a limit of its own, which is what is mapped."""
-        with direct.attached(region, UNIT) as window:
-            with pytest.raises(ChildKilledError, match="SIGBUS"):
-                in_child(partial(touch, window, HALF))
 
-else:
-
-    def test_a_touch_of_a_hole_is_swept(region: int, mounted: Mount) -> None:
-        """D7: A client that has no fence gets zeros there; the memory is taken back in a while, and what
-        is mapped stays."""
-        with direct.attached(region, UNIT) as window:
-            window[0] = 1
-            for offset in range(HALF, UNIT, PAGE):
-                window[offset] = 1
-            eventually(lambda: window[HALF] == 0, timeout=20, what="it is not swept")
-            assert window[0] == 1
-        assert mounted.status()["arena"]["used"] == HALF
+@pytest.mark.user_only("a touch finds no memory on root's mount")
+def test_a_touch_of_a_hole_is_swept(region: int, mounted: Mount) -> None:
+    """D7: A client that has no fence gets zeros there; the memory is taken back in a while, and what
+    is mapped stays."""
+    with direct.attached(region, UNIT) as window:
+        window[0] = 1
+        for offset in range(HALF, UNIT, PAGE):
+            window[offset] = 1
+        eventually(lambda: window[HALF] == 0, timeout=20, what="it is not swept")
+        assert window[0] == 1
+    assert mounted.status()["arena"]["used"] == HALF
 
 
 def test_an_unlinked_region(region: int, place: Path, mounted: Mount) -> None:

@@ -47,13 +47,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only root can do where we are not root. Each such test says why."""
+    """Leave out what only root can do where we are not root, and the other way round. Each such test
+    says why. Who lists tests sees those of ordinary users: root runs them as one."""
+    unfit = "user_only" if mount.PRIVILEGED else "root_only"
+    listed = mount.PRIVILEGED and config.option.collectonly
     rest: list[pytest.Item] = []
     for item in items:
-        marker = item.get_closest_marker("root_only")
-        if marker is not None and not (len(marker.args) == 1 and str(marker.args[0]).strip()):
-            raise pytest.UsageError(f"{item.nodeid}: root_only needs its reason")
-        if marker is None or mount.PRIVILEGED:
+        for name in ("root_only", "user_only"):
+            marker = item.get_closest_marker(name)
+            if marker is not None and not (len(marker.args) == 1 and str(marker.args[0]).strip()):
+                raise pytest.UsageError(f"{item.nodeid}: {name} needs its reason")
+        if listed or item.get_closest_marker(unfit) is None:
             rest.append(item)
     left_out = [item for item in items if item not in rest]
     if left_out:

@@ -389,7 +389,8 @@ class Mount:
         """Unmount, then demand a clean end: exit code, log, and nothing left."""
         try:
             done = unmount(self.path)
-            assert done.returncode == 0, f"umount: {done.stderr}\n{self.log()}"
+            # A daemon whose connection was aborted may have been quicker.
+            assert done.returncode == 0 or self._exit_code, f"umount: {done.stderr}\n{self.log()}"
             self.wait_for_end()
         finally:
             self.discard()

@@ -21,11 +21,6 @@ CAPACITY = 64 * raw.MIB
 SIZE = 8 * HUGE
 
 
-def policy_shown(asked: str) -> str:
-    """What the status says of huge=: a user's segments follow the machine's own /dev/shm."""
-    return asked if mount.PRIVILEGED else "system"
-
-
 def test_empty_mount(mounted: mount.Mount) -> None:
     """N11: df shows the whole size= as free, df -i two inodes (the root and mshare_info)."""
     mounted.wait_until_empty()
@@ -97,7 +92,7 @@ def test_status_adds_up(mounted: mount.Mount, place: Path) -> None:
     arena = status["arena"]
     assert arena["reserved"] == sum(each["reserved"] for each in layouts) == HUGE + 4 * PAGE
     assert arena["used"] == arena["limit"] == arena["reserved"]
-    assert (arena["size"], arena["huge"]) == (CAPACITY, policy_shown("always"))
+    assert (arena["size"], arena["huge"]) == (CAPACITY, "always")
     assert status["open_handles"] == 2
     place.rmdir()
 
@@ -247,7 +242,7 @@ def test_huge_policies(make_mount: MakeMount, make_poke: MakePoke, policy: str) 
     """N11: accounting and holes are exact with every huge= policy."""
     mounted = make_mount(f"size=16M,huge={policy}")
     path = mounted.path / "r"
-    assert mounted.status()["arena"]["huge"] == policy_shown(policy)
+    assert mounted.status()["arena"]["huge"] == policy
     with raw.region(path, 4 * HUGE) as fd:
         create_mapping(fd, 0, HUGE)
         create_mapping(fd, HUGE + 3 * PAGE, 7 * PAGE)

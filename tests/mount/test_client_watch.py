@@ -17,9 +17,7 @@ import pytest
 import msharefs
 from msharefs import Layout, Region
 from tests.helpers.fixtures import MakeMount
-from tests.helpers.mount import unmount
 from tests.helpers.users import in_child
-from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.mount
 
@@ -149,8 +147,6 @@ def test_watch_of_a_mount_that_ends(make_mount: MakeMount, tmp_path: Path) -> No
     # close(2) fails only if the kernel had not yet learned that there is nothing to flush.
     with suppress(msharefs.MountGone):
         region.close()
-    unmount(mount.path)
-    eventually(lambda: mount.process.poll() is not None, timeout=20, what="the daemon lives")
 
 
 ASYNC_WATCH = """

@@ -294,16 +294,11 @@ def test_overlap_comes_before_the_file(region: int) -> None:
 # How many
 
 
-@pytest.fixture
-def limited(make_mount: MakeMount) -> mount.Mount:
-    """A mount that may have two mappings of files, of which one user may have one."""
-    return make_mount("size=16M,align=4096,max_files=2,user_files=1")
-
-
-def test_how_many_the_mount_may_have(limited: mount.Mount, file: int) -> None:
+def test_how_many_the_mount_may_have(make_mount: MakeMount, file: int) -> None:
     """Q3, Q6: ENFILE, also for an UNMAP that makes two of one; what replaces one is none more. The
     limit is changed while it is in use, not below what is there, and status and metrics tell."""
     command = [sys.executable, "-P", "-m", "msharefs.cli.main"]
+    limited = make_mount("size=16M,align=4096,max_files=2")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *words], capture_output=True, text=True, check=False)
@@ -329,8 +324,9 @@ def test_how_many_the_mount_may_have(limited: mount.Mount, file: int) -> None:
 
 
 @pytest.mark.root_only("becomes another user")
-def test_how_many_a_user_may_have(limited: mount.Mount, file: int) -> None:
+def test_how_many_a_user_may_have(make_mount: MakeMount, file: int) -> None:
     """Q3: EDQUOT beyond user_files=, in all his regions; memory he may map still."""
+    limited = make_mount("size=16M,align=4096,max_files=2,user_files=1")
 
     def use_up() -> None:
         with (

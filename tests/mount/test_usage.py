@@ -245,7 +245,7 @@ def in_private_namespace(background: Background, script: str) -> subprocess.Comp
         mount --bind "$sbin" {real}
         mount -t tmpfs none "$sbin"
         ln -s {real}/* "$sbin"
-        make -s -C {mount.ROOT} -o setup install-helper PREFIX={background.base} SUDO= >{background.base}/links
+        make -s -C {mount.ROOT} -o setup install-helper PREFIX={background.base} SUDO= >{background.base}/links 2>&1
         ln -s {command} "$sbin/msharefs-mount"
     """
     (background.base / "bin").mkdir()

@@ -103,6 +103,38 @@ def test_a_segment_goes_with_its_last_descriptor(start: Start, place: Path) -> N
     work.eventually_sizes([])
 
 
+CLOSED_MEANWHILE = """
+import errno, threading
+FAN_CLASS_CONTENT, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD = 4, 1, 0x10000, -100
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_ssize_t
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int,
+                               ctypes.c_char_p]
+def map_it():
+    at = libc.mmap(None, n, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    print(errno.errorcode[ctypes.get_errno()] if at == -1 else "mapped", flush=True)
+fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR); put(fd)
+watch = libc.fanotify_init(FAN_CLASS_CONTENT, os.O_RDONLY)
+run_file = os.environ["MSHAREFS_RUN"].encode()
+print(libc.fanotify_mark(watch, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, run_file), flush=True)
+thread = threading.Thread(target=map_it); thread.start()
+os.read(watch, 4096); os.close(fd)
+while b'"mappings": []' not in os.getxattr(os.environ["MSHAREFS_REGION"], "user.msharefs.layout"):
+    time.sleep(0.01)
+os.close(watch); thread.join()
+"""
+
+
+@pytest.mark.root_only("holds up a thread that opens a file")
+def test_a_descriptor_that_is_closed_while_it_is_mapped(place: Path) -> None:
+    """One thread is in mmap and about to tell what it will have, for which the run's file is
+    opened; another one closes the last descriptor, and the segment goes. It is not mapped then."""
+    script = START + CLOSED_MEANWHILE
+    done = run(place, sys.executable, "-c", script, options=("--shm",))
+    assert (done.stdout, done.stderr) == ("0\nEBADF\n", "")
+
+
 def test_memory_of_another_users_process_stays(place: Path) -> None:
     """A child becomes another user, whom nobody can look into, and is all that has a range."""
     script = (

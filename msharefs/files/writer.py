@@ -31,8 +31,8 @@ BATCH = 1 << 20
 SIGN_OF_LIFE = 0.5
 """Seconds between words to the server."""
 _DAMAGED = OSError(errno.EIO, "its record is damaged")
-TRIES = 3
-"""To store a page, in a file that others make shorter and longer meanwhile."""
+TRIES = 20
+"""To store a page, in a file that others make shorter and longer meanwhile: each of them may meet it short, and then it is long again."""
 _UNTOLD = {errno.EOPNOTSUPP: errno.EIO, errno.ENODEV: errno.EIO}
 """What a file system that cannot be asked for room says, and what that means here."""
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.helpers import mount, raw
 from tests.helpers.background import Background
+from tests.helpers.file_processes import links_of
 from tests.helpers.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("requires_fuse")
@@ -137,8 +138,7 @@ def test_nothing_of_the_caller_is_kept(
     pids = mount.read_status(background.path)["pids"]
     for pid in pids.values():
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
-        held = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
-        assert [each for each in held if str(tmp_path) in each] == []
+        assert [each for each in links_of(pid) if str(tmp_path) in each] == []
     names = {
         word.partition(b"=")[0]
         for word in Path(f"/proc/{pids['server']}/environ").read_bytes().split(b"\0")

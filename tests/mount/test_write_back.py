@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import mount, raw
-from tests.helpers.file_processes import broker_of, end, helpers_of
+from tests.helpers.file_processes import broker_of, end, helpers_of, links_of
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import HUGE, PAGE, map_file, opened, refused
 from tests.helpers.users import ALICE, as_user
@@ -608,7 +608,7 @@ def test_what_is_kept_is_let_go(pair: Pair, mounted: mount.Mount) -> None:
     """The supervisor has the file open as long as a part of it is mapped, and no longer."""
 
     def is_kept() -> bool:
-        links = {os.readlink(link) for link in Path(f"/proc/{mounted.pid}/fd").iterdir()}
+        links = links_of(mounted.pid)
         return str(pair.path) in links
 
     assert is_kept()

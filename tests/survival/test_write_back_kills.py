@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import mount, raw
-from tests.helpers.file_processes import broker_of, children, end, name_of
+from tests.helpers.file_processes import broker_of, children, end, links_of, name_of
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import MIB, PAGE, map_file, opened
 from tests.helpers.waiting import eventually
@@ -50,7 +50,7 @@ def region(mounted: mount.Mount, place: Path, path: Path) -> Iterator[int]:
 
 def kept_files(mounted: mount.Mount) -> list[str]:
     """What the supervisor has open below the directory of the tests."""
-    links = {os.readlink(link) for link in Path(f"/proc/{mounted.pid}/fd").iterdir()}
+    links = links_of(mounted.pid)
     return sorted(link for link in links if "/pytest-" in link)
 
 

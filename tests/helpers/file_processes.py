@@ -38,7 +38,8 @@ def end(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         assert select.select([pidfd], [], [], 10)[0]
     finally:
         os.close(pidfd)

@@ -11,20 +11,15 @@ page cache, and read(2) gives what is mapped, as on kernels before Linux 6.6.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable
 
 from msharefs.core.errors import InvalidArgument
 from msharefs.core.plan import Plan
 from msharefs.core.region import Region
 from msharefs.core.ways import Way
 from msharefs.fuse import kernel
-from msharefs.fuse.device import Device
-from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.messages import ReadIn
 from msharefs.fuse.planes.paged import PagedPlane
-from msharefs.fuse.planes.plane import Negotiation
-from msharefs.linux.populate import populating_call
 
 
 class DirectPlane(PagedPlane):
@@ -33,20 +28,8 @@ class DirectPlane(PagedPlane):
     name = "direct"
     gives_segments = True
     maps_segments = True
-
-    def __init__(
-        self,
-        device: Device,
-        why: str,
-        offer: InitOffer,
-        call_of: Callable[[int], str | None] = populating_call,
-    ) -> None:
-        """The arguments are those of the paged plane."""
-        super().__init__(device, why, _asking_before_mmap(offer), call_of)
-
-    def negotiate(self, offer: InitOffer) -> Negotiation:
-        """What the paged plane asks for, but for mmap of every handle."""
-        return super().negotiate(_asking_before_mmap(offer))
+    # Without leave to map files for direct I/O: with it the kernel would let every handle be mapped.
+    _wanted = kernel.FUSE_HAS_RESEND
 
     def open_flags(self, region: Region) -> int:
         """Not to be mapped, where the region is direct. With the pages that the kernel has, where
@@ -66,7 +49,3 @@ class DirectPlane(PagedPlane):
     def has_stale_pages(self, plan: Plan) -> bool:
         """The kernel has no pages of a region whose clients have the segment."""
         return not plan.region.way.is_direct and super().has_stale_pages(plan)
-
-
-def _asking_before_mmap(offer: InitOffer) -> InitOffer:
-    return replace(offer, flags2=offer.flags2 & ~kernel.FUSE_DIRECT_IO_ALLOW_MMAP)

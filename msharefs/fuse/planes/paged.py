@@ -71,6 +71,8 @@ class PagedPlane:
     # With it the kernel reads 2 MiB ahead, whatever read_ahead_kb says, which only root may set
     # (do_sync_mmap_readahead in mm/filemap.c).
     attach_advice = mmap.MADV_HUGEPAGE
+    # mmap of direct-I/O files, and resending.
+    _wanted = kernel.FUSE_DIRECT_IO_ALLOW_MMAP | kernel.FUSE_HAS_RESEND
 
     def __init__(
         self,
@@ -84,18 +86,17 @@ class PagedPlane:
         self._device = device
         # With it read(2) and write(2) can be told from faults and write-backs (Linux 6.6).
         # Without it all go through the page cache, and read(2) gives what is mapped.
-        self._direct = bool(offer.flags2 & kernel.FUSE_DIRECT_IO_ALLOW_MMAP)
+        self._direct = bool(offer.flags2 & self._wanted & kernel.FUSE_DIRECT_IO_ALLOW_MMAP)
         self._buffer = bytearray(LARGEST_READ)
         self._changes: defaultdict[int, list[Plan]] = defaultdict(list)
         self._loans = Loans(call_of)
         self._any_lent = trio.Event()
 
     def negotiate(self, offer: InitOffer) -> Negotiation:
-        """mmap of direct-I/O files, and resending, where offered."""
-        wanted = kernel.FUSE_DIRECT_IO_ALLOW_MMAP | kernel.FUSE_HAS_RESEND
+        """What is wanted, where it is offered."""
         return Negotiation(
             flags=offer.flags & (kernel.FUSE_HANDLE_KILLPRIV | kernel.FUSE_ABORT_ERROR),
-            flags2=offer.flags2 & wanted,
+            flags2=offer.flags2 & self._wanted,
             stack_depth=0,
         )
 

@@ -17,6 +17,7 @@ import pytest
 
 from tests.helpers import mount, poke
 from tests.helpers.background import Background
+from tests.helpers.memory_group import MemoryGroup, memory_group, missing_for_memory_groups
 from tests.helpers.watchdog import Watchdog
 
 MakeMount = Callable[..., mount.Mount]
@@ -217,3 +218,13 @@ def make_poke(poke_program: Path) -> Iterator[MakePoke]:
 def client(make_poke: MakePoke) -> poke.Poke:
     """One client process, root's."""
     return make_poke()
+
+
+@pytest.fixture
+def group() -> Iterator[MemoryGroup]:
+    """A memory group of version 1 or 2 with nobody in it. Only root may make one."""
+    missing = missing_for_memory_groups()
+    if missing is not None:
+        pytest.skip(missing)
+    with memory_group() as group:
+        yield group

@@ -58,11 +58,11 @@ def missing_for_memory_groups() -> str | None:
 
 
 @contextmanager
-def memory_group(name: str) -> Iterator[MemoryGroup]:
+def memory_group() -> Iterator[MemoryGroup]:
     """A new group without a limit. Its processes must have ended with the block."""
     found = _parent()
     assert found is not None, "no memory groups are mounted"
-    path = found[0] / f"msharefs-test-{os.getpid()}-{name}"
+    path = found[0] / f"msharefs-test-{os.getpid()}"
     path.mkdir()
     try:
         yield MemoryGroup(path, found[1])

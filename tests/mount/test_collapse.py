@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from tests.cli.tool import mshare
 from tests.helpers import mount, raw
 from tests.helpers.fixtures import MakeMount
-from tests.helpers.memory_group import MemoryGroup, memory_group, missing_for_memory_groups
+from tests.helpers.memory_group import MemoryGroup
 from tests.helpers.poke import Poke, faults, smaps
 from tests.helpers.raw import HUGE, MIB, PAGE, refused
 from tests.helpers.waiting import eventually
@@ -152,16 +151,6 @@ def test_the_paged_plane_does_not_begin(make_mount: MakeMount) -> None:
     with raw.region(mounted.path / "region", 2 * HUGE, mapped=True):
         assert collapsed(mounted.path / "region") == 0
         assert "page cache" in mounted.status()["huge_pages"]["obstacle"]
-
-
-@pytest.fixture
-def group() -> Iterator[MemoryGroup]:
-    """A group with nobody in it."""
-    missing = missing_for_memory_groups()
-    if missing is not None:
-        pytest.skip(missing)
-    with memory_group("collapse") as group:
-        yield group
 
 
 def test_it_makes_way_where_memory_is_short(group: MemoryGroup, make_mount: MakeMount) -> None:

@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from tests.helpers import mount, raw
 from tests.helpers.background import Background
 from tests.helpers.fixtures import MakeMount
-from tests.helpers.memory_group import MemoryGroup, memory_group, missing_for_memory_groups
+from tests.helpers.memory_group import MemoryGroup
 from tests.helpers.raw import MIB, refused
 from tests.helpers.waiting import eventually
 from tests.survival.gap import has_ended, held
@@ -24,16 +23,6 @@ pytestmark = [
     pytest.mark.root_only("a memory group with a limit is the administrator's"),
 ]
 PLANES = ("passthrough", "paged")
-
-
-@pytest.fixture
-def group() -> Iterator[MemoryGroup]:
-    """A group with nobody in it, of version 1 or 2."""
-    missing = missing_for_memory_groups()
-    if missing is not None:
-        pytest.skip(missing)
-    with memory_group("mount") as group:
-        yield group
 
 
 @pytest.fixture(params=PLANES)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import poke, raw
 from tests.helpers.fixtures import MakePoke
-from tests.helpers.memory_group import memory_group, missing_for_memory_groups
+from tests.helpers.memory_group import MemoryGroup
 from tests.helpers.poke import faults
 from tests.helpers.raw import ANONYMOUS, HUGE, PAGE, create_mapping, refused, unmap
 
@@ -78,17 +78,14 @@ def test_neighbours_who_touch_holes(place: Path, make_poke: MakePoke, *, paged: 
 @pytest.mark.root_only("makes memory groups")
 @pytest.mark.parametrize("flags", [ANONYMOUS, NORESERVE], ids=["reserved", "noreserve"])
 def test_memory_group_that_pays(
-    place: Path, make_poke: MakePoke, flags: int, *, paged: bool
+    group: MemoryGroup, place: Path, make_poke: MakePoke, flags: int, *, paged: bool
 ) -> None:
     """M17: who maps and touches does not pay for memory that the server has reserved.
 
     He does for what comes with his touch, the copies of the paged plane among it.
     """
-    missing = missing_for_memory_groups()
-    if missing is not None:
-        pytest.skip(missing)
     size = CAPACITY // 2
-    with memory_group("client") as group, make_poke() as client, raw.region(place, size):
+    with make_poke() as client, raw.region(place, size):
         group.add(client.pid)
         client.create_mapping(client.open(place), 0, size, flags=flags)
         client.fill(client.attach(place, size), size, 1)

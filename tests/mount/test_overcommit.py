@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers import poke, raw
 from tests.helpers.fixtures import MakePoke
-from tests.helpers.memory_group import memory_group, missing_for_memory_groups
+from tests.helpers.memory_group import MemoryGroup
 from tests.helpers.poke import faults
 from tests.helpers.raw import ANONYMOUS, HUGE, PAGE, create_mapping, unmap
 from tests.helpers.waiting import eventually
@@ -96,13 +96,10 @@ def test_noreserve_becomes_reserved(place: Path, client: poke.Poke) -> None:
 
 
 @pytest.mark.root_only("makes memory groups")
-def test_memory_group_that_pays(place: Path, make_poke: MakePoke) -> None:
+def test_memory_group_that_pays(group: MemoryGroup, place: Path, make_poke: MakePoke) -> None:
     """M17: who touches a page of MAP_NORESERVE first pays for it."""
-    missing = missing_for_memory_groups()
-    if missing is not None:
-        pytest.skip(missing)
     size = CAPACITY // 2
-    with memory_group("client") as group, make_poke() as client, raw.region(place, size) as fd:
+    with make_poke() as client, raw.region(place, size) as fd:
         create_mapping(fd, 0, size, flags=NORESERVE)
         group.add(client.pid)
         client.fill(client.attach(place, size), size, 1)

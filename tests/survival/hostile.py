@@ -84,7 +84,7 @@ def surroundings() -> Iterator[MemoryGroup | None]:
     if missing_for_memory_groups() is not None:
         yield None
         return
-    with memory_group("hostile") as group:
+    with memory_group() as group:
         yield group
 
 

@@ -115,6 +115,7 @@ class Ledger:
     def restore(self, layouts: Collection[Layout]) -> None:
         """Begin with the layouts that an earlier process left."""
         self.mappings = sum(map(len, layouts))
+        self.files = sum(layout.files for layout in layouts)
         self.reserved = sum(layout.reserved for layout in layouts)
         self.optional = sum(layout.mapped for layout in layouts) - self.reserved
 

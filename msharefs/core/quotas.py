@@ -63,15 +63,16 @@ class Quotas:
             if wanted > left:
                 raise OverQuota(f"user_{name}: {wanted} more for user {uid}, who may have {left}")
 
-    def restore(self, owned: Iterable[tuple[int, int, int, int]]) -> None:
+    def restore(self, owned: Iterable[tuple[int, int, int, int, int]]) -> None:
         """Begin with what an earlier process left: of each inode the owner, the bytes that it has mapped, its
-        names and its mappings."""
-        sums: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
-        for uid, size, names, mappings in owned:
+        names, its mappings, and those of them that are of files."""
+        sums: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        for uid, size, names, mappings, files in owned:
             share = sums[uid]
             share[0] += size
             share[1] += names
             share[2] += mappings
+            share[3] += files
         self._shares = {uid: Share(*share) for uid, share in sums.items()}
 
     def add(self, uid: int, more: Share) -> None:

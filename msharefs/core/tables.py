@@ -105,8 +105,11 @@ class Tables:
     def begin_accounts(self) -> None:
         """Of what an earlier process left, once all of it is in the tables."""
         self.ledger.restore([region.layout for region in self.regions.values()])
-        regions = ((r.uid, r.layout.mapped, r.names, len(r.layout)) for r in self.regions.values())
-        others = ((inode.uid, 0, 1, 0) for inode in self.names.others())
+        regions = (
+            (r.uid, r.layout.mapped, r.names, len(r.layout), r.layout.files)
+            for r in self.regions.values()
+        )
+        others = ((inode.uid, 0, 1, 0, 0) for inode in self.names.others())
         self.quotas.restore(chain(regions, others))
 
     def account(self, region: Region, before: Totals) -> None:

@@ -296,9 +296,11 @@ def test_overlap_comes_before_the_file(region: int) -> None:
 
 def test_how_many_the_mount_may_have(make_mount: MakeMount, file: int) -> None:
     """Q3, Q6: ENFILE, also for an UNMAP that makes two of one; what replaces one is none more. The
-    limit is changed while it is in use, not below what is there, and status and metrics tell."""
+    limit is changed while it is in use, not below what is there, and status and metrics tell. The
+    next server counts what is there."""
     command = [sys.executable, "-P", "-m", "msharefs.cli.main"]
     limited = make_mount("size=16M,align=4096,max_files=2")
+    limited.expect_log(DEATHS)
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *words], capture_output=True, text=True, check=False)
@@ -312,6 +314,9 @@ def test_how_many_the_mount_may_have(make_mount: MakeMount, file: int) -> None:
             raw.unmap(fd, PAGE, PAGE)
         map_file(fd, 0, 3 * PAGE, file, offset=PAGE)
         raw.create_mapping(fd, 8 * PAGE, PAGE)
+        os.kill(limited.server_pid, signal.SIGKILL)
+        with nothing_changes(fd, errno.ENFILE):
+            map_file(fd, 9 * PAGE, PAGE, file)
         assert limited.status()["files"] == {"limit": 2, "mapped": 2}
         assert "(2 of files)" in run("status", str(limited.path)).stdout
         assert "msharefs_mapped_files{" in run("status", "--prometheus", str(limited.path)).stdout

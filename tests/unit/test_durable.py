@@ -22,6 +22,7 @@ from msharefs.core import recovery
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO, Automap
+from msharefs.core.layout import MappedFile
 from msharefs.core.manager import RegionManager
 from msharefs.core.mapper import Limits
 from msharefs.core.namespace import RENAME_EXCHANGE
@@ -96,6 +97,11 @@ def furnish(world: World) -> None:
     world.map(region, 4 * PAGE, 8 * PAGE, prot=abi.PROT_EXEC)
     world.map(region, 2 * MIB, 1, flags=abi.MAP_HUGETLB | abi.MAP_NORESERVE)
     world.unmap(region, 2 * PAGE, PAGE)
+    of_file = abi.CreateMapping(
+        3 * MIB, PAGE, 0, abi.PROT_READ, abi.MAP_SHARED | abi.MAP_FIXED, fd=5
+    )
+    file = MappedFile(7, 70, PAGE, ALICE.uid, "/tmp/file")
+    manager.mappings.perform(world.plan(region, of_file, file=file))
     manager.open(None, region.ino, os.O_RDONLY)
     manager.open(None, INFO_INO, os.O_RDONLY)
     manager.release(None, INFO_INO)

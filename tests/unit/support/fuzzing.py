@@ -96,6 +96,7 @@ class Fuzzed:
         regions = tables.regions.values()
         assert tables.ledger.reserved == sum(region.layout.reserved for region in regions)
         assert tables.ledger.mappings == sum(len(region.layout) for region in regions)
+        assert tables.ledger.files == sum(region.layout.files for region in regions)
         assert tables.ledger.pending == 0
         assert all(region.opens >= 0 for region in regions)
 

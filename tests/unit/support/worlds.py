@@ -177,6 +177,8 @@ class World:
             "regions": sorted(tables.regions),
             "open handles": tables.open_handles,
             "ledger": (ledger.mappings, ledger.reserved, ledger.pending, ledger.optional),
+            "files": (ledger.files, ledger.growing_files),
+            "shares": tables.quotas.users(),
             "limits": (ledger.limit, self.memory.limit),
             "segments": {ino: segment_state(s) for ino, s in self.memory.segments.items()},
             "used": self.memory.used(),

@@ -146,10 +146,10 @@ class Tables:
         """Take back pages in holes, touched while budget was free. Returns their bytes."""
         return sweep(self.regions.values())
 
-    def sweep_direct(self) -> int:
+    def sweep_direct(self) -> Iterator[int]:
         """The same in regions whose clients have the segment: no limit and no page fault tells of
-        what they touch."""
-        return sweep(self._direct.values())
+        what they touch. In steps, each with its bytes."""
+        return map(sweep, slices(self._direct, SLICE))
 
     def sweep_some(self) -> bool:
         """The same in the next few regions. Returns whether there are more to be looked at."""

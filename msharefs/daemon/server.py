@@ -261,7 +261,8 @@ class Server:
         while True:
             await trio.sleep(SETTLE_INTERVAL)
             tables.look_again()
-            tables.sweep_direct()
+            for _swept in tables.sweep_direct():
+                await trio.lowlevel.checkpoint()
             if not tables.settle():
                 while tables.sweep_some():
                     await trio.lowlevel.checkpoint()

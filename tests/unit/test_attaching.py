@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from msharefs.abi import CreateMapping
+from msharefs.core import tables
 from msharefs.core.handles import HandleCounts
+from msharefs.core.inode import ROOT_INO
 from msharefs.core.mapper import Limits
 from msharefs.core.ways import Way
 from tests.unit.support.durables import Host
@@ -171,11 +173,25 @@ def test_stray_pages_go(world: World) -> None:
     for region in (direct, plain):
         segment_of(region).pages.update({5, 6})
     world.manager.attaching.attach(direct.ino, os.O_RDWR)
-    assert world.tables.sweep_direct() == 2 * PAGE
+    assert list(world.tables.sweep_direct()) == [2 * PAGE]
     assert (segment_of(direct).pages, segment_of(plain).pages) == ({0}, {0, 5, 6})
     world.close(direct)
     segment_of(direct).pages.add(5)
-    assert world.tables.sweep_direct() == 0
+    assert list(world.tables.sweep_direct()) == []
+
+
+def test_very_many_are_looked_at_in_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are served between them; a region that goes meanwhile is left out."""
+    monkeypatch.setattr(tables, "SLICE", 2)
+    regions = [world.region(b"%d" % number) for number in range(5)]
+    for region in regions:
+        world.manager.attaching.attach(region.ino, os.O_RDWR)
+        segment_of(region).pages.add(5)
+    steps = world.tables.sweep_direct()
+    assert next(steps) == 2 * PAGE
+    world.manager.unlink(None, ROOT_INO, b"3")
+    world.close(regions[3])
+    assert list(steps) == [PAGE, PAGE]
 
 
 def test_one_line_for_each_time(world: World, caplog: pytest.LogCaptureFixture) -> None:

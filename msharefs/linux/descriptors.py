@@ -22,7 +22,6 @@ _SYS_PIDFD_GETFD = 438
 """The same number on every architecture."""
 _SYS_KCMP = {"x86_64": 312}.get(os.uname().machine, 272)
 _KCMP_FILES = 2
-_AT_EMPTY_PATH = 0x1000
 _STATX_BASIC = 0x7FF
 _STATX = struct.Struct("=I24xH2xQ96x2I112x")
 """struct statx: the mask, the mode, the inode, the device (major, minor)."""
@@ -88,7 +87,7 @@ class Thread:
 def identity(fd: int) -> Identity:
     """What the kernel knows of an open file already (AT_STATX_DONT_SYNC): its file system is not
     asked again. Raises OSError."""
-    flags = _AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
+    flags = syscalls.AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
     _mask, mode, inode, major, minor = syscalls.statx(fd, "", flags, _STATX_BASIC, _STATX)
     return Identity(mode, os.makedev(major, minor), inode)
 

@@ -11,6 +11,7 @@ import os
 import socket
 
 from msharefs.linux import syscalls
+from msharefs.linux.sockets import said_with_descriptors
 
 
 def read_only_view(directory: str) -> int:
@@ -30,9 +31,7 @@ def _in_user_namespace(directory: str) -> int:
             child = os.fork()
             if child == 0:
                 _make(theirs, directory)
-        message, descriptors, _flags, _address = socket.recv_fds(
-            ours, 16, 1, socket.MSG_CMSG_CLOEXEC
-        )
+        message, descriptors = said_with_descriptors(ours, 16)
     os.waitpid(child, 0)
     if descriptors:
         return descriptors[0]

@@ -62,7 +62,7 @@ _SYS_USERFAULTFD = {"x86_64": 323}.get(platform.machine(), 282)
 UFFD_USER_MODE_ONLY = 0x1
 _MOUNT_ATTR = struct.Struct("=4Q")
 _AT_RECURSIVE = 0x8000
-_AT_EMPTY_PATH = 0x1000
+AT_EMPTY_PATH = 0x1000
 
 _SYS_CACHESTAT = 451
 """The same number on every architecture."""
@@ -149,17 +149,8 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 def change_mounts(path: str, *, attributes: int, clear: int = 0, recursive: bool = False) -> None:
     """mount_setattr(2), Linux 5.12: give the mount at `path`, with `recursive` also all below
     it, these attributes and take others away. OSError(ENOSYS) on an older kernel."""
-    request = _MOUNT_ATTR.pack(attributes, clear, 0, 0)
     flags = _AT_RECURSIVE if recursive else 0
-    result = _libc.syscall(
-        ctypes.c_long(_SYS_MOUNT_SETATTR),
-        ctypes.c_int(_AT_FDCWD),
-        ctypes.c_char_p(os.fsencode(path)),
-        ctypes.c_uint(flags),
-        ctypes.c_char_p(request),
-        ctypes.c_size_t(len(request)),
-    )
-    check(result, path)
+    check(_mount_setattr(_AT_FDCWD, path, flags, attributes, clear), path)
 
 
 def read_only_copy(directory: str) -> int:
@@ -173,21 +164,25 @@ def read_only_copy(directory: str) -> int:
         ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC),
     )
     check(min(fd, 0), directory)
-    request = _MOUNT_ATTR.pack(MOUNT_ATTR_RDONLY, 0, 0, 0)
     try:
-        result = _libc.syscall(
-            ctypes.c_long(_SYS_MOUNT_SETATTR),
-            ctypes.c_int(fd),
-            ctypes.c_char_p(b""),
-            ctypes.c_uint(_AT_EMPTY_PATH),
-            ctypes.c_char_p(request),
-            ctypes.c_size_t(len(request)),
-        )
-        check(result, directory)
+        check(_mount_setattr(fd, "", AT_EMPTY_PATH, MOUNT_ATTR_RDONLY), directory)
     except OSError:
         os.close(fd)
         raise
     return fd
+
+
+def _mount_setattr(directory: int, path: str, flags: int, attributes: int, clear: int = 0) -> int:
+    request = _MOUNT_ATTR.pack(attributes, clear, 0, 0)
+    result: int = _libc.syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR),
+        ctypes.c_int(directory),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_uint(flags),
+        ctypes.c_char_p(request),
+        ctypes.c_size_t(len(request)),
+    )
+    return result
 
 
 def call_ourselves(name: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import signal
 import struct
 from collections.abc import Iterable
@@ -58,7 +57,7 @@ MOUNT_ATTR_RDONLY = 0x1
 _SYS_OPEN_TREE, _SYS_MOUNT_SETATTR = 428, 442
 """The same numbers on every architecture."""
 _OPEN_TREE_CLONE = 0x1
-_SYS_USERFAULTFD = {"x86_64": 323}.get(platform.machine(), 282)
+_SYS_USERFAULTFD = {"x86_64": 323}.get(os.uname().machine, 282)
 UFFD_USER_MODE_ONLY = 0x1
 _MOUNT_ATTR = struct.Struct("=4Q")
 _AT_RECURSIVE = 0x8000

@@ -72,8 +72,9 @@ class Collapsing:
 
     @property
     def has_rest(self) -> bool:
-        """Whether something was left for `try_again`."""
-        return bool(self._later)
+        """Whether something was left for `try_again`: regions, or what was in the way of one that
+        is gone since, and would be in that of others for good."""
+        return bool(self._later) or self._obstacle is not None
 
     def call_for_work(self, wake: Callable[[], None]) -> None:
         """Have `wake` called each time that there is something to do."""

@@ -16,6 +16,8 @@ import trio
 import trio.testing
 
 from msharefs import abi
+from msharefs.core.collapsing import Step
+from msharefs.core.inode import ROOT_INO
 from msharefs.core.region import Region
 from msharefs.fuse import collapser
 from msharefs.fuse.changes import SLOW_WORK, Changes
@@ -190,6 +192,30 @@ async def test_what_was_refused_is_tried_again(
         await until(lambda: bench.book.size_of(region.ino) == 4 * HUGE)
         await until(lambda: not bench.book.has_rest)
     assert (bench.failing, bench.book.obstacle) == ([], None)
+
+
+async def test_others_are_worked_on_when_what_was_refused_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel is asked again though its refusal has left nothing to be done."""
+    monkeypatch.setattr(collapser, "FIRST_RETRY", 0.001)
+    gone, other = (bench.world.region(name, size=SIZE) for name in (b"gone", b"other"))
+    failed = bench.book.failed
+
+    def fail_and_go(step: Step, code: int) -> None:
+        failed(step, code)
+        bench.world.manager.unlink(None, ROOT_INO, b"gone")
+        bench.world.close(gone)
+
+    monkeypatch.setattr(bench.book, "failed", fail_and_go)
+    bench.failing = [errno.ENOMEM]
+    async with bench.at_work():
+        bench.map(gone, 0, HUGE)
+        await until(lambda: gone.ino not in bench.world.tables.regions)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        bench.map(other, 0, HUGE)
+        await until(lambda: bench.book.size_of(other.ino) == HUGE)
+    assert bench.book.obstacle is None
 
 
 async def test_the_pauses_grow(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

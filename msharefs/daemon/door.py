@@ -84,8 +84,9 @@ class Door:
     def _place(self, uid: int) -> Iterator[None]:
         """One of those that a user has."""
         others = self._guests.setdefault(uid, deque())
-        if len(others) == GUESTS_OF_A_USER:
-            others[0].cancel()
+        if len(others) >= GUESTS_OF_A_USER:
+            # Older ones have been told to go already, and may not have gone yet.
+            others[-GUESTS_OF_A_USER].cancel()
         with trio.move_on_after(PATIENCE) as scope:
             others.append(scope)
             try:

@@ -22,6 +22,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,7 +61,8 @@ extern int madvise(void *address, size_t size, int advice);
 
 #define MSHAREFS__UNUSED __attribute__((__unused__))
 #define MSHAREFS__UNIT ((size_t)2 << 20)
-#define MSHAREFS__TRIES 8
+#define MSHAREFS__TRIES 100
+#define MSHAREFS__LONGEST_PAUSE 100 /* ms: with so many tries, ten seconds */
 #define MSHAREFS__DUP_CLOEXEC 1030 /* F_DUPFD_CLOEXEC */
 #define MSHAREFS__USER_MODE_ONLY 1 /* UFFD_USER_MODE_ONLY, Linux 5.11 */
 #define MSHAREFS__SIGBUS (1 << 7)  /* UFFD_FEATURE_SIGBUS */
@@ -167,35 +169,47 @@ static MSHAREFS__UNUSED int msharefs__redeem(int with, const struct mshare_attac
 		memcpy(&found, CMSG_DATA(head), sizeof found);
 	if (answer || found < 0) {
 		msharefs__close(found);
-		errno = answer ? answer : EPROTO;
+		/* None could be given to us: this process has as many open as it may. */
+		errno = answer ? answer : EMFILE;
 		return -1;
 	}
 	return found;
 }
 
-/* A descriptor of the region's memory, or -1: attach plainly. */
-static MSHAREFS__UNUSED int msharefs__segment(int fd)
+/* A descriptor of the memory of the region that is open as `fd`, by one attempt; -1 and why not. */
+static MSHAREFS__UNUSED int msharefs__try(int fd)
 {
 	struct mshare_attach where;
-	int found, with, tries;
+	int found, with;
+
+	/* Waits for the next server where one has ended. */
+	do {
+		found = ioctl(fd, MSHAREFS_ATTACH, &where);
+	} while (found && errno == EINTR);
+	if (found)
+		return -1;
+	with = msharefs__connect(&where);
+	if (with < 0)
+		return -1;
+	found = msharefs__redeem(with, &where);
+	msharefs__close(with);
+	return found;
+}
+
+/* The same. A change of the region may be on its way, which takes as long as its memory does, or
+ * a server has ended: then it is tried again for some seconds. */
+static MSHAREFS__UNUSED int msharefs__segment(int fd)
+{
+	int found, tries, pause = 1;
 
 	for (tries = 0; tries < MSHAREFS__TRIES; tries++) {
-		/* Waits for the next server where one has ended. */
-		if (ioctl(fd, MSHAREFS_ATTACH, &where)) {
-			if (errno == EINTR)
-				continue;
-			return -1;
-		}
-		with = msharefs__connect(&where);
-		if (with < 0 && errno == ECONNREFUSED)
-			continue;
-		if (with < 0)
-			return -1;
-		found = msharefs__redeem(with, &where);
-		msharefs__close(with);
-		if (found >= 0 || errno != ESTALE)
+		found = msharefs__try(fd);
+		if (found >= 0 || (errno != ESTALE && errno != ECONNREFUSED))
 			return found;
+		poll(NULL, 0, pause);
+		pause = pause < MSHAREFS__LONGEST_PAUSE / 2 ? 2 * pause : MSHAREFS__LONGEST_PAUSE;
 	}
+	errno = ESTALE;
 	return -1;
 }
 
@@ -269,31 +283,43 @@ static MSHAREFS__UNUSED void msharefs__advise(int fd, void *address, size_t size
 	errno = before;
 }
 
-/* Map a segment, or the file itself, where there is room for it; 0, or -1 and why not. */
-static MSHAREFS__UNUSED int msharefs__map(int fd, int prot, char *start, struct msharefs__book *book)
+/* Map the segment, which is closed then, where there is room for it; 0, or -1 and why not. */
+static MSHAREFS__UNUSED int msharefs__map_segment(int fd, int segment, int prot, char *start,
+						  struct msharefs__book *book)
 {
-	int segment = -1;
+	void *at = MAP_FAILED;
 
-	book->fence = -1;
 	book->region = (int)fcntl(fd, MSHAREFS__DUP_CLOEXEC, 0);
 	if (book->region >= 0)
-		segment = msharefs__segment(fd);
-	if (segment >= 0) {
-		void *at = mmap(start, book->size, prot, MAP_SHARED | MAP_FIXED, segment, 0);
+		at = mmap(start, book->size, prot, MAP_SHARED | MAP_FIXED, segment, 0);
+	msharefs__close(segment);
+	if (at == MAP_FAILED)
+		return -1;
+	book->fence = msharefs__fence(start, book->size);
+	return 0;
+}
 
-		msharefs__close(segment);
-		if (at == MAP_FAILED)
-			return -1;
-		book->fence = msharefs__fence(start, book->size);
-		return 0;
-	}
-	/* A mapping of the file keeps it open by itself. */
-	msharefs__close(book->region);
-	book->region = -1;
+/* Map the file itself, which a mapping keeps open by itself; the same. */
+static MSHAREFS__UNUSED int msharefs__map_file(int fd, int prot, char *start,
+					       const struct msharefs__book *book)
+{
 	if (mmap(start, book->size, prot, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		return -1;
 	msharefs__advise(fd, start, book->size);
 	return 0;
+}
+
+/* Map the one or the other; the same. */
+static MSHAREFS__UNUSED int msharefs__map(int fd, int prot, char *start, struct msharefs__book *book)
+{
+	int segment = msharefs__segment(fd);
+
+	if (segment >= 0)
+		return msharefs__map_segment(fd, segment, prot, start, book);
+	/* Others may have the memory: a touch of the file would be SIGBUS then. */
+	if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+		return -1;
+	return msharefs__map_file(fd, prot, start, book);
 }
 
 /*
@@ -305,6 +331,7 @@ static MSHAREFS__UNUSED int msharefs__map(int fd, int prot, char *start, struct 
  *   EINVAL  the region has no size yet
  *   ENODEV  others have attached it directly, and this program cannot
  *   EMFILE  two more descriptors are needed, for as long as it is attached
+ *   ENFILE  the server has no descriptor left for it
  */
 static MSHAREFS__UNUSED void *msharefs_attach(int fd, size_t size, int prot)
 {
@@ -317,6 +344,7 @@ static MSHAREFS__UNUSED void *msharefs_attach(int fd, size_t size, int prot)
 		return MAP_FAILED;
 	memset(&book, 0, sizeof book);
 	book.mark = MSHAREFS__MARK;
+	book.region = book.fence = -1;
 	book.page = (size_t)sysconf(_SC_PAGESIZE);
 	book.size = (size + book.page - 1) / book.page * book.page;
 	if (!facts.st_size || !book.size) {

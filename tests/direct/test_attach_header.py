@@ -11,8 +11,10 @@ import errno
 import faulthandler
 import mmap
 import os
+import resource
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -310,6 +312,54 @@ def test_a_server_that_ends_meanwhile(
 
     assert in_child(work) == (DIRECT | FENCED, DIRECT | FENCED, b"stays")
     eventually(lambda: mounted.server_pid != server)
+
+
+def test_a_change_that_takes_its_time(make_mount: MakeMount, attach: Attach) -> None:
+    """It is waited for; the file, which could be mapped at once, would be SIGBUS."""
+    path = make_mount("size=256M,huge=never,data=direct").path / "region"
+    size, ended = 256 << 20, threading.Event()
+
+    def change() -> None:
+        while not ended.is_set():
+            raw.create_mapping(fd, 0, size)
+            raw.unmap(fd, 0, size)
+
+    def is_changing() -> bool:
+        try:
+            os.close(direct.segment(other))
+        except OSError as error:
+            return error.errno == errno.ESTALE
+        return False
+
+    with raw.region(path, size) as fd, raw.opened(path) as other:
+        changes = threading.Thread(target=change)
+        changes.start()
+        try:
+            eventually(is_changing)
+            address = attach.attach(other)
+        finally:
+            ended.set()
+            changes.join()
+        how = attach.how(address)
+        attach.detach(address)
+    assert how == DIRECT | FENCED
+
+
+def test_without_a_descriptor_left(region: int, attach: Attach) -> None:
+    """EMFILE, not a mapping of the file, which would be SIGBUS; with two that are left it is attached."""
+
+    def attempts() -> int:
+        one, other = os.dup(region), os.dup(region)
+        os.close(one)
+        os.close(other)
+        for limit in (one, one + 1):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, other + 1))
+            with raw.refused(errno.EMFILE):
+                attach.attach(region)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (other + 1, other + 1))
+        return attach.how(attach.attach(region))
+
+    assert in_child(attempts) == DIRECT | FENCED
 
 
 def test_page_tables_become_small(place: Path, attach: Attach) -> None:

@@ -81,7 +81,7 @@ def _redeem(where: abi.Attach) -> int:
     ended before it had answered."""
     import socket  # noqa: PLC0415 - the same
 
-    from msharefs.linux.sockets import peer_uid  # noqa: PLC0415
+    from msharefs.linux.sockets import peer_uid, said_with_descriptors  # noqa: PLC0415
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.settimeout(PATIENCE)
@@ -89,9 +89,7 @@ def _redeem(where: abi.Attach) -> int:
         if peer_uid(door) != where.uid:
             raise OSError(errno.EOPNOTSUPP, "the server is somebody else")
         door.send(where.token)
-        message, descriptors, _flags, _address = socket.recv_fds(
-            door, _ANSWER.size, 1, socket.MSG_CMSG_CLOEXEC
-        )
+        message, descriptors = said_with_descriptors(door, _ANSWER.size)
     if descriptors:
         return descriptors[0]
     if len(message) != _ANSWER.size:

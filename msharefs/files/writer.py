@@ -33,8 +33,6 @@ SIGN_OF_LIFE = 0.5
 _DAMAGED = OSError(errno.EIO, "its record is damaged")
 TRIES = 20
 """To store a page, in a file that others make shorter and longer meanwhile: each of them may meet it short, and then it is long again."""
-_UNTOLD = {errno.EOPNOTSUPP: errno.EIO, errno.ENODEV: errno.EIO}
-"""What a file system that cannot be asked for room says, and what that means here."""
 
 
 def be_writer(conversation: socket.socket) -> None:
@@ -227,12 +225,21 @@ class Writer:
             target.renew()
             try:
                 target.part(place + start, PAGE)
-                syscalls.have_room(self._file, target.offset + place + start, PAGE)
+                self._have_room(target.offset + place + start)
             except OSError as error:
-                return _UNTOLD.get(error.errno or 0, error.errno or errno.EIO)
+                return error.errno or errno.EIO
             if self._copy_into(target, start, PAGE, place):
                 return 0
         return errno.EIO
+
+    def _have_room(self, offset: int) -> None:
+        """For a page. Raises OSError where there is none; a file system that cannot be asked (ext2) shows
+        it by the next try alone."""
+        try:
+            syscalls.have_room(self._file, offset, PAGE)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
 
     def _size(self) -> int:
         return os.fstat(self._file).st_size

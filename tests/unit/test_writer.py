@@ -137,6 +137,32 @@ def test_a_file_that_is_cut_while_a_page_is_stored(
     assert desk.path.read_bytes() == b"x" * (3 * PAGE + 5)
 
 
+def test_a_file_that_is_cut_where_room_cannot_be_asked_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And made longer again: as on ext2, which has no fallocate(2), the next try stores the page."""
+    desk.change(0, b"x" * SHORT)
+    real, cuts = os.preadv, [4 * PAGE]
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if fd in (desk.file, desk.segment) or not cuts:
+            return real(fd, buffers, offset)
+        os.truncate(desk.path, cuts.pop())
+        try:
+            return real(fd, buffers, offset)
+        finally:
+            os.truncate(desk.path, SHORT)
+
+    def have_room(fd: int, start: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(syscalls, "have_room", have_room)
+    written, _both, unwritten, error = desk.write()
+    assert (written, unwritten, error) == (SIZE - PAGE, 0, 0)
+    assert desk.path.read_bytes() == b"x" * SHORT
+
+
 def test_a_kill_between_the_store_and_the_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next helper finds the page in the file, and only notes it."""
     desk.change(5, b"region")

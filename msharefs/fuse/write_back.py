@@ -91,16 +91,14 @@ class WriteBack:
             region = self._regions.get(ino)
             if region is None or region.referenced:
                 return
-            for part, done in await self._write(region, 0, region.size):
-                if done.error:
-                    _tell_loss(region, part, done)
+            await self._write_or_tell(region)
             self._files.forget(self._owed.let_go(region))
 
     async def everything(self) -> None:
         """At the end of the mount."""
         async with trio.open_nursery() as nursery:
             for region in self._owed.wanted():
-                nursery.start_soon(self._write_at_unmount, region)
+                nursery.start_soon(self._write_or_tell, region)
 
     async def _after_last_close(self, region: Region) -> bytes:
         async with self._changes.turn(region.ino):
@@ -120,7 +118,8 @@ class WriteBack:
                 raise FileFailed(cause) from cause
         return b""
 
-    async def _write_at_unmount(self, region: Region) -> None:
+    async def _write_or_tell(self, region: Region) -> None:
+        """For the last time: the log says what is lost."""
         for part, done in await self._write(region, 0, region.size):
             if done.error:
                 _tell_loss(region, part, done)

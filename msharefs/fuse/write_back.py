@@ -68,9 +68,9 @@ class WriteBack:
             return
         await self._plane.collect(region, span)
         _raise_first(await self._write(region, span.start, span.end))
-        self._owed.release(region, parts)
-        self._failpoint("released")
         try:
+            self._owed.release(region, parts)
+            self._failpoint("released")
             yield
         except BaseException:
             self._owed.restore(region, parts)

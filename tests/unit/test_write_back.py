@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from msharefs import abi
+from msharefs.core.errors import NoRoom
 from msharefs.core.layout import LOST, MappedFile
 from msharefs.fuse.changes import Changes
 from msharefs.fuse.control import Control
@@ -213,6 +214,27 @@ async def test_a_change_that_fails_after_the_writing(desk: Desk) -> None:
     desk.change(3, b"later")
     await desk.fsync()
     assert desk.file.contents[3 * PAGE : 3 * PAGE + 5] == b"later"
+
+
+async def test_a_journal_without_room_for_the_second_of_two(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both mappings stay, and both go back still."""
+    await desk.map(0, 2)
+    await desk.map(4, 2)
+    before, journal = desk.shown, desk.world.manager.journal
+    rewrite, calls = journal.rewrite, iter(range(100))
+
+    def rewrite_all_but_one(*given: object, **named: object) -> object:
+        if next(calls) == 1:
+            raise NoRoom("no room for the journal")
+        return rewrite(*given, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "rewrite", rewrite_all_but_one)
+        with refused(errno.ENOSPC):
+            await desk.unmap(0, 6)
+    assert desk.shown == before
 
 
 async def test_a_file_that_cannot_be_kept(desk: Desk) -> None:

@@ -196,12 +196,17 @@ class Mapper:
         self.tables.uncharge(plan.region, plan.need)
         self.tables.settle()
 
-    def perform(self, plan: Plan) -> None:
-        """Acquire, clear and commit in one go. Raises OutOfMemory or StorageFailed."""
+    def acquire(self, plan: Plan) -> None:
+        """Get a plan's memory at once. Raises OutOfMemory or StorageFailed, and the plan is abandoned
+        then."""
         try:
             plan.acquire(self.tables.make_room)
         except OSError as cause:
             self.abandon(plan, cause)
+
+    def perform(self, plan: Plan) -> None:
+        """Acquire, clear and commit in one go. Raises OutOfMemory or StorageFailed."""
+        self.acquire(plan)
         plan.clear()
         self.commit(plan)
 

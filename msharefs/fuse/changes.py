@@ -135,7 +135,7 @@ class Changes:
         RefusedError, and the plan is abandoned then."""
         at_once = plan.cost < SLOW_WORK and self._kept_from(plan) is None
         if at_once and not self._manager.tables.ledger.has_more_than_reserved:
-            self._acquire_at_once(plan)
+            self._mappings.acquire(plan)
             return
         try:
             while (over := self._kept_from(plan)) is not None:
@@ -172,13 +172,6 @@ class Changes:
     def _is_small(self, plan: Plan) -> bool:
         """Whether the loop does it, and nobody waits for long."""
         return plan.cost < SLOW_WORK and not self._plane.has_stale_pages(plan)
-
-    def _acquire_at_once(self, plan: Plan) -> None:
-        """Raises RefusedError, and the plan is abandoned then."""
-        try:
-            plan.acquire(self._manager.tables.make_room)
-        except OSError as cause:
-            self._mappings.abandon(plan, cause)
 
     async def _wait_for(self, turn: trio.Event, ino: int) -> None:
         """Who gives up has no turn, and hands on what he has got already."""

@@ -96,13 +96,17 @@ class ServerProcess:
 
     def serve(self, restarts: int, gone_at: float, cause: Cause, keeper: Keeper) -> None:
         """Let it serve. `restarts` counts the servers before it, of which the last ended at
-        `gone_at` (time.monotonic) for that `cause`. From now on it is the one that `keeper` hears."""
+        `gone_at` (time.monotonic) for that `cause`. From now on it is the one that `keeper` hears.
+        Raises ServerError."""
         self._heard_at = self._clock()
         told = {"restarts": restarts, "gone_at": gone_at, "cause": cause.value}
-        with keeper.meet() as its_end, suppress(OSError):
-            message = json.dumps({"serve": {**told, "kept": keeper.numbers}}).encode()
+        try:
+            its_end = keeper.meet()
+        except OSError as error:
+            raise ServerError(f"no socket for the files that it writes: {error}") from error
+        with its_end:
             # One of an earlier version takes the message and lets go of the socket.
-            socket.send_fds(self._socket, [message], [its_end.fileno()])
+            self._tell({"serve": {**told, "kept": keeper.numbers}}, [its_end.fileno()])
 
     def serves_within(self, seconds: float) -> bool:
         """After `serve`: wait until it answers requests, but not longer. Raises ServerError."""
@@ -126,10 +130,10 @@ class ServerProcess:
         self._process.kill()
         self._process.wait()
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
+    def _tell(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         # One that is gone is found out by its exit code, or by the missing answer.
         with suppress(OSError):
-            send(self._socket, message)
+            send(self._socket, message, descriptors)
 
     def _listen(self, seconds: float) -> None:
         """Take note of its next message, if one comes in time."""
@@ -177,9 +181,11 @@ def _begin(namespace: int | None) -> None:
         syscalls.setns(namespace, syscalls.CLONE_NEWNS)
 
 
-def send(supervision: socket.socket, message: Mapping[str, Any]) -> None:
+def send(
+    supervision: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int] = ()
+) -> None:
     """One message to the other side. Raises OSError if it is gone."""
-    supervision.send(json.dumps(message).encode())
+    socket.send_fds(supervision, [json.dumps(message).encode()], descriptors)
 
 
 def receive(supervision: socket.socket) -> Mapping[str, Any] | None:

@@ -30,16 +30,21 @@ def peer_uid(channel: HasOptions) -> int:
 
 def said(channel: socket.socket, size: int) -> bytes:
     """What the other end has said, at most `size` bytes; b"" if it is gone and has said no more.
-    Raises OSError."""
-    return said_with_descriptors(channel, size)[0]
+    Descriptors that came along are closed by the kernel. Raises OSError."""
+    return _heard(channel, size, 0)[0]
 
 
 def said_with_descriptors(channel: socket.socket, size: int) -> tuple[bytes, list[int]]:
     """The same with the descriptor that came along, which is the caller's. Raises OSError."""
+    return _heard(channel, size, 1)
+
+
+def _heard(channel: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """With so many descriptors at most."""
     while True:
         # Told once if it was gone before it had read everything; what it said before comes after.
         with suppress(ConnectionResetError):
             message, descriptors, _flags, _address = socket.recv_fds(
-                channel, size, 1, socket.MSG_CMSG_CLOEXEC
+                channel, size, most, socket.MSG_CMSG_CLOEXEC
             )
             return message, descriptors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 from msharefs.daemon.server_process import SILENCE, ServerError, ServerProcess, send
 from msharefs.files.keeper import Keeper
 from msharefs.fuse.in_service import Cause
+from tests.helpers.descriptors import open_descriptors
 
 
 class Clock:
@@ -103,6 +106,25 @@ def test_a_server_that_is_gone(both: Both) -> None:
     both.theirs.close()
     with pytest.raises(ServerError, match="ended at once"):
         both.process.serves_within(0)
+
+
+def test_a_server_for_which_there_is_no_socket(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another is tried later, as where there is no process."""
+
+    def meet() -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(both.keeper, "meet", meet)
+    with pytest.raises(ServerError, match="Too many open files"):
+        both.process.serve(0, 0.0, Cause.NONE, both.keeper)
+
+
+def test_descriptors_that_a_server_sends_are_not_kept(both: Both) -> None:
+    """It has none to give, whatever has become of it."""
+    before = open_descriptors()
+    send(both.theirs, {"loaded": True}, [both.theirs.fileno()] * 8)
+    assert both.process.loaded_within(0)
+    assert open_descriptors() == before
 
 
 def test_its_last_words_are_heard_though_it_read_nothing(both: Both) -> None:

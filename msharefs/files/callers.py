@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import trio
 
 from msharefs.files import wire
-from msharefs.files.conversation import PATIENCE, Conversation, EndedError, close
+from msharefs.files.conversation import PATIENCE, Conversation, EndedError
 from msharefs.files.kept import Kept, KeptFile
 from msharefs.files.wire import Facts, Wanted
 from msharefs.user_bounds import UserBounds
@@ -107,7 +107,7 @@ class HelpedFile:
         try:
             await self._kept.keep(self._record, descriptors)
         finally:
-            close(descriptors)
+            wire.close(descriptors)
 
     async def close(self) -> None:
         """Have the helper let go of it. Raises OSError."""

@@ -7,11 +7,9 @@ messages mean is not known here.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from array import array
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import trio
@@ -46,7 +44,7 @@ class Conversation:
         """The next message. Raises OSError: what it says, EndedError, and ETIMEDOUT where it says
         nothing for so many seconds."""
         message, descriptors = await self.answer_with_descriptors(patience)
-        close(descriptors)
+        wire.close(descriptors)
         return message
 
     async def answer_with_descriptors(
@@ -56,7 +54,7 @@ class Conversation:
         with trio.move_on_after(patience):
             message, descriptors = await self._next()
             if "errno" in message:
-                close(descriptors)
+                wire.close(descriptors)
                 raise OSError(message["errno"], message["why"])
             return message, descriptors
         raise OSError(errno.ETIMEDOUT, f"it has not answered for {patience:.0f} seconds")
@@ -80,13 +78,6 @@ class Conversation:
 
 def _ended() -> EndedError:
     return EndedError(errno.EIO, "the process that had it has ended")
-
-
-def close(descriptors: Sequence[int]) -> None:
-    """Let go of them."""
-    for fd in descriptors:
-        with suppress(OSError):
-            os.close(fd)
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

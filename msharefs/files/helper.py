@@ -73,8 +73,7 @@ def _serve_a_file(conversation: socket.socket, broker: int, kinds: _Kinds) -> No
                 recorder.begin(fd, *message["remember"])
             for done in _read_all(fd, message.get("read", ()), targets, recorder):
                 wire.send(conversation, {"read": done})
-            for target in targets:
-                os.close(target)
+            wire.close(targets)
             given = [fd, recorder.fileno()] if "record" in message else []
             wire.send(conversation, {"done": True}, given)
         os.close(fd)

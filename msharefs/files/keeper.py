@@ -11,7 +11,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -79,10 +79,10 @@ class Keeper:
     ) -> tuple[dict[str, Any], Sequence[int]]:
         if "keep" in message:
             return self._keep(message["keep"], descriptors), ()
-        _close(descriptors)
+        wire.close(descriptors)
         if "forget" in message:
             for number in message["forget"]:
-                _close(self._kept.pop(number, ()))
+                wire.close(self._kept.pop(number, ()))
             return {}, ()
         number = message["give"]
         given = self._kept.get(number, ())
@@ -91,7 +91,7 @@ class Keeper:
     def _keep(self, number: int, descriptors: list[int]) -> dict[str, Any]:
         if len(descriptors) < 2 or len(self._kept) >= most():
             # The kernel closes what there is no descriptor for.
-            _close(descriptors)
+            wire.close(descriptors)
             return {"of": number, **wire.failure(OSError(errno.ENFILE, os.strerror(errno.ENFILE)))}
         self._kept[number] = descriptors
         return {"of": number}
@@ -101,9 +101,3 @@ def most() -> int:
     """How many files this process may keep."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST if soft == resource.RLIM_INFINITY else max(0, min(MOST, (soft - SPARE) // 2))
-
-
-def _close(descriptors: Iterable[int]) -> None:
-    for fd in descriptors:
-        with suppress(OSError):
-            os.close(fd)

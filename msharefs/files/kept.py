@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from msharefs.files import wire
-from msharefs.files.conversation import Conversation, close
+from msharefs.files.conversation import Conversation
 
 TO_SYNC = 60.0
 """Seconds in which a disk stores what it was given."""
@@ -52,17 +52,15 @@ class Kept:
                 raise OSError(errno.ENOENT, f"record {number} is not kept")
             yield descriptors
         finally:
-            close(descriptors)
+            wire.close(descriptors)
 
     def forget(self, numbers: Sequence[int]) -> None:
         """They are not needed any more; where the keeper cannot be told now, the next server does it."""
         if self._keeper is None:
             return
-        records = [number for number in numbers if number > 0]
-        for first in range(0, len(records), wire.PIECES):
+        for part in wire.batches([number for number in numbers if number > 0]):
             with suppress(OSError):
-                part = records[first : first + wire.PIECES]
-                self._keeper.send(wire.encode({"forget": part}))
+                wire.send(self._keeper, {"forget": part})
 
     async def _ask(
         self, message: dict[str, Any], descriptors: Sequence[int], number: int
@@ -75,7 +73,7 @@ class Kept:
                 answer, given = await self._conversation.answer_with_descriptors()
                 while answer["of"] != number:
                     # That to one which was given up.
-                    close(given)
+                    wire.close(given)
                     answer, given = await self._conversation.answer_with_descriptors()
         return given
 

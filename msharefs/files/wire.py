@@ -24,15 +24,19 @@ other code is installed, and helpers are forks of the broker.
 from __future__ import annotations
 
 import json
+import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
 
 LARGEST = 1 << 16
 """Bytes of a message."""
 PIECES = 500
 """In one message at most; a piece takes up to 80 bytes of it."""
 MOST_DESCRIPTORS = 8
+
+Some = TypeVar("Some")
 
 
 class Wanted(NamedTuple):
@@ -87,7 +91,14 @@ def receive(conversation: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return decode(packet), descriptors
 
 
-def batches(pieces: Sequence[tuple[int, int, int, int]]) -> Iterable[Sequence[tuple[int, ...]]]:
-    """The same in parts that a message has room for."""
+def close(descriptors: Iterable[int]) -> None:
+    """Let go of what came with a message."""
+    for fd in descriptors:
+        with suppress(OSError):
+            os.close(fd)
+
+
+def batches(pieces: Sequence[Some]) -> Iterator[Sequence[Some]]:
+    """Pieces of memory, or numbers, in parts that a message has room for."""
     for first in range(0, len(pieces), PIECES):
         yield pieces[first : first + PIECES]

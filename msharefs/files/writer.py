@@ -54,8 +54,7 @@ def be_writer(conversation: socket.socket) -> None:
         except OSError as error:
             answer = wire.failure(error)
         wire.send(conversation, answer)
-        for fd in descriptors:
-            os.close(fd)
+        wire.close(descriptors)
         message, descriptors = wire.receive(conversation)
 
 

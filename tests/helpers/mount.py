@@ -214,7 +214,7 @@ def standby_of(supervisor: int) -> int | None:
     """The standby server of a supervisor, if it has been started: its name tells."""
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     for child in map(int, children):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ProcessLookupError):
             if Path(f"/proc/{child}/comm").read_text() == "mshare-standby\n":
                 return child
     return None

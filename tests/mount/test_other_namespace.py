@@ -87,7 +87,7 @@ class Host:
         """Those of the mount whose code is loaded, the standby too."""
         found = []
         for pid in mount.processes_of(self.background.marker):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, ProcessLookupError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() in NAMES:
                     found.append(pid)
         return found

@@ -29,7 +29,8 @@ def has_ended(pid: int) -> bool:
     """Whether a process runs no more; its parent may not have looked yet."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
+        # The latter where it ends between the open and the read.
         return True
     return text.rpartition(")")[2].split()[0] == "Z"
 

@@ -1,4 +1,5 @@
-"""What a supervisor waits for: signals, changes of the mount table, and files that are wanted.
+"""What a supervisor waits for: signals, changes of the mount table, files that are wanted, and what the
+keeper of files is asked.
 
 Owns the descriptors for the first two. Knows nothing of what is to be done about them.
 """

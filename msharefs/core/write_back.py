@@ -72,6 +72,8 @@ class WriteBack:
 
     def wanted(self) -> list[Region]:
         """Regions of which something goes back."""
+        if not self._tables.ledger.files:
+            return []
         return [region for region in self._tables.regions.values() if region.goes_back]
 
     def records(self) -> set[int]:

@@ -227,9 +227,9 @@ class Server:
             level = logging.ERROR
         if lost:
             log.log(level, "without their memory, and so without mappings: regions %s", lost)
-        write_back = self._manager.write_back
-        write_back.lose(self._given.kept)
-        self._files.forget(sorted(set(self._given.kept) - write_back.records()))
+        write_back, kept = self._manager.write_back, set(self._given.kept)
+        write_back.lose(kept)
+        self._files.forget(sorted(kept - write_back.records()))
 
     async def _exchange(self, init: bytes) -> bool:
         if self._given.restarts:

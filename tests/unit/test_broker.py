@@ -15,26 +15,17 @@ from msharefs.daemon import broker_process
 from msharefs.daemon.broker_process import PAUSE, BrokerProcess
 from msharefs.files import broker, wire
 from tests.helpers.waiting import eventually
-
-
-class Clock:
-    """Seconds that go by when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.support.fakes import StillClock
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> StillClock:
     """That of `process`."""
-    return Clock()
+    return StillClock()
 
 
 @pytest.fixture
-def process(clock: Clock) -> Iterator[BrokerProcess]:
+def process(clock: StillClock) -> Iterator[BrokerProcess]:
     """As a supervisor has it."""
     made = BrokerProcess(None, clock)
     yield made
@@ -105,7 +96,7 @@ def test_a_broker_that_retires_takes_no_order(process: BrokerProcess) -> None:
 
 
 def test_a_program_that_fails_is_not_started_without_a_pause(
-    process: BrokerProcess, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    process: BrokerProcess, clock: StillClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for it would have it started again at once, and for ever."""
     program = tmp_path / "fails.py"

@@ -15,16 +15,7 @@ from msharefs.daemon.server_process import SILENCE, ServerError, ServerProcess, 
 from msharefs.files.keeper import Keeper
 from msharefs.fuse.in_service import Cause
 from tests.helpers.descriptors import open_descriptors
-
-
-class Clock:
-    """Seconds that go by when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.support.fakes import StillClock
 
 
 class Both:
@@ -34,7 +25,7 @@ class Both:
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         self.stdin = child.stdin
-        self.clock = Clock()
+        self.clock = StillClock()
         self.keeper = Keeper()
         self.process = ServerProcess(ours, child, self.clock)
 

@@ -366,6 +366,16 @@ class FakeClock:
         return self.now
 
 
+class StillClock:
+    """Seconds that go by when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class FakeOptions:
     """Notes what it is asked for."""
 

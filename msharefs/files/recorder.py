@@ -11,6 +11,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Self
 
 from msharefs.files.record import HEAD, Owner, Record, size_of
@@ -36,7 +37,7 @@ class Recorder:
         """Record what is read from now on, which is of `size` bytes of the file from `offset` on.
         Raises OSError: what mmap(2) says of a file that cannot be written, no memory, or E2BIG for a
         user who is in too many groups."""
-        if os.fstat(file).st_size:
+        with suppress(ValueError):  # It is empty, perhaps since this moment.
             mmap.mmap(file, 1).close()
         self._fd = os.memfd_create("record")
         length = size_of(size)

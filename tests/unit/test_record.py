@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from msharefs.files.record import DIGEST, HEAD, PAGE, Owner, Record, differing, judge, runs, size_of
+from msharefs.files.recorder import Recorder
 
 OFFSET = 16 * PAGE
 
@@ -28,6 +30,25 @@ def test_who_it_belongs_to_is_read_again() -> None:
     again = Record(memory)
     assert again.owner == owner
     assert again.noted(OFFSET + PAGE, PAGE) == b"x" * DIGEST
+
+
+def test_a_file_that_is_emptied_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Has a record as an empty one has."""
+    path = tmp_path / "file"
+    path.write_bytes(b"bytes")
+    real = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        seen = real(fd)
+        os.truncate(path, 0)
+        return seen
+
+    with open(path, "r+b") as file, Recorder(1001, 1002, []) as recorder:
+        monkeypatch.setattr(os, "fstat", fstat)
+        recorder.begin(file.fileno(), 0, PAGE)
+        assert os.stat(recorder.fileno()).st_size == size_of(PAGE)
 
 
 def test_too_many_groups() -> None:

@@ -98,7 +98,9 @@ def _read_inodes(tables: Tables, progress: Progress) -> list[Inode]:
         with journal.change(None):
             tables.record_entry(ROOT_INO, INFO_NAME, names.get(INFO_INO))
     rows = _told(progress, "inodes", journal.inodes())
-    inodes = {row[0]: _inode_from(row, names.get(INFO_INO)) for row in rows}
+    # Few programs make many regions.
+    info, caller = names.get(INFO_INO), cache(Caller)
+    inodes = {row[0]: _inode_from(row, info, caller) for row in rows}
     _read_names(tables, inodes, progress)
     regions = tables.regions
     regions.update((ino, inode) for ino, inode in inodes.items() if isinstance(inode, Region))
@@ -112,18 +114,14 @@ def _read_inodes(tables: Tables, progress: Progress) -> list[Inode]:
     return list(inodes.values())
 
 
-# Few programs make many regions.
-_creator = cache(Caller)
-
-
-def _inode_from(row: tuple[Any, ...], info: Inode) -> Inode:
+def _inode_from(row: tuple[Any, ...], info: Inode, caller: Callable[..., Caller]) -> Inode:
     """The inode of a row, which has the columns of the journal's schema. What it is called, and
     what a region has mapped, is elsewhere. Written for speed, because of a million regions."""
     ino, kind, mode, uid, gid, nlink, atime, mtime, ctime, parent, size = row[:11]
     registration, slot, creator_pid, creator_uid, creator_gid, automap = row[11:]
     inode: Inode
     if kind == "R":
-        creator = _creator(creator_pid, creator_uid, creator_gid)
+        creator = caller(creator_pid, creator_uid, creator_gid)
         inode = region = Region(ino, mode & 0o7777, uid, gid, 0, creator)
         region.registration = registration
         region.slot = slot

@@ -25,10 +25,9 @@ _SYS = "run it where /sys is mounted: in a container outside of it"
 
 
 def _huge_pages(host: Host) -> Iterator[Finding]:
-    base = _THP
-    words = host.read(f"{base}/shmem_enabled")
-    size = host.read(f"{base}/hpage_pmd_size")
-    if words is None and (host.is_closed(base) or not _has_entries(host.path("/sys"))):
+    words = host.read(f"{_THP}/shmem_enabled")
+    size = host.read(f"{_THP}/hpage_pmd_size")
+    if words is None and (host.is_closed(_THP) or not _has_entries(host.path("/sys"))):
         yield unseen("huge pages", "/sys is not mounted, or not for you", _SYS)
     elif words is None:
         yield Finding(
@@ -42,7 +41,7 @@ def _huge_pages(host: Host) -> Iterator[Finding]:
             "warn",
             "huge pages",
             "huge pages of shared memory are switched off, so page tables stay large",
-            f"run 'echo never > {base}/shmem_enabled' as root: msharefs asks for them by itself",
+            f"run 'echo never > {_THP}/shmem_enabled' as root: msharefs asks for them by itself",
         )
     elif size is not None and int(size) != HUGE_PAGE_SIZE:
         yield Finding(

@@ -12,27 +12,25 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
 import subprocess
 import sys
 import time
 
-CREATE_MAPPING, UNMAP = 0x40287800, 0x40107801
-PROT_READ, PROT_WRITE = 1, 2
-MAP_SHARED_FIXED, MAP_ANONYMOUS = 0x11, 0x20
-PAGE = 4096
+from msharefs import abi
 
 
 def mapped(region: int, size: int, file: int | None) -> float:
     """Seconds of a CREATE_MAPPING at the start of the region, of a file if one is given."""
-    flags = MAP_SHARED_FIXED | (MAP_ANONYMOUS if file is None else 0)
-    prot = PROT_READ | (PROT_WRITE if file is None else 0)
-    number = 0xFFFFFFFF if file is None else file
-    payload = struct.pack("=QQQIII4x", 0, size, 0, prot, flags, number)
+    if file is None:
+        request = abi.CreateMapping(0, size)
+    else:
+        flags = abi.MAP_SHARED | abi.MAP_FIXED
+        request = abi.CreateMapping(0, size, 0, abi.PROT_READ, flags, file)
+    payload = request.pack()
     start = time.perf_counter()
-    fcntl.ioctl(region, CREATE_MAPPING, payload)
+    fcntl.ioctl(region, abi.CREATE_MAPPING, payload)
     spent = time.perf_counter() - start
-    fcntl.ioctl(region, UNMAP, struct.pack("=QQ", 0, size))
+    fcntl.ioctl(region, abi.UNMAP, abi.Unmap(0, size).pack())
     return spent
 
 
@@ -52,8 +50,8 @@ def main() -> None:
     for turn in range(int(rounds) + 1):
         if what == "map":
             times = range(int(number))
-            ours = sum(mapped(region, PAGE, file) for _ in times) / int(number)
-            theirs = sum(mapped(region, PAGE, None) for _ in times) / int(number)
+            ours = sum(mapped(region, abi.PAGE_SIZE, file) for _ in times) / int(number)
+            theirs = sum(mapped(region, abi.PAGE_SIZE, None) for _ in times) / int(number)
         else:
             ours = int(number) / mapped(region, int(number), file)
             theirs = int(number) / copied(file_path, copy[0])

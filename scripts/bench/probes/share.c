@@ -24,9 +24,7 @@
 #include <sys/shm.h>
 #include <sys/wait.h>
 
-#include <msharefs_attach.h>
-
-#include "common.h"
+#include "direct.h"
 #include "proc.h"
 
 #define GIB (1UL << 30)
@@ -71,9 +69,7 @@ static char *attach_spec(const char *spec, uint64_t size)
 	if (fd < 0)
 		die("open", spec);
 	if (strncmp(spec, "direct:", 7) == 0) {
-		at = msharefs_attach(fd, size, PROT_READ | PROT_WRITE);
-		if (at == MAP_FAILED || !(msharefs_attached(at) & MSHAREFS_DIRECT))
-			die("attach directly", path);
+		at = attach_directly(fd, size, path);
 		close(fd);
 		return at;
 	}

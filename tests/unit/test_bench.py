@@ -227,6 +227,19 @@ def test_a_table_that_was_not_measured_stays_in_the_page(tmp_path: Path) -> None
     assert "old" in (tmp_path / "README.md").read_text()
 
 
+def test_the_goals_say_by_themselves_of_which_run_they_are(tmp_path: Path) -> None:
+    goals = _filled("goals", (Row("stat", "stat", Unit.SECONDS),), COLUMNS, "", "")
+    for name in pages.PAGES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("<!-- bench: goals -->\nold\n<!-- bench: end -->\n")
+    pages.fill(tmp_path, Run(MACHINE, (goals,)))
+    page = (tmp_path / "docs/performance.md").read_text()
+    assert f"{markdown(goals)}\n\n{sentence(Run(MACHINE, ()))}\n" in page
+    # A run without them leaves theirs.
+    pages.fill(tmp_path, Run(MACHINE | {"effort": "another"}, ()))
+    assert (tmp_path / "docs/performance.md").read_text() == page
+
+
 def test_every_picture_of_the_page_is_drawn(tmp_path: Path) -> None:
     plots.draw(tmp_path, a_run(), [plots.DARK])
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -1,4 +1,4 @@
-"""How much is measured: all of it, or what fits into three minutes. Sizes are bytes."""
+"""How much is measured: all of it, or what fits into five minutes. Sizes are bytes."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         metavar="RUNS",
         help="measure the goals so many times; each row is that of the middle run",
     )
-    parser.add_argument("--quick", action="store_true", help="less of everything: three minutes")
+    parser.add_argument("--quick", action="store_true", help="less of everything: five minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument(
         "--pages", action="store_true", help="fill in README.md, docs/performance.md, the pictures"

@@ -42,7 +42,10 @@ def _text(name: str, run: Run) -> str | None:
         memory = run.table("memory")
         return None if memory is None else f"{_short(memory)}\n\n{sentence(run)}"
     table = run.table(name)
-    return markdown(table) if table is not None and table.rows else None
+    if table is None or not table.rows:
+        return None
+    # The goals may be of a run of their own, and then the line at the top is not theirs.
+    return f"{markdown(table)}\n\n{sentence(run)}" if name == "goals" else markdown(table)
 
 
 def _short(memory: Table) -> str:

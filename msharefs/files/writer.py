@@ -32,7 +32,7 @@ SIGN_OF_LIFE = 0.5
 """Seconds between words to the server."""
 _DAMAGED = OSError(errno.EIO, "its record is damaged")
 TRIES = 20
-"""To store a page, in a file that others make shorter and longer meanwhile: each of them may meet it short, and then it is long again."""
+"""To store a page, in a file that others make shorter after each look at its length, and longer before the next."""
 
 
 def be_writer(conversation: socket.socket) -> None:
@@ -199,8 +199,8 @@ class Writer:
         done = self._copy_into(target, start, size, place)
         while done < size:
             error = self._insist(target, start + done, place)
-            if target.offset + place + start + done >= self._size():
-                # It has become shorter.
+            if error is None or target.offset + place + start + done >= self._size():
+                # It has become shorter, if only for a moment: what was behind its end is lost there by a cut.
                 return [*missing, *range(done, size, PAGE)]
             if error:
                 self.tally.failed(error, PAGE)
@@ -218,12 +218,14 @@ class Writer:
             return 0
         return -(-done // PAGE) * PAGE if done == len(view) else done // PAGE * PAGE
 
-    def _insist(self, target: _Target, start: int, place: int) -> int:
-        """Store a page that could not be stored. Returns why it cannot be, or 0."""
+    def _insist(self, target: _Target, start: int, place: int) -> int | None:
+        """Store a page that could not be stored. Returns why it cannot be, 0 where it was, or None where the
+        file was seen to end before it."""
         for _ in range(TRIES):
             target.renew()
             try:
-                target.part(place + start, PAGE)
+                if not target.part(place + start, PAGE):
+                    return None
                 self._have_room(target.offset + place + start)
             except OSError as error:
                 return error.errno or errno.EIO

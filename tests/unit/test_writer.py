@@ -137,6 +137,33 @@ def test_a_file_that_is_cut_while_a_page_is_stored(
     assert desk.path.read_bytes() == b"x" * (3 * PAGE + 5)
 
 
+def test_a_file_that_is_short_at_each_try_and_long_after_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No error: what was behind its end when it was cut is not in the file, and is written by the next sync."""
+    desk.change(0, b"x" * SHORT)
+    real_read, real_size = os.preadv, Writer._size
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if fd not in (desk.file, desk.segment):
+            os.truncate(desk.path, 3 * PAGE + 5)
+        return real_read(fd, buffers, offset)
+
+    def size(writer: Writer) -> int:
+        os.truncate(desk.path, SHORT)
+        return real_size(writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", preadv)
+        patch.setattr(Writer, "_size", size)
+        written, _both, unwritten, error = desk.write()
+    assert (written, unwritten, error) == (4 * PAGE, 0, 0)
+    os.truncate(desk.path, SHORT)
+    written, _both, unwritten, error = desk.write()
+    assert (written, unwritten, error) == (SIZE - 5 * PAGE, 0, 0)
+    assert desk.path.read_bytes()[4 * PAGE :] == b"x" * (SHORT - 4 * PAGE)
+
+
 def test_a_file_that_is_cut_where_room_cannot_be_asked_for(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     """Gives what is mapped in the attached range now, in order. Raises AccessDenied, and
     ValueError once the region is closed."""
 
+    Source = Callable[[int, int, int, bool], tuple[mmap.mmap, bool]]
+    """Maps a range of a descriptor (offset, bytes, writable) into this process, and says whether it
+    is the memory itself."""
+
     Scalar = TypeVar("Scalar", bound=np.generic)
 
 
@@ -86,16 +90,18 @@ class Attachment:
         advice: int = 0,
         look: Look | None = None,
         enforce: bool = False,
+        source: Source | None = None,
     ) -> None:
-        """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on, and advise the
-        kernel with `advice` (madvise(2); 0: with nothing), as far as it takes it.
+        """Map `size` bytes of `fd` from `offset` (a multiple of the page size) on by `source` (else
+        `map_memory`), and advise the kernel with `advice` (madvise(2); 0: with nothing), as far as
+        it takes it.
 
         `look` gives the mappings that lie in the range now; `enforce`, which needs it, protects
         each byte as they say.
         """
         self._offset = offset
         self._size = size
-        self._map, self._direct = _mapped(fd, offset, size, writable=writable)
+        self._map, self._direct = (source or map_memory)(fd, offset, size, writable)
         if advice and not self._direct:
             # A kernel without huge pages knows no such advice, and reads less ahead.
             with suppress(OSError):
@@ -323,8 +329,8 @@ class Attachment:
             raise ValueError("operation on a closed attachment")
 
 
-def _mapped(fd: int, offset: int, size: int, *, writable: bool) -> tuple[mmap.mmap, bool]:
-    """The range in this process, and whether it is the memory itself."""
+def map_memory(fd: int, offset: int, size: int, writable: bool) -> tuple[mmap.mmap, bool]:
+    """The memory itself where the mount gives it, else the file."""
     segment = segment_of(fd)
     if segment is None:
         return _map_shared(fd, offset, size, writable=writable), False
@@ -334,6 +340,19 @@ def _mapped(fd: int, offset: int, size: int, *, writable: bool) -> tuple[mmap.mm
         return DirectMap.of(segment, fd, offset, size, writable=writable), True
     finally:
         os.close(segment)
+
+
+def map_small(fd: int, offset: int, size: int, writable: bool) -> tuple[mmap.mmap, bool]:
+    """The file, without asking for the memory, unless the file cannot be mapped.
+
+    For what is so small that its page faults cost less than to ask.
+    """
+    try:
+        return _map_shared(fd, offset, size, writable=writable), False
+    except MshareError as error:
+        if error.errno != errno.ENODEV:
+            raise
+    return map_memory(fd, offset, size, writable)
 
 
 def _map_shared(fd: int, offset: int, size: int, *, writable: bool) -> mmap.mmap:

@@ -24,7 +24,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from msharefs.client.attachment import Attachment
+from msharefs.client.attachment import Attachment, map_memory, map_small
 from msharefs.client.creation import map_by_hand, settle_size
 from msharefs.client.errors import (
     InvalidArgument,
@@ -74,6 +74,9 @@ class BlockAttachment(Attachment):
         self._buf = self._view()
 
 
+_SMALL = 128 << 10
+"""Bytes of a block up to which its file is mapped, in the direct data plane too: so much comes with one
+page fault, which costs less than to have the memory itself."""
 _FULL = (OutOfMemory, OutOfInodes, QuotaExceeded)
 
 Block = tuple[Region, Attachment]
@@ -275,7 +278,10 @@ def _remove_unlocked(path: str) -> bool:
 def _attach_whole(region: Region, mapped: int) -> BlockAttachment:
     with translated("cannot attach the shared memory", region.path):
         advice = attach_advice(region.fileno(), mapped, writable=region.writable)
-        return BlockAttachment(region.fileno(), 0, mapped, writable=region.writable, advice=advice)
+        source = map_small if mapped <= _SMALL else map_memory
+        return BlockAttachment(
+            region.fileno(), 0, mapped, writable=region.writable, advice=advice, source=source
+        )
 
 
 def _attach_by_footer(region: Region) -> Attachment | None:

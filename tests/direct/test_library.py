@@ -280,6 +280,39 @@ def test_shared_memory(mounted: Mount) -> None:
     mounted.wait_until_empty()
 
 
+def test_small_shared_memory_asks_for_no_memory(mounted: Mount) -> None:
+    """Its file is mapped, which costs no more than the file's own requests, and shares all the same."""
+    mounted.wait_until_empty()
+    asked = mounted.requests("IOCTL")
+    with SharedMemory(create=True, size=100, directory=mounted.path) as block:
+        block.buf[99] = 7
+        with SharedMemory(block.name, directory=mounted.path) as other:
+            assert bytes(other.buf[98:]) == b"\0\7"
+            other.buf[0] = 8
+        assert block.buf[0] == 8
+        assert way(Path(block.directory) / block.name) == "plain"
+        block.unlink()
+    # The one that gave it its memory.
+    assert mounted.requests("IOCTL") == asked + 1
+    mounted.wait_until_empty()
+
+
+def test_small_shared_memory_whose_memory_is_given_already(mounted: Mount) -> None:
+    """Whoever had the region's memory before, by the library or another client: so has this one."""
+    with SharedMemory(create=True, size=100, directory=mounted.path) as block:
+        block.buf[99] = 7
+        name = block.name
+    path = mounted.path / name
+    eventually(lambda: way(path) is None, what="the block is still somebody's")
+    with Region.open(path) as region, region.attach(0, PAGE) as window:
+        assert window.direct
+        with SharedMemory(name, directory=mounted.path) as other:
+            assert other.buf[99] == 7
+            other.buf[0] = 8
+        assert window.buf[0] == 8
+    path.unlink()
+
+
 def fill(window: Attachment, part: int) -> None:
     """Each fourth number of an array."""
     window.as_array(np.int64, HALF // 8)[part::4] = part

@@ -39,7 +39,7 @@ def restart(directory: str) -> None:
         ) from error
     except PermissionError as error:
         raise CommandError(f"supervisor {supervisor} belongs to somebody else") from error
-    new = _wait_for_another(mount, old["pids"]["server"])
+    new = _wait_for_another(mount, old)
     print(
         f"{formatting.name(mount.path)}: server {new['pids']['server']} of version {new['version']} has taken "
         f"over from {old['pids']['server']} after {new['last_gap_seconds'] * 1000:.0f} ms"
@@ -51,12 +51,24 @@ def _look(directory: str) -> tuple[mounts.Mount, dict[str, Any]]:
     return mount, mounts.status(mount)
 
 
-def _wait_for_another(mount: mounts.Mount, old_server: int) -> dict[str, Any]:
+def _wait_for_another(mount: mounts.Mount, old: dict[str, Any]) -> dict[str, Any]:
     """The status that a new server gives. CommandError if none comes."""
+    old_server, failed = old["pids"]["server"], _failed(old)
     deadline = time.monotonic() + _TIMEOUT
     while time.monotonic() < deadline:
         status = mounts.status(mount)
         if status["pids"]["server"] != old_server:
             return status
+        if _failed(status)["count"] > failed["count"]:
+            why = _failed(status)["last"]
+            raise CommandError(
+                f"server {old_server} still serves, the new one does not load: {why}"
+            )
         time.sleep(_LOOK)
     raise CommandError(f"server {old_server} still serves; the log of the mount says why")
+
+
+def _failed(status: dict[str, Any]) -> dict[str, Any]:
+    """How many upgrades of a server have failed. One of an earlier version does not know."""
+    failed: dict[str, Any] = status.get("upgrades_failed", {"count": 0})
+    return failed

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msharefs import __version__
 from msharefs.daemon.backing import enter, view_for_readers
 from msharefs.daemon.confinement import confine
-from msharefs.daemon.server_process import receive_with_socket, send
+from msharefs.daemon.server_process import PROTOCOL, receive_with_socket, send
 from msharefs.daemon.state import INIT, Config
 from msharefs.daemon.storage import new_area, open_area, write_file
 from msharefs.fuse.device import ConnectionGone, Device
@@ -44,10 +45,10 @@ class Inheritance:
     """On which the broker of files is told what is wanted (files/broker.py)."""
     readers: int | None
     """Where segments are opened for readers (backing.py)."""
-    keeper: socket.socket | None
+    keeper: socket.socket
     """Who keeps those that are written back (files/keeper.py), and"""
     kept: Sequence[int]
-    """by which numbers. None, and nothing, of a supervisor that an earlier version started."""
+    """by which numbers."""
 
     def path(self, name: str) -> str:
         """A file of the state directory."""
@@ -73,11 +74,15 @@ def report(supervision: socket.socket, message: dict[str, Any]) -> None:
 
 
 def inherit() -> Inheritance | None:
-    """What the supervisor gives, once it wants us to serve; None if it never will, or if we
-    cannot get to the mount's memory."""
-    state, device, files_fd, socket_fd = sys.argv[1:]
-    supervision = socket.socket(fileno=int(socket_fd))
-    files = socket.socket(fileno=int(files_fd))
+    """What the supervisor gives, once it wants us to serve; None if it never will, if it cannot, being
+    of another version, or if we cannot get to the mount's memory."""
+    state, protocol, *descriptors = sys.argv[1:]
+    supervision = socket.socket(fileno=int(descriptors.pop()))
+    if protocol != str(PROTOCOL):
+        report(supervision, {"error": _other_version(protocol)})
+        return None
+    device, files_fd = map(int, descriptors)
+    files = socket.socket(fileno=files_fd)
     try:
         config = Config.load(os.path.join(state, CONFIG))
         enter(config.arena, state)
@@ -89,23 +94,29 @@ def inherit() -> Inheritance | None:
     syscalls.call_ourselves("mshare-standby")
     report(supervision, {"loaded": True})
     order, keeper = receive_with_socket(supervision)
-    if order is None:
+    if order is None or keeper is None:
         return None
     syscalls.call_ourselves("msharefs-server")
     told = order["serve"]
-    # A supervisor that an earlier version started does not say why.
-    cause = Cause(told.get("cause", Cause.KILLED.value))
     return Inheritance(
         state,
-        int(device),
+        device,
         supervision,
         told["restarts"],
         told["gone_at"],
-        cause,
+        Cause(told["cause"]),
         files,
         readers,
         keeper,
-        told.get("kept", ()),
+        told["kept"],
+    )
+
+
+def _other_version(protocol: str) -> str:
+    """What is wrong with a supervisor that speaks this one, and what helps."""
+    return (
+        f"msharefs {__version__} cannot serve under supervisor {os.getppid()}, which is of another version"
+        f" (protocol {protocol}, not {PROTOCOL}): install that version again, or unmount and mount"
     )
 
 

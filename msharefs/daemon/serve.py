@@ -1,4 +1,4 @@
-"""The program of a server: `python -I -S serve.py STATE DEVICE FILES SOCKET`.
+"""The program of a server: `python -I -S serve.py STATE PROTOCOL DEVICE FILES SOCKET`.
 
 Owns where its code comes from: the standard library, then the installation that this file is
 part of, as its supervisor is, then what is installed beside it. Neither the environment nor a

@@ -114,6 +114,8 @@ class Server:
         self._given = given
         self._started = time.monotonic()
         self._gap = 0.0
+        # How often this server was to be replaced and was not, and why at last.
+        self._upgrades_failed: dict[str, Any] = {"count": 0, "last": None}
         self._plane = plane
         self._negotiation = negotiation
         # Where the pages are the regions' own, what attached them before lives on with them.
@@ -284,11 +286,16 @@ class Server:
         supervision = self._given.supervision
         while True:
             await trio.lowlevel.wait_readable(supervision)
-            if receive(supervision) is None:
+            message = receive(supervision)
+            if message is None:
                 log.error("the supervisor is gone; so is the mount")
                 scope.cancel()
                 return
-            self._switchboard.stop()
+            if "stop" in message:
+                self._switchboard.stop()
+            else:
+                count = self._upgrades_failed["count"] + 1
+                self._upgrades_failed = {"count": count, "last": message["not_replaced"]}
 
     def _figures(self) -> dict[str, Any]:
         """The status with what would be too much for an attribute."""
@@ -309,6 +316,7 @@ class Server:
             "restarts": self._given.restarts,
             "resent_requests": self._replay.resent,
             "last_gap_seconds": round(self._gap, 3),
+            "upgrades_failed": self._upgrades_failed,
             "pids": {"supervisor": self._config.supervisor, "server": os.getpid()},
         }
 

@@ -5,11 +5,16 @@ message, and each sees the other's end by it. Knows nothing of what a server doe
 when one is needed.
 
     server       {"loaded": true}                           all its code is in memory
+                 or  {"error": "a sentence"}
     supervisor   {"serve": {"restarts": N, "gone_at": T, "cause": WHY, "kept": [NUMBER, ...]}}    it may wait long
                  for this; with a descriptor, its end of the keeper's socket (files/keeper.py)
     server       {"progress": "so much"}                    again and again, if there is much to do
     server       {"ready": true, "tuning": {...}}  or  {"error": "a sentence"}
-    supervisor   {"stop": true}
+    supervisor   {"stop": true}  or  {"not_replaced": "a sentence"}
+
+The two may be of different versions: a supervisor starts what is installed now. What holds in all of them is how
+a server begins that has another PROTOCOL: its second argument is that number, its last the socket, on
+which it says an error.
 """
 
 from __future__ import annotations
@@ -33,6 +38,9 @@ from msharefs.linux.sockets import said, said_with_descriptors
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 
+PROTOCOL = 1
+"""Grows with each change of a server's arguments, or of what is said, that the other side of another version
+could not live with."""
 EXIT_RESTART = 75
 """Of a server: it was asked to make room for another."""
 LARGEST_MESSAGE = 1 << 16
@@ -105,7 +113,6 @@ class ServerProcess:
         except OSError as error:
             raise ServerError(f"no socket for the files that it writes: {error}") from error
         with its_end:
-            # One of an earlier version takes the message and lets go of the socket.
             self._tell({"serve": {**told, "kept": keeper.numbers}}, [its_end.fileno()])
 
     def serves_within(self, seconds: float) -> bool:
@@ -123,6 +130,10 @@ class ServerProcess:
     def ask_to_stop(self) -> None:
         """It finishes what is in hand and ends with EXIT_RESTART."""
         self._tell({"stop": True})
+
+    def stays(self, why: str) -> None:
+        """It was to be replaced, and is not: who asks it is told why."""
+        self._tell({"not_replaced": why})
 
     def end(self) -> None:
         """Kill it, if it runs still, and forget it."""
@@ -158,10 +169,11 @@ def _start(
     """Our end of the supervision socket, and the process at the other."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     inherited = [*given, theirs.fileno()]
+    arguments = [state, PROTOCOL, *inherited]
     with theirs:
         try:
             return ours, subprocess.Popen(
-                [sys.executable, "-I", "-S", _PROGRAM, state, *map(str, inherited)],
+                [sys.executable, "-I", "-S", _PROGRAM, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=inherited,
                 start_new_session=True,

@@ -245,6 +245,7 @@ class Supervisor:
             newer = self._load()
         except ServerError as error:
             log.error("the code now installed does not load, the old server goes on: %s", error)
+            self._server.stays(str(error))
             systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}, not upgraded")
             return
         self._have_standby(newer)

@@ -85,7 +85,6 @@ class HelpedFile:
 
     async def remember(self, offset: int, size: int) -> int:
         """See core's port. Raises OSError."""
-        self._kept.check()
         await self._conversation.send({"remember": (offset, size)})
         await self._conversation.answer()
         self._record = secrets.randbits(RECORD_BITS) + 1
@@ -117,9 +116,8 @@ class HelpedFile:
 class CallersFiles:
     """Core's port Files."""
 
-    def __init__(self, broker: socket.socket, keeper: socket.socket | None) -> None:
-        """Our ends of their sockets, owned from here on; no keeper under a supervisor of an earlier
-        version."""
+    def __init__(self, broker: socket.socket, keeper: socket.socket) -> None:
+        """Our ends of their sockets, owned from here on."""
         broker.setblocking(False)
         self._broker = Conversation(trio.socket.from_stdlib_socket(broker))
         self._kept = Kept(keeper)

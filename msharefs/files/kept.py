@@ -24,19 +24,12 @@ TO_SYNC = 60.0
 class Kept:
     """The records of a mount, by number. Descriptors of one are had for a while, and given back."""
 
-    def __init__(self, keeper: socket.socket | None) -> None:
-        """Our end of the keeper's socket, owned from here on; None under a supervisor of an earlier
-        version, which keeps nothing."""
+    def __init__(self, keeper: socket.socket) -> None:
+        """Our end of the keeper's socket, owned from here on."""
+        keeper.setblocking(False)
         self._keeper = keeper
         self._turn = trio.Lock()
-        if keeper is not None:
-            keeper.setblocking(False)
-            self._conversation = Conversation(trio.socket.from_stdlib_socket(keeper))
-
-    def check(self) -> None:
-        """Raises OSError (EOPNOTSUPP) where nothing can be kept."""
-        if self._keeper is None:
-            raise OSError(errno.EOPNOTSUPP, "the supervisor is of a version that writes no files")
+        self._conversation = Conversation(trio.socket.from_stdlib_socket(keeper))
 
     async def keep(self, number: int, descriptors: Sequence[int]) -> None:
         """Have it kept; the descriptors stay the caller's. Raises OSError, with ENFILE where there are
@@ -56,8 +49,6 @@ class Kept:
 
     def forget(self, numbers: Sequence[int]) -> None:
         """They are not needed any more; where the keeper cannot be told now, the next server does it."""
-        if self._keeper is None:
-            return
         for part in wire.batches([number for number in numbers if number > 0]):
             with suppress(OSError):
                 wire.send(self._keeper, {"forget": part})
@@ -65,7 +56,6 @@ class Kept:
     async def _ask(
         self, message: dict[str, Any], descriptors: Sequence[int], number: int
     ) -> list[int]:
-        self.check()
         # Once it is asked the answer is waited for: it would be taken for that to the next question.
         async with self._turn:
             with trio.CancelScope(shield=True):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from msharefs.daemon.server_process import ServerError, ServerProcess
+from tests.cli.tool import mshare
 from tests.helpers import mount, raw
 from tests.helpers.background import Background
 from tests.helpers.descriptors import open_descriptors
@@ -191,10 +192,27 @@ def test_an_upgrade_to_code_that_does_not_load(installed: Installed) -> None:
     # The standby is that of the old code still.
     os.kill(before["server"], signal.SIGKILL)
     assert installed.version() == "1.0"
+    told = mshare("restart", installed.path).refused()
+    assert told.endswith("still serves, the new one does not load: the server ended at once")
     server.write_text(good)
     installed.set_version("1.1")
     os.kill(before["supervisor"], signal.SIGHUP)
     eventually(lambda: installed.version() == "1.1", what="the new version")
+    installed.unmount_and_check()
+
+
+def test_an_upgrade_to_code_that_speaks_otherwise_with_its_supervisor(installed: Installed) -> None:
+    """Its sentence says what helps, where somebody looks for it, and the mount goes on."""
+    before = mount.read_status(installed.path)["pids"]
+    spoken = installed.package / "daemon" / "server_process.py"
+    spoken.write_text(spoken.read_text().replace("PROTOCOL = 1", "PROTOCOL = 2"))
+    for number in range(2):
+        told = mshare("restart", installed.path).refused()
+        assert f"under supervisor {before['supervisor']}, which is of another version" in told
+        assert "(protocol 1, not 2): install that version again, or unmount and mount" in told
+        status = mount.read_status(installed.path)
+        assert status["pids"] == before
+        assert status["upgrades_failed"]["count"] == number + 1
     installed.unmount_and_check()
 
 

@@ -69,6 +69,18 @@ print(m[100], m[200])
 """,
         "65 0",
     ),
+    "behind the end, within the last page": (
+        """
+os.ftruncate(fd, n); m = mmap.mmap(fd, n); end = n - 4000; reader = os.open(name, os.O_RDONLY)
+def fill():
+    os.ftruncate(fd, end); m[end + 8] = 65
+fill(); print(code(libc.ftruncate(reader, n + 4096)), m[end + 8], os.fstat(fd).st_size == end)
+fill(); print(code(libc.ftruncate(reader, end)), m[end + 8])
+fill(); os.ftruncate(fd, end); print(m[end + 8])
+fill(); os.truncate(name, end); print(m[end + 8])
+""",
+        "Invalid argument 65 True\nInvalid argument 65\n0\n0",
+    ),
     "opened for writing by the C library": (
         """
 m = make(); m[5] = 65; libc.fopen.restype = ctypes.c_void_p

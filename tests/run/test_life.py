@@ -103,27 +103,59 @@ def test_a_segment_goes_with_its_last_descriptor(start: Start, place: Path) -> N
     work.eventually_sizes([])
 
 
-CLOSED_MEANWHILE = """
-import errno, threading
+HELD_UP = """
+import errno, struct, threading
 FAN_CLASS_CONTENT, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD = 4, 1, 0x10000, -100
 libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_ssize_t
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 libc.fanotify_mark.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, ctypes.c_int,
                                ctypes.c_char_p]
+fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR); put(fd)
+watch = libc.fanotify_init(FAN_CLASS_CONTENT, os.O_RDONLY)
+def gone():
+    return b'"mappings": []' in os.getxattr(os.environ["MSHAREFS_REGION"], "user.msharefs.layout")
+"""
+CLOSED_MEANWHILE = (
+    HELD_UP
+    + """
+libc.mmap.restype = ctypes.c_ssize_t
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 def map_it():
     at = libc.mmap(None, n, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
     print(errno.errorcode[ctypes.get_errno()] if at == -1 else "mapped", flush=True)
-fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR); put(fd)
-watch = libc.fanotify_init(FAN_CLASS_CONTENT, os.O_RDONLY)
 run_file = os.environ["MSHAREFS_RUN"].encode()
 print(libc.fanotify_mark(watch, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, run_file), flush=True)
 thread = threading.Thread(target=map_it); thread.start()
 os.read(watch, 4096); os.close(fd)
-while b'"mappings": []' not in os.getxattr(os.environ["MSHAREFS_REGION"], "user.msharefs.layout"):
+while not gone():
     time.sleep(0.01)
 os.close(watch); thread.join()
 """
+)
+READ_MEANWHILE = (
+    HELD_UP
+    + """
+def read_it():
+    try:
+        print(os.pread(fd, 8, 4096), flush=True)
+    except OSError as error:
+        print(errno.errorcode[error.errno], flush=True)
+region = os.environ["MSHAREFS_REGION"].encode()
+print(libc.fanotify_mark(watch, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, region), flush=True)
+thread = threading.Thread(target=read_it); thread.start()
+def one_opens():
+    about, _, opened, pid = struct.unpack("=8sQii", os.read(watch, 24))
+    return opened, pid
+opened, pid = one_opens(); os.close(fd)
+def let_others():
+    while True:
+        other, pid = one_opens()
+        os.write(watch, struct.pack("=iI", other, 1)); os.close(other)
+threading.Thread(target=let_others, daemon=True).start()
+while not gone():
+    time.sleep(0.01)
+os.write(watch, struct.pack("=iI", opened, 1)); thread.join()
+"""
+)
 
 
 @pytest.mark.root_only("holds up a thread that opens a file")
@@ -131,6 +163,15 @@ def test_a_descriptor_that_is_closed_while_it_is_mapped(place: Path) -> None:
     """One thread is in mmap and about to tell what it will have, for which the run's file is
     opened; another one closes the last descriptor, and the segment goes. It is not mapped then."""
     script = START + CLOSED_MEANWHILE
+    done = run(place, sys.executable, "-c", script, options=("--shm",))
+    assert (done.stdout, done.stderr) == ("0\nEBADF\n", "")
+
+
+@pytest.mark.root_only("holds up a thread that opens a file")
+def test_a_descriptor_that_is_closed_while_it_is_read(place: Path) -> None:
+    """One thread reads, and is about to open the region for it; another one closes the last
+    descriptor, and the segment goes. The close came first then."""
+    script = START + READ_MEANWHILE
     done = run(place, sys.executable, "-c", script, options=("--shm",))
     assert (done.stdout, done.stderr) == ("0\nEBADF\n", "")
 

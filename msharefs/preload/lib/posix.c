@@ -58,6 +58,13 @@ struct segment *posix_find(int fd, struct stat *status)
 	return posix_any() && posix_is_file(fd, status) ? posix_of(status) : NULL;
 }
 
+bool posix_is_still_open(int fd, const struct segment *segment)
+{
+	struct stat status;
+
+	return posix_find(fd, &status) == segment;
+}
+
 /* Room to grow: address space of the region costs nothing, but is not without end. */
 static uint64_t room_for(uint64_t size)
 {

@@ -21,6 +21,11 @@ bool posix_is_file(int fd, struct stat *status);
 struct segment *posix_find(int fd, struct stat *status);
 struct segment *posix_of(const struct stat *status);
 
+/* Whether it is that segment's descriptor still.  Another thread may close it at any time, and a
+ * segment that nobody can reach any more goes: what was done with its bytes before counts alone if
+ * they can be reached afterwards. */
+bool posix_is_still_open(int fd, const struct segment *segment);
+
 /* Whether any segment lives in the region. */
 bool posix_any(void);
 

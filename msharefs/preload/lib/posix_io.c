@@ -118,6 +118,9 @@ long posix_read(const struct segment *segment, const struct stat *status,
 	if (result == -EPERM || result == -ENOSYS)
 		result = copy_out_here(io, &view, size);
 	memory_end_view(&view);
+	/* Else the bytes may be another segment's by now.  The close came first, as we have it. */
+	if (!posix_is_still_open(io->fd, segment))
+		return -EBADF;
 	if (result > 0 && io->offset == IO_POSITION)
 		call_seek(io->fd, start + result, SEEK_SET);
 	return result;

@@ -50,15 +50,6 @@ static void populate(const struct segment *segment, long at, size_t size, int pr
 	call_madvise((void *)at, size, writes ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }
 
-/* Another thread may close the descriptor at any time.  If the segment can be reached when it is
- * told already that this process may have it, it is not given back. */
-static bool is_still_open(int fd, const struct segment *segment)
-{
-	struct stat status;
-
-	return posix_find(fd, &status) == segment;
-}
-
 static long attach(int fd, const struct segment *segment, void *at, size_t size, int prot,
 		   int flags, uint64_t offset)
 {
@@ -79,7 +70,7 @@ static long attach(int fd, const struct segment *segment, void *at, size_t size,
 	if (!entry)
 		return -ENOMEM;
 	result = holdings_add(run, piece.range);
-	if (!result && !is_still_open(fd, segment))
+	if (!result && !posix_is_still_open(fd, segment))
 		result = -EBADF;
 	if (!result)
 		result = map_region(fd, at, size, prot, flags & ~MAP_POPULATE, piece.offset);

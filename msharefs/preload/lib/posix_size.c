@@ -69,7 +69,8 @@ static int resize(const struct visit *visit, struct segment *segment, int fd, ui
 		return failed;
 	failed = (int)call_ftruncate(fd, size);
 	if (failed) {
-		memory_cut(visit, segment, before);
+		/* What is behind the end in its last page stays, as with the kernel. */
+		memory_fit(visit, segment, before);
 		return failed;
 	}
 	return size <= before ? memory_cut(visit, segment, size) : 0;
@@ -96,8 +97,8 @@ HOOK int ftruncate(int fd, off_t size)
 
 HOOK int ftruncate64(int fd, off64_t size) __attribute__((alias("ftruncate")));
 
-/* After somebody has changed the size of the file, which was `before` bytes.  One that has become
- * shorter within a page has as much memory as it had, and zeros in the rest of that page. */
+/* After somebody has set the size of the file, which was `before` bytes.  One that has not become
+ * longer has zeros in the rest of its last page. */
 static void follow(const struct stat *status, uint64_t before)
 {
 	struct segment *segment = posix_of(status);
@@ -106,7 +107,7 @@ static void follow(const struct stat *status, uint64_t before)
 
 	if (!segment || segments_enter(&visit))
 		return;
-	if (size < before)
+	if (size <= before)
 		memory_cut(&visit, segment, size);
 	else
 		catch_up(&visit, segment, size);
@@ -261,7 +262,7 @@ static long allocate_here(struct segment *segment, int fd, int mode, uint64_t of
 		if (!failed)
 			failed = (int)call_ftruncate(fd, end);
 		if (failed)
-			memory_cut(&visit, segment, (uint64_t)status.st_size);
+			memory_fit(&visit, segment, (uint64_t)status.st_size);
 	}
 	segments_leave(&visit);
 	return failed == -ENOMEM ? -ENOSPC : failed;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,46 @@ def test_a_cleared_environment_is_said(place: Path) -> None:
     assert done.returncode == 0
     assert "/bin/true cannot have its memory" in done.stderr
     assert "its environment does not name the library" in done.stderr
+
+
+PAST = f"""
+import ctypes, os, sys
+call = ctypes.CDLL(None).syscall
+call.restype = ctypes.c_void_p
+def maps(size):
+    return call(*map(ctypes.c_long, (9, 0, size, 3, 0x21, -1, 0)))
+at = maps({64 * MIB})
+maps({MIB})
+sys.stdout.write("precious")
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "said"),
+    [
+        ("-v", 0, r"mshare run: .*: 64 MiB of shared memory are outside of /.* at the end\n"),
+        ("--strict", 125, r"mshare run: .*: 64 MiB of shared memory .* at the end\n"),
+        (None, 0, ""),
+    ],
+)
+def test_a_system_call_past_the_c_library_is_said_at_the_end(
+    place: Path, option: str | None, code: int, said: str
+) -> None:
+    """What such calls have mapped, if it is large enough, as the process exits: a line with -v, and
+    with --strict the run has failed. What the program wrote is there."""
+    options = (option,) if option else ()
+    done = run(place, sys.executable, "-c", PAST, options=options)
+    assert (done.returncode, done.stdout) == (code, "precious")
+    line, _, rest = done.stderr.partition("\n")
+    assert re.fullmatch(said, line + "\n" if line else "")
+    # With -v the most that the region held is told as well: nothing.
+    assert "outside" not in rest
+
+
+def test_memory_that_was_given_back_is_not_said(place: Path) -> None:
+    """It is what is there at the end that counts."""
+    script = (
+        PAST + f"\nctypes.CDLL(None).munmap(ctypes.c_void_p(at), ctypes.c_size_t({64 * MIB}))\n"
+    )
+    done = run(place, sys.executable, "-c", script, options=("--strict",))
+    assert (done.stdout, done.stderr) == ("precious", "")

@@ -187,6 +187,7 @@ int ask_to_hold(int file);
 
 /* say.c: one line on standard error. */
 void say_left(const char *what, uint64_t size, int error);
+void say_outside(uint64_t size);
 void say_out_of_reach(const char *path, const char *reason);
 void say_no_room(const char *what, uint64_t wanted, uint64_t room);
 void say_placed(const char *what, uint64_t size, uint64_t offset);

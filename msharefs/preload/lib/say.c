@@ -161,6 +161,18 @@ void say_left(const char *what, uint64_t size, int error)
 	end(&line);
 }
 
+void say_outside(uint64_t size)
+{
+	struct line line;
+
+	begin(&line);
+	put_size(&line, size);
+	put(&line, " of shared memory are outside of ");
+	put(&line, settings()->region);
+	put(&line, " at the end");
+	end(&line);
+}
+
 void say_no_room(const char *what, uint64_t wanted, uint64_t room)
 {
 	struct line line;

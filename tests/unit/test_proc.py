@@ -125,9 +125,10 @@ def test_memory_is_told_in_bytes(tmp_path: Path) -> None:
 @pytest.fixture
 def stopped() -> Iterator[subprocess.Popen[bytes]]:
     """A process that sleeps and is stopped, so that a signal waits for it. SIGUSR1 would end it, and
-    SIGHUP is blocked."""
+    SIGHUP is blocked. A shell that starts the tests in the background has others ignored."""
     block = "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})"
-    run = f"{block}; print(flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    heed = "; ".join(f"signal.signal({number:d}, 0)" for number in (signal.SIGINT, signal.SIGQUIT))
+    run = f"{block}; {heed}; print(flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
     process = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE)
     eventually(lambda: proc.stat(process.pid).state == "T")
     yield process

@@ -159,6 +159,7 @@ def _run(options: RunOptions, command: tuple[str, ...]) -> int:
         if run_file.story.made:
             undo.callback(regions.remove, run_file)
         _claim(run_file, region, files)
+        regions.be_first(region, run_file)
         asked = stack.enter_context(_listening(run_file))
         environment = {
             **os.environ,

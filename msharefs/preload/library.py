@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "lib"
-HEADER = HERE.parent / "include" / "msharefs.h"
+INCLUDE = HERE.parent / "include"
 NAME = "libmsharefs-run-"
 VARIABLE = "MSHAREFS_LIBRARY"
 """Environment variable: a library that was built elsewhere."""
@@ -63,7 +63,7 @@ def why_out_of_reach(library: str, program: str) -> str | None:
 def file_name() -> str:
     """The name of the library that these sources make on this kind of machine."""
     content = hashlib.sha256(" ".join((*FLAGS, *LIBRARIES, platform.machine())).encode())
-    for path in (*sorted(SOURCES.glob("*.[ch]")), HEADER):
+    for path in (*sorted(SOURCES.glob("*.[ch]")), *sorted(INCLUDE.glob("*.h"))):
         content.update(path.name.encode() + b"\0" + path.read_bytes())
     return f"{NAME}{content.hexdigest()[:16]}.so"
 
@@ -88,7 +88,7 @@ def build(target: Path) -> None:
             target.parent.chmod(0o755)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch:
             made = Path(scratch) / target.name
-            _compile([*FLAGS, f"-I{HEADER.parent}", *sources, "-o", str(made), *LIBRARIES])
+            _compile([*FLAGS, f"-I{INCLUDE}", *sources, "-o", str(made), *LIBRARIES])
             made.chmod(0o755)
             # Another process may be building the same file: the last one wins, whole.
             made.replace(target)

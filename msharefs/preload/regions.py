@@ -11,12 +11,23 @@ from contextlib import suppress
 
 from msharefs.client.errors import MshareError
 from msharefs.client.region import Region
+from msharefs.client.segments import segment_of
 from msharefs.preload.run_file import RunFile
 
 
 def creator_of(region: Region) -> int:
     """The process that made it, as the mount has noted it."""
     return region.layout().creator.pid
+
+
+def be_first(region: Region, run_file: RunFile) -> None:
+    """Have the memory of the region itself, if its mount gives that, before anybody maps its file: the
+    processes of the run are told to do the same. It stays so as long as `region` is open, or any
+    of them has it. Raises OSError."""
+    segment = segment_of(region.fileno())
+    run_file.tell_how_it_is_had(direct=segment is not None)
+    if segment is not None:
+        os.close(segment)
 
 
 def open_again(run_file: RunFile) -> Region | None:
@@ -31,6 +42,7 @@ def open_again(run_file: RunFile) -> Region | None:
     with suppress(MshareError):
         if status.st_ino == run_file.region_identity[1] and creator_of(region) == story.creator:
             run_file.region_identity = status.st_dev, status.st_ino
+            be_first(region, run_file)
             return region
     region.close()
     return None

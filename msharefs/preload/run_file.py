@@ -26,7 +26,7 @@ PREFIX = ".msharefs-run-"
 FILE = "tables"
 SOCKET = "collector"
 
-MAGIC = 0x3230676E75726D73
+MAGIC = 0x3330676E75726D73
 WORD = 8
 HUGE_PAGE = 2 << 20
 
@@ -35,8 +35,8 @@ DEVICE, INODE, ROOM, FLOOR, NEXT_SEGMENT, REGION_SIZE, IPC_NAMESPACE = range(1, 
 HOLDERS, RANGES, SEGMENTS, LEFT = range(8, 12)
 HOLDERS_AT, RANGES_AT, SEGMENTS_AT, LEFT_AT, RECORDS_AT, RECORD_SIZE, SIZE = range(12, 19)
 HOLDERS_USED, RANGES_USED, RANGES_THERE, SEGMENTS_USED, SEGMENTS_THERE = range(19, 24)
-SEGMENTS_LIVE, MOVES, HINTS_PUT = range(24, 27)
-HINTS_BYTE = 27 * WORD
+SEGMENTS_LIVE, MOVES, DIRECT, HINTS_PUT = range(24, 28)
+HINTS_BYTE = 28 * WORD
 HINTS = 256
 LOOKS = 16
 """How often it is looked again because something may have been missed."""
@@ -186,6 +186,10 @@ class RunFile:
     @region_identity.setter
     def region_identity(self, identity: tuple[int, int]) -> None:
         self._words[DEVICE], self._words[INODE] = identity
+
+    def tell_how_it_is_had(self, *, direct: bool) -> None:
+        """Whether processes are to ask for the memory of the region itself."""
+        self._words[DIRECT] = direct
 
     @property
     def segments_live(self) -> int:

@@ -98,7 +98,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_sources_compile_without_a_warning(tmp_path: Path, optimize: str) -> None:
     """Every warning an error, without optimization and with much of it."""
     sources = [str(path) for path in sorted(library.SOURCES.glob("*.c"))]
-    include = f"-I{library.HEADER.parent}"
+    include = f"-I{library.INCLUDE}"
     done = subprocess.run(
         ["gcc", *library.FLAGS, optimize, "-Werror", include, *sources, "-o", tmp_path / "x.so"],
         capture_output=True,

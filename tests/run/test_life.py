@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from msharefs import Region
 from tests.helpers.mount import Mount
 from tests.helpers.users import ALICE
 from tests.helpers.waiting import eventually
 from tests.run.conftest import Start
-from tests.run.programs import MIB, run, sizes
+from tests.run.programs import MIB, name_of_memory, planes, run, sizes
 
 pytestmark = pytest.mark.mount
 
 MOUNT_OPTIONS = "size=512M"
+PLANES = planes()
 SIZE = 64 * MIB
 
 START = f"""
@@ -269,5 +271,8 @@ def test_the_kernel_may_refuse_the_witness(place: Path) -> None:
 def test_a_shell_keeps_nothing_that_its_children_had(place: Path, program: Path) -> None:
     """Ten programs one after the other, each with 400 MiB of a mount of 512."""
     one = f"printf 'map 0 {400 * MIB} 0\\nput 0 5 1\\nwhere 0\\n' | {program} | tail -1"
-    done = run(place, "sh", "-c", "; ".join([one] * 10))
-    assert (done.stdout, done.stderr) == (f"{place}\n" * 10, "")
+    with Region.create(place, 1024 * MIB) as region:
+        memory = name_of_memory(place)
+        done = run(place, "sh", "-c", "; ".join([one] * 10))
+        assert (done.stdout, done.stderr) == (f"{memory}\n" * 10, "")
+        assert region.layout().mapped == 0

@@ -14,11 +14,12 @@ import pytest
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import Mount
 from tests.run.conftest import Start
-from tests.run.programs import MIB, Run, layout, sizes
+from tests.run.programs import MIB, Run, layout, planes, sizes
 
 pytestmark = pytest.mark.mount
 
 MOUNT_OPTIONS = "size=512M"
+PLANES = planes()
 HUGE = 2 * MIB
 
 

@@ -14,11 +14,12 @@ import pytest
 
 from tests.helpers.waiting import eventually
 from tests.run.conftest import Start
-from tests.run.programs import MIB, Run, layout, run, sizes
+from tests.run.programs import MIB, Run, layout, planes, run, sizes
 
 pytestmark = pytest.mark.mount
 
 MOUNT_OPTIONS = "size=256M"
+PLANES = planes()
 SIZE = 64 * MIB
 NAME = f"/msharefs-test-run-{os.getpid()}"
 

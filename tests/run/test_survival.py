@@ -22,11 +22,12 @@ from msharefs.preload.run_file import PREFIX
 from tests.helpers.mount import Mount
 from tests.helpers.waiting import eventually
 from tests.run.conftest import Start
-from tests.run.programs import MIB, Run, command, environment, layout, run, sizes
+from tests.run.programs import MIB, Run, command, environment, layout, planes, run, sizes
 
 pytestmark = pytest.mark.mount
 
 MOUNT_OPTIONS = "size=256M"
+PLANES = planes()
 SHM = Path("/dev/shm")
 
 

@@ -23,12 +23,12 @@ def calls(directory: Path, scratch: Path) -> Calls:
     wanted: Calls = {}
     for source in sorted(directory.glob("*.c")):
         compiled = scratch / f"{source.name}.o"
-        include = f"-I{library.HEADER.parent}"
+        include = f"-I{library.INCLUDE}"
         command = [
             "gcc",
             "-c",
             *library.FLAGS[1:],
-            "-O0",
+            "-O1",
             include,
             str(source),
             "-o",
@@ -130,7 +130,7 @@ def test_both_sides_have_the_same_run_file(tmp_path: Path) -> None:
     source, program = tmp_path / "offsets.c", tmp_path / "offsets"
     shows = "".join(f"SHOW({word}, struct run_header, {word.lower()});" for word in WORDS)
     source.write_text(OFFSETS.format(shows=shows))
-    include = [f"-I{library.HEADER.parent}", f"-I{library.SOURCES}"]
+    include = [f"-I{library.INCLUDE}", f"-I{library.SOURCES}"]
     command = ["gcc", "-std=gnu11", *include, str(source), "-o", str(program)]
     subprocess.run(command, check=True, timeout=60)
     told = subprocess.run([program], capture_output=True, text=True, check=True).stdout
@@ -146,6 +146,6 @@ def test_headers_stand_alone(name: str, tmp_path: Path) -> None:
     """Each header brings what it needs, whatever is included before it."""
     source = tmp_path / "alone.c"
     source.write_text(f'#include "{name}"\n')
-    include = [f"-I{library.HEADER.parent}", f"-I{library.SOURCES}"]
+    include = [f"-I{library.INCLUDE}", f"-I{library.SOURCES}"]
     command = ["gcc", "-fsyntax-only", *library.FLAGS[2:], *include, str(source)]
     subprocess.run(command, check=True, timeout=60)

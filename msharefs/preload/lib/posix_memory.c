@@ -24,8 +24,8 @@ int memory_view(struct run_header *run, const struct segment *segment, uint64_t 
 
 	if (fd < 0)
 		return fd;
-	at = call_mmap(NULL, size + skipped, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		       offset - skipped);
+	at = region_window(NULL, size + skipped, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			   offset - skipped);
 	call_close(fd);
 	if (is_error(at))
 		return (int)at;

@@ -119,7 +119,11 @@ int region_map(int fd, uint64_t offset, uint64_t size, int prot, uint32_t flags)
 int region_map_anew(int fd, uint64_t offset, uint64_t size, uint32_t flags);
 int region_unmap(int fd, uint64_t offset, uint64_t size);
 
-/* mmap(2) of the open region, with the advice that its mount has for large windows. */
+/* direct.c: what is to be mapped for the region that is open as `fd`: the segment, as another
+ * descriptor, which the caller closes; or `fd` itself, or -errno. */
+int region_pages(int fd);
+
+/* attach.c: mmap(2) of the open region, with the advice that its mount has for large windows. */
 long region_window(void *at, size_t size, int prot, int flags, int fd, uint64_t offset);
 
 /* The address, or -errno. */

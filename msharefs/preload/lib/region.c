@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * region.c - the region: opening it, finding free places, mapping and attaching.
+ * region.c - the region: opening it, finding free places, and mapping memory there.
  *
  * What is mapped stands in the region's layout, which the mount tells as JSON.  Because that
  * is long where there are many mappings, what one look has found to be free is kept in the
@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #define LAYOUT "user.msharefs.layout"
-#define ADVICE "user.msharefs.advice"
 /* The most that an extended attribute can have; one more byte makes it a string. */
 #define LAYOUT_SIZE 65536
 #define SCRATCH_SIZE (LAYOUT_SIZE + 1)
@@ -247,93 +246,4 @@ int region_unmap(int fd, uint64_t offset, uint64_t size)
 	struct mshare_unmap unmap = {.region_offset = offset, .size = size};
 
 	return (int)call_ioctl(fd, MSHAREFS_UNMAP, &unmap);
-}
-
-/* The advice that the mount has for large windows, which first touches read far ahead with; 0 for
- * none.  Asked once: all windows are of one mount. */
-static int mount_advice(int fd)
-{
-	static atomic_int known = -1;
-	int before = errno, advice = atomic_load(&known);
-	char text[16] = "";
-
-	if (advice >= 0)
-		return advice;
-	advice = 0;
-	if (syscall(SYS_fgetxattr, fd, ADVICE, text, sizeof(text) - 1) > 0)
-		for (const char *at = text; *at >= '0' && *at <= '9'; at++)
-			advice = advice * 10 + (*at - '0');
-	errno = before;
-	atomic_store(&known, advice);
-	return advice;
-}
-
-long region_window(void *at, size_t size, int prot, int flags, int fd, uint64_t offset)
-{
-	long window = call_mmap(at, size, prot, flags, fd, offset);
-
-	/* Of what is for reading the kernel may make huge pages of its own, which go again, with
-	 * all pages of the file, when somebody opens it for writing. */
-	if (!is_error(window) && prot & PROT_WRITE && (flags & MAP_TYPE) == MAP_SHARED &&
-	    size >= HUGE_PAGE && mount_advice(fd))
-		call_madvise((void *)window, size, mount_advice(fd));
-	return window;
-}
-
-static long attach_at(void *at, int fd, const struct window *window, int more, uint64_t offset)
-{
-	return region_window(at, window->size, window->prot, window->flags | more, fd, offset);
-}
-
-/* Where the program would like it, if that is free.  Left to itself the kernel would rather
- * have a file in huge pages than at a hint. */
-static long attach_at_hint(int fd, const struct window *window, uint64_t offset)
-{
-	uintptr_t hint = round_up((uintptr_t)window->hint, settings()->page);
-
-	return attach_at((void *)hint, fd, window, MAP_FIXED_NOREPLACE, offset);
-}
-
-/* Attach so that address and offset are the same place in a huge page; else the range would
- * take small entries, as one that is smaller than such a page does anyway.  The kernel does so by
- * itself nearly always. */
-static long attach_aligned(int fd, const struct window *window, uint64_t offset)
-{
-	size_t room = window->size + HUGE_PAGE;
-	uintptr_t start, aligned;
-	long at = attach_at(NULL, fd, window, 0, offset);
-	long reserved;
-
-	if (is_error(at) || window->size < HUGE_PAGE || !(((uintptr_t)at ^ offset) & (HUGE_PAGE - 1)))
-		return at;
-	reserved = call_mmap(NULL, room, PROT_NONE, PLAIN | (window->flags & MAP_32BIT), -1, 0);
-	if (is_error(reserved))
-		return at;
-	start = (uintptr_t)reserved;
-	aligned = round_up(start, HUGE_PAGE) + (offset & (HUGE_PAGE - 1));
-	if (is_error(attach_at((void *)aligned, fd, window, MAP_FIXED, offset))) {
-		call_munmap((void *)start, room);
-		return at;
-	}
-	call_munmap((void *)at, window->size);
-	if (aligned > start)
-		call_munmap((void *)start, aligned - start);
-	if (start + room > aligned + window->size)
-		call_munmap((void *)(aligned + window->size),
-			    start + room - aligned - window->size);
-	return (long)aligned;
-}
-
-long region_attach(int fd, const struct window *window, uint64_t offset)
-{
-	long at;
-
-	if (window->flags & MAP_FIXED_NOREPLACE)
-		return attach_at(window->hint, fd, window, 0, offset);
-	if (window->hint) {
-		at = attach_at_hint(fd, window, offset);
-		if (!is_error(at))
-			return at;
-	}
-	return attach_aligned(fd, window, offset);
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from msharefs import Region
+from msharefs import Region, RegionNotFound
 from msharefs.client.segments import segment_of
 from tests.helpers.mount import ROOT, asked_for
 from tests.helpers.waiting import eventually
@@ -69,15 +69,15 @@ def sizes(path: Path) -> list[int]:
 
 
 def name_of_memory(path: Path) -> str:
-    """What a window on the region is called in /proc/PID/maps."""
-    with Region.open(path) as region:
+    """What a window on the region of that name, if it has it still, is called in /proc/PID/maps."""
+    with suppress(RegionNotFound), Region.open(path) as region:
         segment = segment_of(region.fileno())
-    if segment is None:
-        return str(path)
-    try:
-        return os.readlink(f"/proc/self/fd/{segment}").removesuffix(" (deleted)")
-    finally:
-        os.close(segment)
+        if segment is not None:
+            try:
+                return os.readlink(f"/proc/self/fd/{segment}").removesuffix(" (deleted)")
+            finally:
+                os.close(segment)
+    return str(path)
 
 
 class Run:

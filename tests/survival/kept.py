@@ -20,6 +20,7 @@ class Kept(Background):
 
     def __init__(self, options: str = OPTIONS) -> None:
         super().__init__()
+        self.options = options
         done = self.start("-o", options)
         assert done.returncode == 0, done.stderr
         server = mount.read_status(self.path)["pids"]["server"]

@@ -20,7 +20,7 @@ import pytest
 from tests.helpers import mount
 from tests.helpers.users import NOBODY
 from tests.helpers.waiting import eventually
-from tests.run.programs import MIB, command, environment, layout
+from tests.run.programs import MIB, command, environment, layout, planes
 from tests.survival.kept import Kept
 
 pytestmark = [
@@ -135,10 +135,10 @@ def spans(region: Path) -> int:
     return sum(size >= BUFFERS for _, size in layout(region))
 
 
-@pytest.fixture
-def kept() -> Iterator[Kept]:
+@pytest.fixture(params=planes())
+def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
     """A mount of its own."""
-    place = Kept("size=512M")
+    place = Kept(f"size=512M,data={request.param}")
     yield place
     place.discard()
 
@@ -168,7 +168,7 @@ def test_queries_go_on_while_the_mount_comes_and_goes(kept: Kept) -> None:
         kept.kill_supervisor()
         assert server.is_right()
         assert not server.maps_anew()
-        kept.mount_again("size=512M")
+        kept.mount_again(kept.options)
         assert server.is_right()
         eventually(
             server.maps_anew, timeout=SECONDS, what="nothing new is in the region of the mount"

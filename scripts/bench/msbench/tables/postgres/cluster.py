@@ -11,11 +11,12 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from msharefs.preload import library
 
 from ...processes import NotMeasured
 
@@ -69,11 +70,19 @@ class Cluster:
         """The data directory."""
         return self.directory / "data"
 
+    def become(self) -> list[str]:
+        """The words before a command that root runs as the user."""
+        entry = pwd.getpwnam(self.user)
+        return [
+            "setpriv",
+            f"--reuid={entry.pw_uid}",
+            f"--regid={entry.pw_gid}",
+            "--clear-groups",
+        ]
+
     def as_user(self, program: str, *words: str) -> list[str]:
         """The command line that runs one of PostgreSQL's programs as the user."""
-        entry = pwd.getpwnam(self.user)
-        become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}"]
-        return [*become, "--clear-groups", str(self.programs / program), *words]
+        return [*self.become(), str(self.programs / program), *words]
 
     def run(self, program: str, *words: str) -> str:
         """The output of a program that succeeds."""
@@ -118,8 +127,9 @@ class Cluster:
             self.query(f"select pg_prewarm('{relation}')")
 
     @contextlib.contextmanager
-    def serve(self, region: Path | None, huge_pages: str) -> Iterator[int]:
-        """Run the server, in `region` or without one; the postmaster's process number."""
+    def serve(self, before: Sequence[str], huge_pages: str) -> Iterator[int]:
+        """Run the server as the user, who the words `before` its command make; the postmaster's
+        process number."""
         settings = {
             **SETTINGS,
             "huge_pages": huge_pages,
@@ -128,11 +138,7 @@ class Cluster:
             "unix_socket_directories": str(self.directory),
         }
         words = [f"--{name}={value}" for name, value in settings.items()]
-        command = self.as_user("postgres", "-D", str(self.data), *words)
-        if region is not None:
-            # root makes the region, the server is another user's.
-            run = [sys.executable, "-m", "msharefs.cli.run", "--region", str(region)]
-            command = [*run, "--mode", "666", "--strict", "--", *command]
+        command = [*before, str(self.programs / "postgres"), "-D", str(self.data), *words]
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -140,7 +146,13 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": str(PROJECT), "LC_ALL": "C"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(PROJECT),
+                    "LC_ALL": "C",
+                    # Who has no home cannot build one.
+                    library.VARIABLE: str(library.find_library()),
+                },
             )
         try:
             yield self._wait_until_ready(process)

@@ -6,8 +6,9 @@ Owns how the server is started on each side; rounds.py has what is done with it 
 from __future__ import annotations
 
 import pwd
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ...effort import MIB, Effort
 from ...frame import Better, Cell, Column, Row, Table, Unit
 from ...processes import NotMeasured
 from ...site import Site
+from ...user import become
 from ...ways import POOL, huge_pages
 from .cluster import Cluster, find_programs
 from .rounds import Sample, Samples, measure_sides
@@ -24,11 +26,12 @@ BUFFERS = 2048
 """MiB. PostgreSQL's shared memory is the buffers and a little for each connection."""
 BESIDE_BUFFERS = 512
 
-DEFAULT, HUGE, REGION = "default", "huge", "msharefs"
+DEFAULT, HUGE, REGION, DIRECT = "default", "huge", "msharefs", "direct"
 COLUMNS = (
     Column(DEFAULT, "as it is", rival=True),
     Column(HUGE, "huge_pages=on", rival=True),
     Column(REGION, "msharefs"),
+    Column(DIRECT, "msharefs direct, user"),
 )
 
 
@@ -61,7 +64,8 @@ MEASURES = (
 
 
 def measure(site: Site, effort: Effort) -> list[Table]:
-    """Make a cluster of an ordinary user and query it, started in each way in turns."""
+    """Make a cluster of an ordinary user and query it, started in each way in turns. On a mount of his
+    own huge pages come in the background while he is queried."""
     programs = find_programs()
     try:
         pwd.getpwnam(USER)
@@ -69,13 +73,22 @@ def measure(site: Site, effort: Effort) -> list[Table]:
         raise NotMeasured(f"there is no user {USER}; he comes with PostgreSQL") from None
     connections = max(effort.clients) + 20
     cluster = Cluster(programs, site.directory / "cluster", USER, f"{BUFFERS}MB", connections)
-    with site.msharefs(f"size={BUFFERS + BESIDE_BUFFERS}M,mode=0755", placed=False) as mounted:
+    size = f"size={BUFFERS + BESIDE_BUFFERS}M"
+    with (
+        site.msharefs(f"{size},mode=0755", placed=False) as roots,
+        site.msharefs(f"{size},data=direct", placed=False, user=USER) as users,
+    ):
         cluster.directory.mkdir()
         cluster.create()
-        with cluster.serve(None, "off"):
+        with cluster.serve(cluster.become(), "off"):
             cluster.fill(effort.database_scale)
         samples = measure_sides(
-            {name: _starting(cluster, name, mounted.path) for name in (DEFAULT, HUGE, REGION)},
+            {
+                DEFAULT: lambda: cluster.serve(cluster.become(), "try"),
+                HUGE: lambda: _with_pool(cluster),
+                REGION: lambda: cluster.serve(_in_region_of_root(cluster, roots.path), "off"),
+                DIRECT: lambda: cluster.serve(_in_region_of_user(users.path), "off"),
+            },
             cluster,
             effort.clients,
             rounds=effort.database_rounds,
@@ -84,22 +97,27 @@ def measure(site: Site, effort: Effort) -> list[Table]:
     return [_table(samples, effort, cluster.run("postgres", "--version").strip())]
 
 
-def _starting(
-    cluster: Cluster, side: str, directory: Path
-) -> Callable[[], AbstractContextManager[int]]:
-    """How the server is started on a side; what is entered gives its process number."""
-    if side == HUGE:
-        return lambda: _with_pool(cluster)
-    if side == REGION:
-        return lambda: cluster.serve(directory / "postgres", "off")
-    return lambda: cluster.serve(None, "try")
+def _run(directory: Path) -> list[str]:
+    """mshare run, up to its command. -P: the checkout of this bench."""
+    command = [sys.executable, "-P", "-m", "msharefs.cli.run", "--strict"]
+    return [*command, "--region", str(directory / "postgres")]
+
+
+def _in_region_of_root(cluster: Cluster, directory: Path) -> list[str]:
+    """Root makes the region, the server is another user's."""
+    return [*_run(directory), "--mode", "666", "--", *cluster.become()]
+
+
+def _in_region_of_user(directory: Path) -> list[str]:
+    """All of it is his own."""
+    return [*become(USER), *_run(directory), "--"]
 
 
 @contextmanager
 def _with_pool(cluster: Cluster) -> Iterator[int]:
     with (
         huge_pages(POOL, (BUFFERS + BESIDE_BUFFERS) * MIB),
-        cluster.serve(None, "on") as postmaster,
+        cluster.serve(cluster.become(), "on") as postmaster,
     ):
         yield postmaster
 

@@ -299,6 +299,44 @@ def test_what_was_handed_on(region: int, place: Path) -> None:
 
 
 @ANOTHER_USER
+def test_a_handle_that_was_handed_on_is_opened_again(region: int, place: Path) -> None:
+    """Through /proc/self/fd the region's mode decides, as by its name: a handle gives no second one."""
+    os.chmod(place, 0o604)
+    with raw.opened(place, os.O_RDONLY) as reader:
+        own = Path(f"/proc/self/fd/{reader}")
+
+        def attempts() -> list[str]:
+            return refusals(
+                lambda: first_byte(own, os.O_RDONLY), lambda: first_byte(own, os.O_RDWR)
+            )
+
+        assert as_user(ALICE, attempts) == ["", "EACCES"]
+        os.chmod(place, 0o600)
+        assert as_user(ALICE, attempts) == ["EACCES", "EACCES"]
+
+
+@ANOTHER_USER
+def test_after_the_name_is_gone(region: int, place: Path) -> None:
+    """Whoever has it open has what his handle gives, and who comes to the name gets another region."""
+    with raw.opened(place, os.O_RDONLY) as reader:
+        place.unlink()
+
+        def attempts() -> list[str]:
+            descriptor = direct.segment(reader)
+            with mmap.mmap(descriptor, PAGE, prot=mmap.PROT_READ) as window:
+                assert window[0] == 7
+            return refusals(
+                lambda: mmap.mmap(descriptor, PAGE),
+                lambda: os.open(f"/proc/self/fd/{reader}", os.O_RDWR),
+            )
+
+        assert as_user(ALICE, attempts) == ["EACCES", "EACCES"]
+        with raw.region(place, UNIT, mapped=True):
+            os.chmod(place, 0o606)
+            assert as_user(ALICE, lambda: first_byte(place, os.O_RDWR)) == 0
+
+
+@ANOTHER_USER
 def test_a_stranger_at_an_old_address(region: int) -> None:
     """Somebody who binds what an earlier server had is seen by his uid before he is told anything."""
     name = f"msharefs-{os.getpid():030d}".encode()

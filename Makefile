@@ -57,12 +57,15 @@ KILLS ?= 200
 HOSTILE ?= 120
 # How many seconds random calls are compared plainly and under mshare run.
 COMPARE ?= 120
+# How many seconds random files are mapped and changed under kills.
+FILES ?= 120
 # How many requests of any kind its handlers get then.
 REQUESTS ?= 1000000
-soak: setup  ## kill the server KILLS times under sixteen clients, let all go wrong for HOSTILE seconds, compare mshare run for COMPARE seconds, send REQUESTS odd requests
+soak: setup  ## kill the server KILLS times under sixteen clients, let all go wrong for HOSTILE seconds, compare mshare run for COMPARE seconds, map files for FILES seconds, send REQUESTS odd requests
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --kills $(KILLS) $(ARGS)
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --hostile $(HOSTILE)
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --run $(COMPARE)
+	@$(SUDO) $(BIN)/python -m tests.survival.soak --files $(FILES)
 	@$(BIN)/python -m tests.survival.fuzz --requests $(REQUESTS)
 
 docs: setup  ## the documents as HTML and man pages in docs/_build; a warning is an error

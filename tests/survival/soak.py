@@ -5,7 +5,8 @@ Needs root, as a mount with an arena of its own does. `make soak KILLS=200` runs
 sixteen clients that know what the mount must be; `make soak ARGS="--twins 3600"` for an hour
 with eight that do the same on tmpfs, which is what the mount must be; `make soak ARGS="--hostile 600"`
 with the sixteen while all goes wrong at once; `make soak ARGS="--run 3600"` has programs that know
-nothing of mshare make random calls plainly and under mshare run, and compares every answer.
+nothing of mshare make random calls plainly and under mshare run, and compares every answer;
+`make soak ARGS="--files 3600"` does random steps with regions and files under kills.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import partial
 
 from tests.helpers.memory_group import missing_for_memory_groups
 from tests.helpers.mount import STOP_SECONDS, Mount, missing_for_mounts, unmount
-from tests.survival import answers, hostile, load, twins
+from tests.survival import answers, hostile, load, random_files, twins
 
 Work = Callable[[Mount], load.Figures]
 Run = tuple[Work, str, str]
@@ -49,6 +50,12 @@ def main() -> int:
         type=float,
         metavar="SECONDS",
         help="instead, compare programs plainly and under mshare run for so long",
+    )
+    parser.add_argument(
+        "--files",
+        type=float,
+        metavar="SECONDS",
+        help="instead, map random files, change them and kill the server for so long",
     )
     parser.add_argument("--data", default="passthrough", help="data plane (passthrough)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
@@ -95,6 +102,8 @@ def run_of(asked: argparse.Namespace) -> Iterator[Run]:
             yield run
     elif asked.run is not None:
         yield answers_of(asked)
+    elif asked.files is not None:
+        yield files_of(asked)
     else:
         yield load_of(asked) if asked.twins is None else twins_of(asked)
 
@@ -115,6 +124,13 @@ def answers_of(asked: argparse.Namespace) -> Run:
     """So many seconds of the same calls plainly and under mshare run."""
     what = f"programs plainly and under mshare run, {asked.run:.0f} s"
     return partial(answers.run, seconds=asked.run, seed=asked.seed), answers.OPTIONS, what
+
+
+def files_of(asked: argparse.Namespace) -> Run:
+    """So many seconds of random steps with files in regions, under kills."""
+    what = f"random steps with files, {asked.files:.0f} s"
+    work = partial(random_files.soak, seconds=asked.files, seed=asked.seed)
+    return work, random_files.OPTIONS, what
 
 
 @contextmanager

@@ -59,11 +59,12 @@ class HandleHandlers:
         inode = self._manager.open(request_of(header), header.nodeid, flags)
         return open_answer(inode, flags, self._plane)
 
-    def release(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
-        """RELEASE: the last descriptor of an open is closed. Files that the region goes back to have
-        what was changed when it was the last of all; nobody waits for the answer."""
+    def release(self, header: Header, body: memoryview) -> bytes:
+        """RELEASE: the last descriptor of an open is closed. Files that the region goes back to get
+        what was changed soon after the last of all."""
         self._manager.release(request_of(header), header.nodeid)
-        return self._write_back.after_close(header.nodeid)
+        self._write_back.after_close(header.nodeid)
+        return b""
 
     def flush(self, header: Header, body: memoryview) -> bytes:
         """FLUSH at each close has nothing to do: ENOSYS, and the kernel asks no more."""

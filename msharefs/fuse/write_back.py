@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -41,6 +42,8 @@ class WriteBack:
         self._changes = changes
         self._plane = plane
         self._files = files
+        # Regions whose last handle is closed.
+        self._to_write, self._closed = trio.open_memory_channel[int](sys.maxsize)
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes | Awaitable[bytes]]]:
         """Which request each of them answers."""
@@ -77,13 +80,22 @@ class WriteBack:
             raise
         self._files.forget(self._owed.unneeded(region, parts))
 
-    def after_close(self, ino: int) -> bytes | Awaitable[bytes]:
+    def after_close(self, ino: int) -> None:
         """A handle less. If it was the last one files get what was changed, which whoever has the
-        region mapped may do again."""
+        region mapped may do again. RELEASE is answered before: of requests that change the count of handles
+        only the last one may be without an answer when a server dies, or it would be counted twice."""
         region = self._regions.get(ino)
-        if region is None or region.opens or not region.goes_back:
-            return b""
-        return self._after_last_close(region)
+        if region is not None and not region.opens and region.goes_back:
+            self._to_write.send_nowait(ino)
+
+    async def tend(self, *, restarted: bool) -> None:
+        """Write what last closes owe to files, for ever. The server before may have counted one and died
+        before anything was written: so all regions that nobody has open come first."""
+        async with trio.open_nursery() as nursery:
+            for region in self._owed.wanted() if restarted else ():
+                nursery.start_soon(self._unless_open, region.ino)
+            async for ino in self._closed:
+                nursery.start_soon(self._after_last_close, ino)
 
     async def at_end(self, ino: int) -> None:
         """Nothing refers to a region but its files."""
@@ -100,10 +112,17 @@ class WriteBack:
             for region in self._owed.wanted():
                 nursery.start_soon(self._write_or_tell, region)
 
-    async def _after_last_close(self, region: Region) -> bytes:
-        async with self._changes.turn(region.ino):
-            await self._write(region, 0, region.size)
-        return b""
+    async def _unless_open(self, ino: int) -> None:
+        async with self._changes.turn(ino):
+            region = self._regions.get(ino)
+            if region is not None and not region.opens:
+                await self._write(region, 0, region.size)
+
+    async def _after_last_close(self, ino: int) -> None:
+        async with self._changes.turn(ino):
+            region = self._regions.get(ino)
+            if region is not None:
+                await self._write(region, 0, region.size)
 
     async def _fsync(self, region: Region) -> bytes:
         async with self._changes.turn(region.ino):

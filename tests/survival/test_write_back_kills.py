@@ -146,6 +146,29 @@ def test_a_server_that_dies_while_it_maps(
     eventually(lambda: not kept_files(mounted))
 
 
+@pytest.mark.parametrize("step", ["write_begun", "written"])
+def test_a_server_that_dies_after_the_last_close(
+    mounted: mount.Mount, place: Path, path: Path, step: str
+) -> None:
+    """C28: the close was counted and is not told again; the file gets what was changed all the same."""
+    mounted.expect_log(LOUD)
+    paths = [path, path.with_name("second")]
+    paths[1].write_bytes(bytes(PAGE))
+    fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        os.ftruncate(fd, SIZE)
+        for number, each in enumerate(paths):
+            with opened(each) as file:
+                map_file(fd, number * PAGE, PAGE, file, prot=raw.RW)
+        with mmap.mmap(fd, SIZE) as window:
+            window[:6] = window[PAGE : PAGE + 6] = b"region"
+        through_a_stop(mounted, step, lambda: os.close(fd))
+        eventually(lambda: all(each.read_bytes()[:6] == b"region" for each in paths))
+    finally:
+        place.unlink()
+    eventually(lambda: not kept_files(mounted))
+
+
 def _is(link: Path, path: Path) -> bool:
     try:
         return os.readlink(link) == str(path)

@@ -8,8 +8,11 @@ import os
 import struct
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
+import trio
+import trio.testing
 
 from msharefs import abi
 from msharefs.core.errors import NoRoom
@@ -259,7 +262,13 @@ async def test_the_last_close_writes(desk: Desk) -> None:
     release = header(Opcode.RELEASE, ino)
     assert desk.handles.release(release, memoryview(b"")) == b""
     assert desk.file.contents == CONTENTS
-    await answered(desk.handles.release(release, memoryview(b"")))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(desk.write_back.tend, restarted=False))
+        # Answered at once, and written then.
+        assert desk.handles.release(release, memoryview(b"")) == b""
+        assert desk.file.contents == CONTENTS
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
     assert desk.file.contents[PAGE : PAGE + 3] == b"one"
 
 

@@ -235,7 +235,8 @@ def main() -> int:
         show_operations(core, {})
         print(f"no mount measured: {missing}")
         return 0
-    mounted = Mount("size=256M,align=4096")
+    # A page each, and twice that for what belongs to it.
+    mounted = Mount(f"size={256 + asked.regions // 100}M,align=4096")
     try:
         mounted.wait_until_it_answers()
         show_operations(core, on_a_mount(mounted))

@@ -42,10 +42,10 @@ def ps(path: str, *, as_json: bool) -> None:
     fewer columns.
     """
     mount, facts = regions.look_at(path)
-    inode = facts.file.st_ino
     devices = mounts.devices_of(mount, mounts.status_or_nothing(mount))
-    scan = processes.scan(devices)
-    found = list(processes.processes(devices, inode, scan.attached.get(inode, [])))
+    scan = regions.scan_for(facts, devices)
+    pids = scan.attached.get(facts.file.st_ino, [])
+    found = list(processes.processes(regions.places_of(facts, devices), pids))
     if as_json:
         print(json.dumps(processes.document(found, scan), indent=2))
         return

@@ -108,6 +108,9 @@ class Layout:
     """How many bytes were in pages of 2 MiB when the mount looked, which it does a moment after each
     change; it changes by itself, and layouts that differ in nothing else are equal."""
 
+    segment: tuple[int, int] | None = field(default=None, compare=False)
+    """Where processes have the memory itself: device (st_dev) and inode number of what they map."""
+
     @property
     def generation(self) -> Generation:
         """What differs between any two states of one region, and is equal for the same state."""
@@ -186,6 +189,7 @@ def _whole(parts: list[_Part]) -> Layout:
         unmaps=counters["unmaps"],
         # A daemon of an earlier version does not look.
         collapsed=facts.get("collapsed", 0),
+        segment=tuple(facts["segment"]) if facts.get("segment") else None,
     )
 
 

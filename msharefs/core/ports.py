@@ -85,6 +85,10 @@ class Segment(Protocol):
     def allocated(self) -> int:
         """How many bytes have memory."""
 
+    def identity(self) -> tuple[int, int] | None:
+        """Device (st_dev) and inode number, by which its mappings are known in other processes; None where
+        somebody else has removed it."""
+
     def destroy(self) -> None:
         """Remove the name and let go; does not fail, but may take long for a large segment."""
 

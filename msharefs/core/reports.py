@@ -172,6 +172,9 @@ def _layout_text(
     }
     if region.way is not Way.OPEN:
         document["way"] = "direct" if region.way.is_direct else "plain"
+    if region.way.is_direct and region.segment is not None:
+        # Who looks for those that have it finds nothing of the region's file with them.
+        document["segment"] = region.segment.identity()
     return json.dumps(document).encode()
 
 

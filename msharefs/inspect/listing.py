@@ -7,6 +7,7 @@ does not hide the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -63,14 +64,14 @@ class Looker:
 def look(mount: mounts.Mount, top: str) -> Listing:
     """Everything there is to tell of the regions below `top`. Raises OSError."""
     status = mounts.status_or_nothing(mount)
-    scan = processes.scan(mounts.devices_of(mount, status))
-    listing = Listing(mount, top, scan)
-    for path in mounts.regions(mount, top, listing.unreadable.append):
-        try:
-            listing.found.append(regions.facts_of(path).summary())
-        except FileNotFoundError:
-            continue
-    return listing
+    found: list[regions.Summary] = []
+    unreadable: list[OSError] = []
+    for path in mounts.regions(mount, top, unreadable.append):
+        with suppress(FileNotFoundError):
+            found.append(regions.facts_of(path).summary())
+    segments = {each.segment: each.inode for each in found if each.segment is not None}
+    scan = processes.scan(mounts.devices_of(mount, status), segments)
+    return Listing(mount, top, scan, found, unreadable)
 
 
 def _look_below(directory: str) -> Listing:

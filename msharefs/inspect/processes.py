@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,6 +20,10 @@ from msharefs.linux import mountinfo, proc
 
 TABLE_SIZE = 4096
 """One page of page table; it holds the entries for one huge page's worth of small pages."""
+KEEPS_OPEN = "---"
+"""Of a window without any right: `mshare run` keeps the file of a region open by one."""
+Segments = Mapping[tuple[int, int], int]
+"""Device and inode number of the memory that processes have of a region itself, to the region's inode."""
 _HIDING = {"hidepid=2", "hidepid=invisible", "hidepid=4", "hidepid=ptraceable"}
 """Options of a /proc that does not list the processes of others (proc(5))."""
 
@@ -76,9 +80,9 @@ class Scan:
     """Whether /proc does not even list the processes of others."""
 
 
-def scan(devices: Collection[int]) -> Scan:
-    """Find every process that has files of these devices (st_dev) attached: a mount's, and those
-    that it had before."""
+def scan(devices: Collection[int], segments: Segments) -> Scan:
+    """Find every process that has files of these devices (st_dev) attached, a mount's, and those
+    that it had before; or the memory of its regions itself."""
     result = Scan(hidden=_others_are_hidden())
     for pid in proc.pids():
         try:
@@ -88,20 +92,33 @@ def scan(devices: Collection[int]) -> Scan:
         except ProcessLookupError:
             continue
         else:
-            for inode in {area.inode for device in devices for area in proc.areas_in(maps, device)}:
+            for inode in _regions_in(maps, devices, segments):
                 result.attached[inode].append(pid)
     return result
 
 
-def processes(devices: Collection[int], inode: int, pids: list[int]) -> Iterator[Process]:
-    """Of those pids, what each has attached of the file, measured."""
+def _regions_in(maps: bytes, devices: Collection[int], segments: Segments) -> set[int]:
+    """The inodes of the regions that a process has attached, one way or the other."""
+    files = {area.inode for device in devices for area in proc.areas_in(maps, device)}
+    memory = {
+        segments.get((device, area.inode))
+        for device in {device for device, _ in segments}
+        for area in proc.areas_in(maps, device)
+    }
+    return files | {inode for inode in memory if inode is not None}
+
+
+def processes(places: Collection[tuple[int, int]], pids: list[int]) -> Iterator[Process]:
+    """Of those pids, what each has attached of a region, measured; the region is what has these device and
+    inode numbers: its file, and its segment."""
     for pid in pids:
         try:
             smaps = proc.read_smaps(pid)
             windows = [
                 _window(area)
-                for device in devices
+                for device, inode in places
                 for area in proc.measured_areas_in(smaps, device, inode)
+                if area.area.prot[:3] != KEEPS_OPEN
             ]
             if windows:
                 yield Process(pid, proc.effective_uid(pid), command(pid), windows)

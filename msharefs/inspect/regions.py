@@ -8,6 +8,7 @@ from __future__ import annotations
 import grp
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -39,6 +40,8 @@ class Summary(NamedTuple):
     """How much of what is mapped lies in huge pages, as the mount saw it."""
     mappings: int | None
     open_handles: int | None
+    segment: tuple[int, int] | None
+    """What is mapped by who has the memory itself: device and inode number."""
     changes: int | None
     """How often something was mapped or unmapped, ever."""
 
@@ -86,6 +89,7 @@ class Facts:
             huge=None if layout is None else layout.collapsed,
             mappings=None if layout is None else len(layout.mappings),
             open_handles=None if layout is None else layout.open_handles,
+            segment=None if layout is None else layout.segment,
             changes=None if layout is None else layout.maps + layout.unmaps,
         )
 
@@ -121,6 +125,19 @@ def look_at(path: str) -> tuple[mounts.Mount, Facts]:
     if not stat.S_ISREG(file.st_mode) or mounts.is_info(mount, path):
         raise InspectError(f"{path} is not a region")
     return mount, Facts(path, path, file, _layout_or_nothing(path))
+
+
+def places_of(facts: Facts, devices: Collection[int]) -> list[tuple[int, int]]:
+    """What a process maps that has the region: its file on one of these devices, or its segment."""
+    places = [(device, facts.file.st_ino) for device in devices]
+    segment = facts.layout and facts.layout.segment
+    return [*places, segment] if segment else places
+
+
+def scan_for(facts: Facts, devices: Collection[int]) -> processes.Scan:
+    """Who has something of its mount attached, or the memory of this region."""
+    segment = facts.layout and facts.layout.segment
+    return processes.scan(devices, {segment: facts.file.st_ino} if segment else {})
 
 
 def document(region: Summary, mount: mounts.Mount) -> dict[str, Any]:

@@ -129,6 +129,14 @@ class SharedObjects:
         except FileNotFoundError:
             return 0
 
+    def identity(self, name: str) -> tuple[int, int] | None:
+        """Device and inode number; None where there is no such object."""
+        try:
+            found = os.stat(f"{SHM}/{name}")
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
     def remove(self, name: str) -> None:
         """Unlink it and keep no descriptor. Somebody else may have removed the name."""
         with suppress(posix_ipc.ExistentialError):

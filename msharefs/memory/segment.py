@@ -62,6 +62,10 @@ class PosixSegment:
         removed the name."""
         return self._objects.allocated(self._name)
 
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode number; None if somebody else has removed the name."""
+        return self._objects.identity(self._name)
+
     def destroy(self) -> None:
         """Unlink and close. The memory goes with the last mapping of it."""
         self._objects.remove(self._name)

@@ -161,6 +161,10 @@ class FakeSegment:
         """How many bytes have memory."""
         return len(self.pages) * PAGE_SIZE
 
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode number."""
+        return 7, self.ino
+
     def destroy(self) -> None:
         """Remove the name and let go."""
         assert not self.destroyed, "a segment is destroyed once"

@@ -6,7 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -299,6 +300,32 @@ async def test_what_cannot_be_written_at_the_end_is_told(
     await desk.write_back.everything()
     assert "4096 bytes of region" in caplog.text
     assert "are lost: they could not be written to /tmp/file" in caplog.text
+
+
+async def test_a_region_that_ends_while_the_mount_does(
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files have all: nothing is told as lost because their record is not kept any more."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+    manager, region = desk.world.manager, desk.region
+    manager.unlink(None, 1, b"region")
+    manager.release(None, region.ino)
+    manager.forget([(region.ino, region.lookups)])
+    with monkeypatch.context() as patch:
+
+        @asynccontextmanager
+        async def open_after_the_end(record: int, uid: int) -> AsyncIterator[object]:
+            patch.undo()
+            await desk.write_back.at_end(region.ino)
+            async with desk.files.open(record, uid) as file:
+                yield file
+
+        patch.setattr(desk.files, "open", open_after_the_end)
+        await desk.write_back.everything()
+    assert desk.file.contents[PAGE : PAGE + 3] == b"one"
+    assert region.ino not in desk.world.tables.regions
+    assert caplog.text == ""
 
 
 async def test_records_that_are_not_kept_any_more(

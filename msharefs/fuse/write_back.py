@@ -145,7 +145,7 @@ class WriteBack:
 
     async def _write(self, region: Region, start: int, end: int) -> list[tuple[Mapped, Done]]:
         """All of a range that goes back, each part whatever becomes of the others."""
-        results = []
+        results: list[tuple[Mapped, Done]] = []
         for part in self._owed.due(region, start, end):
             self._failpoint("write begun")
             try:

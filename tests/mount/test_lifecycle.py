@@ -42,8 +42,11 @@ def test_daemon_holds_nothing_of_its_starter(background: Background) -> None:
     """M14: own session, directory "/", standard descriptors on /dev/null."""
     background.start("-o", "size=16M")
     pids = mount.processes_of(background.marker)
-    # The supervisor and the server; what starts helpers for files comes with the first file.
-    assert len(pids) == 2
+    # The supervisor and the server, and on a slow machine the standby, which comes half a second later;
+    # what starts helpers for files comes with the first file.
+    assert 2 <= len(pids) <= 3
+    names = {Path(f"/proc/{pid}/comm").read_text() for pid in pids}
+    assert "msharefs-files\n" not in names
     for pid in pids:
         assert os.getsid(pid) != os.getsid(0)
         assert os.readlink(f"/proc/{pid}/cwd") == "/"

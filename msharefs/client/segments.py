@@ -37,9 +37,14 @@ def segment_of(fd: int) -> int | None:
     ENFILE or ENOMEM where the server has no descriptor left, ETIMEDOUT where it does not answer.
     """
     deadline, pause = time.monotonic() + SECONDS, PAUSE
+    address = refused = b""
     while time.monotonic() < deadline:
         try:
             where = _ask(fd)
+            address = where.address
+            if address == refused:
+                # The server lives, or another would have answered: it is in another network namespace.
+                return None
             if not _has_what_it_takes():
                 return None
             return _redeem(where)
@@ -50,6 +55,7 @@ def segment_of(fd: int) -> int | None:
                 return None
             if error.errno not in AGAIN:
                 raise
+            refused = address if error.errno == errno.ECONNREFUSED else b""
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
     # Its mappings are being changed all the time, or servers end one after the other.

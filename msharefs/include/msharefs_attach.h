@@ -176,36 +176,45 @@ static MSHAREFS__UNUSED int msharefs__redeem(int with, const struct mshare_attac
 	return found;
 }
 
-/* A descriptor of the memory of the region that is open as `fd`, by one attempt; -1 and why not. */
-static MSHAREFS__UNUSED int msharefs__try(int fd)
+/* A descriptor of the memory of the region that is open as `fd`, by one attempt, which fills in
+ * `where`; -1 and why not. */
+static MSHAREFS__UNUSED int msharefs__try(int fd, struct mshare_attach *where)
 {
-	struct mshare_attach where;
 	int found, with;
 
 	/* Waits for the next server where one has ended. */
 	do {
-		found = ioctl(fd, MSHAREFS_ATTACH, &where);
+		found = ioctl(fd, MSHAREFS_ATTACH, where);
 	} while (found && errno == EINTR);
 	if (found)
 		return -1;
-	with = msharefs__connect(&where);
+	with = msharefs__connect(where);
 	if (with < 0)
 		return -1;
-	found = msharefs__redeem(with, &where);
+	found = msharefs__redeem(with, where);
 	msharefs__close(with);
 	return found;
 }
 
 /* The same. A change of the region may be on its way, which takes as long as its memory does, or
- * a server has ended: then it is tried again for some seconds. */
+ * a server has ended: then it is tried again for some seconds. ECONNREFUSED twice by one address,
+ * which the next server would not have, is a server in another network namespace. */
 static MSHAREFS__UNUSED int msharefs__segment(int fd)
 {
+	struct mshare_attach where, refused;
 	int found, tries, pause = 1;
 
+	memset(&refused, 0, sizeof refused);
+	memset(&where, 0, sizeof where);
 	for (tries = 0; tries < MSHAREFS__TRIES; tries++) {
-		found = msharefs__try(fd);
+		found = msharefs__try(fd, &where);
 		if (found >= 0 || (errno != ESTALE && errno != ECONNREFUSED))
 			return found;
+		if (errno == ECONNREFUSED) {
+			if (!memcmp(refused.address, where.address, sizeof refused.address))
+				return -1;
+			refused = where;
+		}
 		poll(NULL, 0, pause);
 		pause = pause < MSHAREFS__LONGEST_PAUSE / 2 ? 2 * pause : MSHAREFS__LONGEST_PAUSE;
 	}

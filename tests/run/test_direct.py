@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,13 @@ def test_memory_that_others_have_as_a_file_is_had_so(start: Start, place: Path) 
             assert window[5] == 1
         assert work.end() == (0, "")
         place.unlink()
+
+
+@pytest.mark.root_only("makes a network namespace")
+def test_a_program_in_another_network_namespace(place: Path) -> None:
+    """Its memory is the kernel's, with a reason: the socket of the mount is not there, and the file is not
+    mapped beside the memory."""
+    script = f"import mmap; m = mmap.mmap(-1, {SIZE}); m[5] = 7; print(m[5])"
+    done = run(place, "unshare", "-n", sys.executable, "-c", script)
+    assert (done.returncode, done.stdout) == (0, "7\n")
+    assert "the mount cannot be asked from this network namespace (ENODEV)" in done.stderr

@@ -72,8 +72,8 @@ int region_pages(int fd)
 	segment = ask(fd);
 	if (segment == -EOPNOTSUPP)
 		segment = ask_for_more();
-	/* It is had plainly now, or the mount is another one. */
-	if (segment == -ENOTTY || segment == -EBUSY || segment == -EACCES)
+	/* It is had plainly now, or the mount is another one, or in another network namespace. */
+	if (segment == -ENOTTY || segment == -EBUSY || segment == -EACCES || segment == -ECONNREFUSED)
 		return fd;
 	if (segment < 0)
 		return segment;

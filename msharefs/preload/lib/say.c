@@ -104,6 +104,7 @@ static void put_reason(struct line *line, int error)
 		{ENOENT, "the region is gone (ENOENT)"},
 		{ENOTDIR, "the region is gone (ENOTDIR)"},
 		{ESTALE, "the region is gone (ESTALE)"},
+		{ENODEV, "the mount cannot be asked from this network namespace (ENODEV)"},
 		{ENOTCONN, "the mount's daemon has died (ENOTCONN)"},
 		{ECONNREFUSED, "the collector of this run has died (ECONNREFUSED)"},
 		{ENOSR, "the run's tables are full (ENOSR)"},

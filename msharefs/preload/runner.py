@@ -63,6 +63,8 @@ class Runner:
         self._channel: socket.socket | None = None
         self._command = 0
         self._pidfd: int | None = None
+        # Signals for a command that runs and of which nothing was heard yet.
+        self._early: list[int] = []
         self._status: int | None = None
         self._failure: int | None = None
         self._outcome: Outcome | None = None
@@ -127,6 +129,8 @@ class Runner:
             self._command = news["started"]
             with suppress(ProcessLookupError):
                 self._pidfd = os.pidfd_open(self._command)
+            for number in self._early:
+                self._send(number)
         elif "failed" in news:
             self._failure = news["failed"]
         elif self._failure is not None:
@@ -136,7 +140,15 @@ class Runner:
             self._outcome = Outcome(_exit_code(status), news["left"], news["peak"])
 
     def _pass_on(self, number: int, code: int) -> None:
-        if number != signal.SIGCHLD and code != _SI_KERNEL and self._pidfd is not None:
+        if number == signal.SIGCHLD or code == _SI_KERNEL:
+            return
+        if self._command:
+            self._send(number)
+        else:
+            self._early.append(number)
+
+    def _send(self, number: int) -> None:
+        if self._pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 

@@ -41,7 +41,9 @@
  *   EEXIST  MAP_FIXED_NOREPLACE, and something is mapped in the range
  *   ENOMEM  no memory, over the size of the mount, or too many mappings
  *   EBADF   no MAP_ANONYMOUS, and fd is not open
- *   EOPNOTSUPP  a file with PROT_WRITE: its bytes are read in, not written back
+ *   ENODEV  no MAP_ANONYMOUS, and fd is no file whose bytes can be mapped
+ *   EPERM   no MAP_ANONYMOUS, and fd is sealed or prot has PROT_EXEC, or the mount
+ *           may not look into the caller
  *   ENOTTY  the descriptor is not that of a region
  */
 struct mshare_create {
@@ -61,7 +63,8 @@ struct mshare_create {
 	 * ignored. */
 	__u32 prot;
 
-	/* MAP_SHARED and MAP_FIXED, both needed; MAP_ANONYMOUS for memory of zeros.
+	/* MAP_SHARED and MAP_FIXED, both needed; MAP_ANONYMOUS for memory of zeros,
+	 * else a copy of the bytes of fd, which with PROT_WRITE go back to the file.
 	 * What was mapped in the range is replaced, unless MAP_FIXED_NOREPLACE
 	 * forbids it.  The memory is set aside at once; with MAP_NORESERVE the
 	 * mount decides whether it is, or comes at first touch.  MAP_HUGETLB wants pages of 2 MiB.  MAP_PRIVATE and

@@ -22,7 +22,8 @@ html_theme = "alabaster"
 html_theme_options = {
     "description": "Shared memory with small page tables, as files",
     "fixed_sidebar": True,
-    "page_width": "1080px",
+    "page_width": "1180px",
+    "body_max_width": "880px",
 }
 html_show_sourcelink = False
 html_static_path = ["_static"]

@@ -20,7 +20,9 @@ MONITORING = ROOT / "packaging" / "monitoring"
 REGION = dict.fromkeys(
     ("size", "mapped", "reserved", "mappings", "open_handles", "maps", "unmaps"), 1
 )
-LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#]+)(?:#([^)]*))?\)")
+HEADING = re.compile(r"^#{1,3} (.+)$", re.MULTILINE)
+PICTURE = re.compile(r'(?:src|srcset)="([^"]+)"')
 
 # Commands of the other pages, by the first line of their block, and who runs them.
 RUN_BY = {
@@ -37,18 +39,41 @@ RUN_BY = {
 }
 
 
-def links(page: Path) -> Iterator[str]:
-    """What a page of Markdown refers to in this tree."""
-    for target in LINK.findall(page.read_text(encoding="utf-8")):
+def links(page: Path) -> Iterator[tuple[str, str]]:
+    """What a page of Markdown refers to in this tree, and to which heading there."""
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" not in target:
-            yield target
+            yield target, anchor
+
+
+def anchors(page: Path) -> set[str]:
+    """What can follow a page's name after "#": its headings, as Sphinx and GitHub make them."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
 
 
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
 def test_links_of_pages_outside_of_the_documents_lead_somewhere(page: str) -> None:
     """Sphinx looks at the others."""
-    missing = [target for target in links(ROOT / page) if not (ROOT / target).exists()]
+    found = list(links(ROOT / page))
+    missing = [target for target, _ in found if not (ROOT / target).exists()]
     assert missing == []
+    nowhere = [link for link in found if link[1] and link[1] not in anchors(ROOT / link[0])]
+    assert nowhere == []
+
+
+def test_pictures_of_the_pages_are_there() -> None:
+    """Sphinx does not look into what is HTML already."""
+    docs = ROOT / "docs"
+    found = [
+        (page.name, name)
+        for page in sorted(docs.glob("*.md"))
+        for name in PICTURE.findall(page.read_text(encoding="utf-8"))
+    ]
+    assert len(found) > 10
+    assert [name for _, name in found if not (docs / name).is_file()] == []
 
 
 def test_the_readme_is_one_screen() -> None:

@@ -91,9 +91,9 @@ class WriteBack:
     async def tend(self, *, restarted: bool) -> None:
         """Write what last closes owe to files, for ever. The server before may have counted one and died
         before anything was written: so all regions that nobody has open come first."""
+        for region in self._owed.wanted() if restarted else ():
+            self.after_close(region.ino)
         async with trio.open_nursery() as nursery:
-            for region in self._owed.wanted() if restarted else ():
-                nursery.start_soon(self._unless_open, region.ino)
             async for ino in self._closed:
                 nursery.start_soon(self._after_last_close, ino)
 
@@ -111,12 +111,6 @@ class WriteBack:
         async with trio.open_nursery() as nursery:
             for region in self._owed.wanted():
                 nursery.start_soon(self._write_or_tell, region)
-
-    async def _unless_open(self, ino: int) -> None:
-        async with self._changes.turn(ino):
-            region = self._regions.get(ino)
-            if region is not None and not region.opens:
-                await self._write(region, 0, region.size)
 
     async def _after_last_close(self, ino: int) -> None:
         async with self._changes.turn(ino):

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import time
-from functools import partial
 from typing import Any
 
 import pyfuse3
@@ -198,9 +197,7 @@ class Server:
                 nursery.start_soon(self._reclaim)
                 nursery.start_soon(self._settle)
                 nursery.start_soon(self._end_regions, nursery)
-                nursery.start_soon(
-                    partial(self._write_back.tend, restarted=bool(self._given.restarts))
-                )
+                nursery.start_soon(self._write_back.tend)
                 nursery.start_soon(self._plane.tend)
                 nursery.start_soon(self._collapser.run)
                 if self._door is not None:

@@ -88,10 +88,10 @@ class WriteBack:
         if region is not None and not region.opens and region.goes_back:
             self._to_write.send_nowait(ino)
 
-    async def tend(self, *, restarted: bool) -> None:
-        """Write what last closes owe to files, for ever. The server before may have counted one and died
+    async def tend(self) -> None:
+        """Write what last closes owe to files, for ever. A server before may have counted one and died
         before anything was written: so all regions that nobody has open come first."""
-        for region in self._owed.wanted() if restarted else ():
+        for region in self._owed.wanted():
             self.after_close(region.ino)
         async with trio.open_nursery() as nursery:
             async for ino in self._closed:

@@ -9,7 +9,6 @@ import struct
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import trio
@@ -264,7 +263,7 @@ async def test_the_last_close_writes(desk: Desk) -> None:
     assert desk.handles.release(release, memoryview(b"")) == b""
     assert desk.file.contents == CONTENTS
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(desk.write_back.tend, restarted=False))
+        nursery.start_soon(desk.write_back.tend)
         # Answered at once, and written then.
         assert desk.handles.release(release, memoryview(b"")) == b""
         assert desk.file.contents == CONTENTS

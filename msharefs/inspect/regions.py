@@ -71,6 +71,11 @@ class Facts:
     layout: Layout | None
     """None for a region that the caller may not read."""
 
+    @property
+    def segment(self) -> tuple[int, int] | None:
+        """Device and inode number of what is mapped by who has the memory itself."""
+        return None if self.layout is None else self.layout.segment
+
     def summary(self) -> Summary:
         """What of it a list tells."""
         file, layout = self.file, self.layout
@@ -89,7 +94,7 @@ class Facts:
             huge=None if layout is None else layout.collapsed,
             mappings=None if layout is None else len(layout.mappings),
             open_handles=None if layout is None else layout.open_handles,
-            segment=None if layout is None else layout.segment,
+            segment=self.segment,
             changes=None if layout is None else layout.maps + layout.unmaps,
         )
 
@@ -130,14 +135,13 @@ def look_at(path: str) -> tuple[mounts.Mount, Facts]:
 def places_of(facts: Facts, devices: Collection[int]) -> list[tuple[int, int]]:
     """What a process maps that has the region: its file on one of these devices, or its segment."""
     places = [(device, facts.file.st_ino) for device in devices]
-    segment = facts.layout and facts.layout.segment
-    return [*places, segment] if segment else places
+    return places if facts.segment is None else [*places, facts.segment]
 
 
 def scan_for(facts: Facts, devices: Collection[int]) -> processes.Scan:
     """Who has something of its mount attached, or the memory of this region."""
-    segment = facts.layout and facts.layout.segment
-    return processes.scan(devices, {segment: facts.file.st_ino} if segment else {})
+    segments = {} if facts.segment is None else {facts.segment: facts.file.st_ino}
+    return processes.scan(devices, segments)
 
 
 def document(region: Summary, mount: mounts.Mount) -> dict[str, Any]:

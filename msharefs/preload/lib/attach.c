@@ -13,9 +13,6 @@
 
 #define ADVICE "user.msharefs.advice"
 
-/* Of what keeps a place free. */
-#define PLAIN (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
-
 /* The advice that the mount has for large windows, which first touches read far ahead with; 0 for
  * none.  Asked once: all windows are of one mount. */
 static int mount_advice(int fd)

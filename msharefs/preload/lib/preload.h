@@ -41,6 +41,9 @@
  * the end of one meets a hole and not its neighbour. */
 #define GAP HUGE_PAGE
 
+/* Bits of mmap(2) that this library's own mappings are made with. */
+#define PLAIN (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif

@@ -24,9 +24,6 @@
 #define SCRATCH_SIZE (LAYOUT_SIZE + 1)
 #define NAME_SIZE 48
 
-/* Bits of mmap(2) that this library's own mappings are made with. */
-#define PLAIN (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
-
 int region_open(int flags)
 {
 	const char *path = settings()->region;

@@ -190,8 +190,6 @@ def _file_refusal(region: Region, file: str, request: abi.CreateMapping, error: 
     """Why a file was not mapped, as far as it can be told from here."""
     what = f"cannot map {formatting.name(file)} into {formatting.name(os.fsdecode(region.path))}"
     number = error.errno or errno.EIO
-    if number == errno.EOPNOTSUPP:
-        return f"{what}: its daemon is of a version that does not write to files; mount again"
     if number in {errno.ENODEV, errno.EACCES, errno.EBADF}:
         return f"{what}: it is not a file that can be mapped so ({os.strerror(number)})"
     if number == errno.EEXIST:

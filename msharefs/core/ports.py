@@ -204,7 +204,7 @@ class OpenFile(Protocol):
 
     async def remember(self, offset: int, size: int) -> int:
         """Make a record of what is read from now on, so that these bytes of the file can be
-        written back. Returns its number. Raises OSError, with EOPNOTSUPP where none can be kept."""
+        written back. Returns its number. Raises OSError."""
 
     async def read(self, pieces: Sequence[Piece]) -> None:
         """Read them. Beyond the end of the file nothing is written, so that memory that is zeros

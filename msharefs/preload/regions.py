@@ -39,10 +39,10 @@ def open_again(run_file: RunFile) -> Region | None:
     except MshareError:
         return None
     status = os.fstat(region.fileno())
-    with suppress(MshareError):
+    with suppress(OSError):
         if status.st_ino == run_file.region_identity[1] and creator_of(region) == story.creator:
-            run_file.region_identity = status.st_dev, status.st_ino
             be_first(region, run_file)
+            run_file.region_identity = status.st_dev, status.st_ino
             return region
     region.close()
     return None

@@ -20,8 +20,8 @@ from msharefs.linux import mountinfo, proc
 
 TABLE_SIZE = 4096
 """One page of page table; it holds the entries for one huge page's worth of small pages."""
-KEEPS_OPEN = "---"
-"""Of a window without any right: `mshare run` keeps the file of a region open by one."""
+KEEPS_OPEN = "---p"
+"""Of a private mapping without any right: `mshare run` keeps the file of a region open by one."""
 Segments = Mapping[tuple[int, int], int]
 """Device and inode number of the memory that processes have of a region itself, to the region's inode."""
 _HIDING = {"hidepid=2", "hidepid=invisible", "hidepid=4", "hidepid=ptraceable"}
@@ -118,7 +118,7 @@ def processes(places: Collection[tuple[int, int]], pids: list[int]) -> Iterator[
                 _window(area)
                 for device, inode in places
                 for area in proc.measured_areas_in(smaps, device, inode)
-                if area.area.prot[:3] != KEEPS_OPEN
+                if area.area.prot != KEEPS_OPEN
             ]
             if windows:
                 yield Process(pid, proc.effective_uid(pid), command(pid), windows)

@@ -170,6 +170,16 @@ def test_ps_shows_windows_and_what_is_touched(region: Path, client: Poke) -> Non
     assert touched == smaps(client.pid, region)["Rss"] * 1024
 
 
+def test_ps_shows_windows_without_rights(region: Path, client: Poke) -> None:
+    """As they are where protections are enforced: they are windows like all others."""
+    with Region.create(region, 2 * MIB) as made:
+        made.map(0, 2 * MIB)
+    address = client.mmap(client.open(region), 2 * MIB, prot=0)
+    (process,) = mshare("ps", region, "--json").json["processes"]
+    (window,) = process["windows"]
+    assert (window["address"], window["size"], window["prot"]) == (address, 2 * MIB, "---")
+
+
 def test_ps_knows_a_region_by_its_inode(region: Path, client: Poke) -> None:
     """Renamed after it was attached, and with another region under the old name."""
     with Region.create(region, 2 * MIB) as made:

@@ -86,6 +86,13 @@ class Desk:
         """As a process does that has it attached."""
         segment_of(self.region).poke(page * PAGE, text)
 
+    def leave_alone(self) -> None:
+        """Nothing refers to the region any more but its files."""
+        manager = self.world.manager
+        manager.unlink(None, 1, b"region")
+        manager.release(None, self.region.ino)
+        manager.forget([(self.region.ino, self.region.lookups)])
+
     @property
     def shown(self) -> list[MappedFile]:
         """Files of the layout, which are those of the journal."""
@@ -276,10 +283,8 @@ async def test_a_region_goes_when_its_files_have_all(desk: Desk) -> None:
     """The kernel port is told; until then its memory and its mappings are there."""
     await desk.map(0, 8)
     desk.change(1, b"one")
-    manager, region = desk.world.manager, desk.region
-    manager.unlink(None, 1, b"region")
-    manager.release(None, region.ino)
-    manager.forget([(region.ino, region.lookups)])
+    region = desk.region
+    desk.leave_alone()
     assert desk.world.kernel.owed == [region.ino]
     assert region.ino in desk.world.tables.regions
     await desk.write_back.at_end(region.ino)
@@ -307,10 +312,8 @@ async def test_a_region_that_ends_while_the_mount_does(
     """Its files have all: nothing is told as lost because their record is not kept any more."""
     await desk.map(0, 8)
     desk.change(1, b"one")
-    manager, region = desk.world.manager, desk.region
-    manager.unlink(None, 1, b"region")
-    manager.release(None, region.ino)
-    manager.forget([(region.ino, region.lookups)])
+    region = desk.region
+    desk.leave_alone()
     with monkeypatch.context() as patch:
 
         @asynccontextmanager

@@ -67,16 +67,13 @@ class Client:
             (self._cut, 6),
         )
         act = self._random.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]
-        drops_pages = act in (self._map_file, self._map_memory, self._unmap)
-        if kill and drops_pages and self._is_paged:
+        if kill and self._is_paged and act in (self._map_file, self._map_memory, self._unmap):
             # A server that is killed while the kernel waits for pages that it has dropped cannot end
             # (known_issues.md): it dies before.
             with self._killed():
-                pass
+                kill = False
+        with self._killed() if kill else _undisturbed():
             act()
-        else:
-            with self._killed() if kill else _undisturbed():
-                act()
         self.compare()
 
     def compare(self) -> None:

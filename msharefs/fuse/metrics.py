@@ -16,9 +16,10 @@ BOUNDS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1, 1.0)
 """Upper bounds of the latency histogram in seconds; what takes longer is in the count."""
 
 
-EXPECTED = frozenset({0, errno.ENOENT, errno.ENODATA, errno.ENOSYS})
+EXPECTED = frozenset({0, errno.ENOENT, errno.ENODATA, errno.ENOSYS, errno.EOPNOTSUPP, errno.ERANGE})
 """What says that something is not there, which is what was asked: a name before it is made, an
-attribute that ls looks for in every file, a request that the kernel tries once."""
+attribute or a label that ls looks for in every file, a request that the kernel tries once. And
+what says how much room a value takes, to who asks again with as much."""
 
 
 class Counter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,25 @@ def test_status_shows_what_matters(mounted: Mount, region: Path) -> None:
     assert re.search(r"Holds +1 region with 1 mapping, open 1 time", text)
     assert f"server {mounted.server_pid}" in text
     assert re.search(r"^IOCTL +[0-9]+ +[0-9]+ +[0-9.]+ [um]s", text, re.MULTILINE)
+
+
+def test_who_looks_makes_no_errors(mounted: Mount, region: Path) -> None:
+    """ls asks for labels that are not there, and a reader of an attribute for its length."""
+
+    def errors() -> dict[str, int]:
+        return {name: done["errors"] for name, done in mounted.status()["operations"].items()}
+
+    with Region.create(region, 2 * MIB) as made:
+        made.map(0, 2 * MIB)
+    os.getxattr(region, "user.msharefs.layout")
+    before = errors()
+    subprocess.run(["ls", "-l", mounted.path], check=True, timeout=20, stdout=subprocess.DEVNULL)
+    with pytest.raises(OSError, match="not supported"):
+        os.getxattr(region, "security.selinux")
+    for words in (("ls", mounted.path), ("stat", region), ("status", mounted.path)):
+        mshare(*words).ok()
+    after = errors()
+    assert after == {name: before.get(name, 0) for name in after}
 
 
 def test_status_fits_a_terminal(mounted: Mount, place: Path) -> None:

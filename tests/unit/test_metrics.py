@@ -23,12 +23,13 @@ def test_counts_errors_and_seconds_add_up() -> None:
 
 
 def test_what_says_that_something_is_not_there_is_no_error() -> None:
-    """ls asks each file for attributes that it has not, and who makes a name asks for it first."""
+    """ls asks files for attributes and labels, and who makes a name asks for it first."""
     metrics = Metrics()
-    for error in (errno.ENODATA, errno.ENOSYS, errno.ENOENT, errno.EACCES):
+    expected = (errno.ENODATA, errno.ENOSYS, errno.ENOENT, errno.EOPNOTSUPP, errno.ERANGE)
+    for error in (*expected, errno.EACCES):
         metrics.record(Opcode.GETXATTR, error=error, seconds=0)
     report = metrics.report()["GETXATTR"]
-    assert (report["count"], report["errors"]) == (4, 1)
+    assert (report["count"], report["errors"]) == (6, 1)
 
 
 def test_buckets_count_all_that_took_at_most_so_long() -> None:

@@ -19,6 +19,10 @@ STATUS: dict[str, Any] = {
     "inodes": {"limit": 100, "used": 3},
     "regions": 1,
     "mappings": 2,
+    "mappings_limit": 50,
+    "files": {"limit": 16, "mapped": 1},
+    "user_limits": {"size": 2048, "inodes": 20, "mappings": 30, "files": None},
+    "users": {"1000": {"size": 1024, "inodes": 2, "mappings": 2, "files": 1}},
     "open_handles": 5,
     "operations": {
         "OPEN": {"count": 3, "errors": 1, "seconds": 0.25},
@@ -50,7 +54,7 @@ def of_mount(name: str, **labels: str) -> Sample:
 
 
 def test_names_are_in_base_units() -> None:
-    """Seconds and bytes, totals named so, every one labelled with its mount."""
+    """Seconds and bytes, totals named so, every one labelled with its mount; no limit, no metric."""
     found = samples(exposition(STATUS))
     assert found == {
         of_mount("info", version="0.1.0", data_plane="passthrough"): 1,
@@ -60,6 +64,16 @@ def test_names_are_in_base_units() -> None:
         of_mount("last_gap_seconds"): 0.125,
         of_mount("regions"): 1,
         of_mount("mappings"): 2,
+        of_mount("mappings_limit"): 50,
+        of_mount("mapped_files"): 1,
+        of_mount("mapped_files_limit"): 16,
+        of_mount("user_memory_limit_bytes"): 2048,
+        of_mount("user_inodes_limit"): 20,
+        of_mount("user_mappings_limit"): 30,
+        of_mount("user_memory_bytes", uid="1000"): 1024,
+        of_mount("user_inodes", uid="1000"): 2,
+        of_mount("user_mappings", uid="1000"): 2,
+        of_mount("user_mapped_files", uid="1000"): 1,
         of_mount("open_handles"): 5,
         of_mount("inodes"): 3,
         of_mount("inodes_limit"): 100,

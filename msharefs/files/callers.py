@@ -157,11 +157,22 @@ class CallersFiles:
         conversation, file = await self._had(wanted)
         try:
             yield file
-            await file.close()
         except BaseException:
             conversation.close()
             raise
-        self._idle.append((wanted.uid, conversation))
+        await self._let_go(wanted.uid, conversation, file)
+
+    async def _let_go(self, uid: int, conversation: Conversation, file: HelpedFile) -> None:
+        """Whoever had the file has all that he wanted of it, and may have told others: a helper that
+        ends just now, or a caller who gives up, does not make that undone."""
+        try:
+            with trio.CancelScope(shield=True):
+                await file.close()
+        except OSError as error:
+            log.debug("a helper of user %d is not used again: %s", uid, error)
+            conversation.close()
+            return
+        self._idle.append((uid, conversation))
         if len(self._idle) > IDLE_HELPERS:
             self._idle.pop(0)[1].close()
 

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
@@ -29,6 +29,9 @@ from msharefs.fuse.planes.plane import DataPlane
 
 log = logging.getLogger(__name__)
 
+Turn = AbstractAsyncContextManager[None]
+"""A region's, which is waited for."""
+
 
 class WriteBack:
     """Has regions written to their files."""
@@ -42,8 +45,8 @@ class WriteBack:
         self._changes = changes
         self._plane = plane
         self._files = files
-        # Regions whose last handle is closed.
-        self._to_write, self._closed = trio.open_memory_channel[int](sys.maxsize)
+        # Regions whose last handle is closed, and the turn of each.
+        self._to_write, self._closed = trio.open_memory_channel[tuple[int, Turn]](sys.maxsize)
 
     def handlers(self) -> Mapping[int, Callable[[Header, memoryview], bytes | Awaitable[bytes]]]:
         """Which request each of them answers."""
@@ -83,10 +86,11 @@ class WriteBack:
     def after_close(self, ino: int) -> None:
         """A handle less. If it was the last one files get what was changed, which whoever has the
         region mapped may do again. RELEASE is answered before: of requests that change the count of handles
-        only the last one may be without an answer when a server dies, or it would be counted twice."""
+        only the last one may be without an answer when a server dies, or it would be counted twice. The turn is had
+        now: when an fsync of who opens the region next is answered nothing is on its way to a file from before."""
         region = self._regions.get(ino)
         if region is not None and not region.opens and region.goes_back:
-            self._to_write.send_nowait(ino)
+            self._to_write.send_nowait((ino, self._changes.turn(ino)))
 
     async def tend(self) -> None:
         """Write what last closes owe to files, for ever. A server before may have counted one and died
@@ -94,8 +98,8 @@ class WriteBack:
         for region in self._owed.wanted():
             self.after_close(region.ino)
         async with trio.open_nursery() as nursery:
-            async for ino in self._closed:
-                nursery.start_soon(self._after_last_close, ino)
+            async for ino, turn in self._closed:
+                nursery.start_soon(self._after_last_close, ino, turn)
 
     async def at_end(self, ino: int) -> None:
         """Nothing refers to a region but its files."""
@@ -112,8 +116,8 @@ class WriteBack:
             for region in self._owed.wanted():
                 nursery.start_soon(self._write_or_tell, region)
 
-    async def _after_last_close(self, ino: int) -> None:
-        async with self._changes.turn(ino):
+    async def _after_last_close(self, ino: int, turn: Turn) -> None:
+        async with turn:
             region = self._regions.get(ino)
             if region is not None:
                 await self._write(region, 0, region.size)

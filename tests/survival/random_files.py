@@ -169,7 +169,8 @@ class Client:
         self._model.sync(region, 0, PAGES)
         self._await_files()
         self._open[region] = self._attach(region)
-        # The write after the close may not have begun; it would take what is stored next.
+        # Where nothing was changed the write after the close may not have begun, and would take what is stored next. It comes
+        # before an fsync.
         os.fsync(self._fd(region))
 
     # Help

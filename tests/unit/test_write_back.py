@@ -279,6 +279,29 @@ async def test_the_last_close_writes(desk: Desk) -> None:
     assert desk.file.contents[PAGE : PAGE + 3] == b"one"
 
 
+async def test_fsync_comes_after_the_last_close_before_it(desk: Desk) -> None:
+    """What is stored once it is answered waits for the next one, though the close had not yet been seen to."""
+    await desk.map(0, 8)
+    ino = desk.region.ino
+    desk.world.manager.open(None, ino, os.O_RDWR)
+    for _ in range(desk.region.opens):
+        desk.handles.release(header(Opcode.RELEASE, ino), memoryview(b""))
+    desk.world.manager.open(None, ino, os.O_RDWR)
+    async with trio.open_nursery() as nursery:
+
+        async def store_after_fsync() -> None:
+            await desk.fsync()
+            desk.change(1, b"later")
+
+        nursery.start_soon(store_after_fsync)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(desk.write_back.tend)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert segment_of(desk.region).peek(PAGE, 5) == b"later"
+    assert desk.file.contents == CONTENTS
+
+
 async def test_a_region_goes_when_its_files_have_all(desk: Desk) -> None:
     """The kernel port is told; until then its memory and its mappings are there."""
     await desk.map(0, 8)

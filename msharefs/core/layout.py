@@ -146,6 +146,11 @@ class Fill(NamedTuple):
     fresh: list[Range]
     late: list[Range]
 
+    @classmethod
+    def nothing(cls, at: int) -> Fill:
+        """Of a range in which nothing is missing: no mapping is touched."""
+        return cls(Cut(at, at, slice(0, 0), [], [], [], 0, 0, 0), [], [], [])
+
 
 class Layout:
     """The mappings of one region in order of their offset.
@@ -214,6 +219,17 @@ class Layout:
         _clip(inside, start, end)
         files = files_in(old) if self.files else 0
         return Cut(start, end, where, old, inside, left, *_sizes(inside), files)
+
+    def count(self, start: int, end: int) -> int:
+        """How many mappings share a byte with `start` to `end`. They are not looked at."""
+        found = self._slice(start, end)
+        count: int = found.stop - found.start
+        return count
+
+    def is_filled(self, start: int, end: int, *, reserve: bool) -> bool:
+        """Whether all of `start` to `end` is mapped, and with `reserve` reserved."""
+        cut = self.cut(start, end)
+        return cut.mapped == end - start and (cut.reserved == cut.mapped or not reserve)
 
     def fill(self, start: int, end: int, prot: int, *, reserve: bool) -> Fill:
         """Look `start` to `end` up, to map it without a hole later: what has nothing gets `prot`,

@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
+from operator import itemgetter
 
 from msharefs.abi import INFO_NAME
 from msharefs.core.attaching import Attaching
@@ -39,7 +39,7 @@ from msharefs.core.quotas import Quotas
 from msharefs.core.region import Event, Region
 from msharefs.core.sizing import Sizing
 from msharefs.core.sweeping import slices
-from msharefs.core.tables import DROPPED_AT_ONCE, UNKNOWN, Tables, statements_to_drop
+from msharefs.core.tables import UNKNOWN, Tables, statements_to_drop, steps_to_drop
 from msharefs.core.write_back import WriteBack
 
 log = logging.getLogger(__name__)
@@ -270,11 +270,18 @@ class RegionManager:
     def forget(self, counts: Iterable[tuple[int, int]]) -> None:
         """The kernel knows each (inode number, look-ups) that many times less. Where an
         earlier process counted, it is asked whether it knows the inode at all."""
-        left = iter(counts)
-        while some := list(islice(left, DROPPED_AT_ONCE)):
-            inodes = [self.names.peek(ino) for ino, _lookups in some]
-            with self.journal.rewrite(None, statements=sum(map(statements_to_drop, inodes))):
-                for inode, (ino, lookups) in zip(inodes, some, strict=True):
+        for _between in self.forget_in_steps(counts):
+            pass
+
+    def forget_in_steps(self, counts: Iterable[tuple[int, int]]) -> Iterator[None]:
+        """The same, in steps of some milliseconds, between which others can be served."""
+        known = ((self.names.peek(ino), ino, lookups) for ino, lookups in counts)
+        for number, some in enumerate(steps_to_drop(known, itemgetter(0))):
+            if number:
+                yield
+            statements = sum(statements_to_drop(inode) for inode, _ino, _lookups in some)
+            with self.journal.rewrite(None, statements=statements):
+                for inode, ino, lookups in some:
                     self._forget(inode, ino, lookups)
 
     # Handles

@@ -26,12 +26,16 @@ from msharefs.core.errors import (
 )
 from msharefs.core.inode import Automap
 from msharefs.core.journal import Request
-from msharefs.core.layout import Cut, MappedFile, Mapping, Range, files_in
+from msharefs.core.layout import Cut, Fill, Layout, MappedFile, Mapping, Range, files_in
 from msharefs.core.ledger import Totals, storage_error
 from msharefs.core.plan import STATEMENTS, FillPlan, MapPlan, Plan, UnmapPlan
 from msharefs.core.quotas import NO_LIMITS, UNLIMITED, Share
 from msharefs.core.region import Region
 from msharefs.core.tables import Tables
+
+MOST_FILLED = 128
+"""Mappings among which the holes of a range are looked for in one request: some 10 ms, where each
+and each hole becomes a record. In parts any range can be filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class Mapper:
         and StorageFailed."""
         start, end = span
         reserve = reserve or self._reserves(region)
-        fill = region.layout.fill(start, end, PROT_READ | PROT_WRITE, reserve=reserve)
+        fill = self._fill(region.layout, start, end, reserve=reserve)
         growth = self._growth(region, fill.cut, fill.mappings)
         segment = self.tables.open_segment(region)
         need = sum(part.size for part in (*fill.fresh, *fill.late)) if reserve else 0
@@ -209,6 +213,15 @@ class Mapper:
         self.acquire(plan)
         plan.clear()
         self.commit(plan)
+
+    def _fill(self, layout: Layout, start: int, end: int, *, reserve: bool) -> Fill:
+        """What is missing in a range. To look for it among very many mappings, and to record what
+        becomes of each, would keep everybody else waiting. Raises OutOfMemory."""
+        if layout.is_filled(start, end, reserve=reserve):
+            return Fill.nothing(start)
+        if (count := layout.count(start, end)) > MOST_FILLED:
+            raise OutOfMemory(f"{count} mappings in a range that is to be filled at once")
+        return layout.fill(start, end, PROT_READ | PROT_WRITE, reserve=reserve)
 
     def _reserves(self, region: Region) -> bool:
         """Whether MAP_NORESERVE reserves: where no page fault could bring the memory."""

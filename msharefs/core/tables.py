@@ -9,8 +9,9 @@ that calls these.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import TypeVar
 
 from msharefs.core.collapsing import Collapsing
 from msharefs.core.errors import OutOfMemory, OverQuota
@@ -32,6 +33,11 @@ UNKNOWN = 1 << 62
 """Look-ups of an inode that an earlier process counted. The kernel is asked instead."""
 DROPPED_AT_ONCE = 16
 """Inodes that are forgotten in one change of the journal."""
+DROP_WORK, A_MAPPING = 32 << 20, 4 << 10
+"""Bytes that are given back in one change, but for those of its last region: some 5 ms; and as how many a
+mapping counts whose record goes."""
+
+T = TypeVar("T")
 
 
 class Tables:
@@ -250,8 +256,7 @@ class Tables:
     def drop_all(self, inodes: Iterable[Inode]) -> None:
         """Forget those of them that nothing needs, in changes of their own, so that no burst needs
         more room in the journal than it has."""
-        left = iter(inodes)
-        while some := list(islice(left, DROPPED_AT_ONCE)):
+        for some in steps_to_drop(inodes, lambda inode: inode):
             with self.journal.rewrite(None, statements=sum(map(statements_to_drop, some))):
                 for inode in some:
                     self.drop_unreferenced(inode)
@@ -323,3 +328,20 @@ def statements_to_drop(inode: Inode | None) -> int:
         layout = inode.layout
         return DROP + len(layout) // MAPPINGS_A_STATEMENT + layout.files
     return DROP
+
+
+def steps_to_drop(things: Iterable[T], inode_of: Callable[[T], Inode | None]) -> Iterator[list[T]]:
+    """The same in their order, so many at a time as may be forgotten in one change: few of regions
+    that have much, should they go."""
+    some: list[T] = []
+    work = 0
+    for thing in things:
+        some.append(thing)
+        inode = inode_of(thing)
+        if isinstance(inode, Region) and not inode.nlink:
+            work += inode.layout.mapped + len(inode.layout) * A_MAPPING
+        if len(some) == DROPPED_AT_ONCE or work >= DROP_WORK:
+            yield some
+            some, work = [], 0
+    if some:
+        yield some

@@ -7,7 +7,6 @@ answered here and not by pyfuse3, which does not tell for which request of the k
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from itertools import islice
 
 import trio
 
@@ -20,8 +19,7 @@ from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.payload import request_of
 
-SLICE = 64
-"""Inodes that are forgotten in one go: if they are regions, and all die of it, 3 ms."""
+_DONE = object()
 
 
 class NameHandlers:
@@ -101,18 +99,18 @@ class NameHandlers:
 
     def batch_forget(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
         """BATCH_FORGET: of as many inodes as one request can hold (some 65,000). Others are
-        served between slices of many: counts are taken off one by one, and what is left when
+        served between steps of many: counts are taken off one by one, and what is left when
         the process dies the next one asks the kernel about."""
-        counts = messages.decode_batch_forget(body)
-        first = list(islice(counts, SLICE))
-        if len(first) == SLICE:
-            return self._forget_in_slices(messages.decode_batch_forget(memoryview(bytes(body))))
-        self._manager.forget(first)
-        return b""
+        # The buffer of the request is used for the next one.
+        counts = messages.decode_batch_forget(memoryview(bytes(body)))
+        steps = self._manager.forget_in_steps(counts)
+        if next(steps, _DONE) is _DONE:
+            return b""
+        return self._forget_the_rest(steps)
 
-    async def _forget_in_slices(self, counts: Iterator[tuple[int, int]]) -> bytes:
-        while some := list(islice(counts, SLICE)):
-            self._manager.forget(some)
+    async def _forget_the_rest(self, steps: Iterator[None]) -> bytes:
+        await trio.lowlevel.checkpoint()
+        for _between in steps:
             await trio.lowlevel.checkpoint()
         return b""
 

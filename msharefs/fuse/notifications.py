@@ -16,7 +16,7 @@ from msharefs.fuse.planes.plane import DataPlane
 
 log = logging.getLogger(__name__)
 
-SLOW_TO_FREE = 256 << 20
+SLOW_TO_FREE = 128 << 20
 """From this many mapped bytes on a region's segment is destroyed in a worker thread."""
 
 

@@ -171,6 +171,22 @@ def test_ioctls_work_as_ever(file: int) -> None:
         assert (window[0], window[PAGE]) == (1, 0)
 
 
+def test_very_many_mappings_are_filled_in_parts(file: int) -> None:
+    """G9: nobody waits for a range of hundreds of mappings; what is missing in it comes part by part."""
+    count = 160
+    os.ftruncate(file, HUGE)
+    for page in range(0, 2 * count, 2):
+        raw.unmap(file, page * PAGE, PAGE)
+    before = raw.layout(file)
+    with refused(errno.ENOSPC):
+        os.posix_fallocate(file, 0, HUGE)
+    assert raw.layout(file) == before
+    for part in range(4):
+        os.posix_fallocate(file, part * HUGE // 4, HUGE // 4)
+    os.posix_fallocate(file, 0, HUGE)
+    assert raw.mapped_ranges(file) == [(0, HUGE)]
+
+
 def test_a_directory_says_it_for_what_is_made_in_it(place: Path) -> None:
     """G6: below it, too, and not for what is there; removed, the mount says it again."""
     place.mkdir()

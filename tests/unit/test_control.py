@@ -355,6 +355,28 @@ async def test_a_change_of_many_mappings_is_slow_too(desk: Desk, what: str) -> N
     assert pages(region) == ([] if what == "unmap" else [(0, 2 * many)])
 
 
+@pytest.mark.parametrize("huge", [False, True], ids=["overwritten", "in huge pages"])
+async def test_slow_bytes_are_slow_sooner(desk: Desk, huge: bool) -> None:
+    """Memory that is overwritten, or put into huge pages, takes longer than what is cleared."""
+    size = SLOW_WORK // 4
+    region = desk.world.region(size=SIZE)
+    flags = ANONYMOUS
+    if huge:
+        flags |= abi.MAP_HUGETLB
+    else:
+        desk.world.map(region, 0, size)
+    create = abi.CreateMapping(0, size, 0, READ_WRITE, flags).pack()
+    gate = Gates(desk.world).hold(region)
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        tasks.start("map", desk.ioctl(region.ino, abi.CREATE_MAPPING, create))
+        await gate.reached.wait()
+        assert tasks.done == []
+        gate.open.set()
+        assert await tasks.until(1) == ["map"]
+    assert pages(region) == [(0, size // PAGE)]
+
+
 async def test_much_that_is_replaced_without_a_reservation_is_slow_too(desk: Desk) -> None:
     """It asks for no memory, but gives back what was there."""
     region = desk.world.region(size=SIZE)

@@ -9,9 +9,9 @@ import struct
 import pytest
 import trio
 
+from msharefs.core import tables as tables_module
 from msharefs.core.inode import ROOT_INO
 from msharefs.core.namespace import RENAME_NOREPLACE
-from msharefs.fuse import names as names_module
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.names import NameHandlers
 from tests.unit.support.planes import entry, header, name
@@ -155,7 +155,7 @@ async def test_others_are_served_while_many_are_forgotten(
 ) -> None:
     """Also while all of them go. The buffer of the request is used for others by then."""
     slices = 40
-    monkeypatch.setattr(names_module, "SLICE", 4)
+    monkeypatch.setattr(tables_module, "DROPPED_AT_ONCE", 4)
     regions = [world.region(b"%d" % number) for number in range(4 * slices)]
     for number, region in enumerate(regions):
         world.manager.release(None, region.ino)
@@ -177,6 +177,25 @@ async def test_others_are_served_while_many_are_forgotten(
         assert await later == b""
     # Both run once in each round of the loop, in any order.
     assert len(set(left)) > slices // 4
+    assert world.memory.segments == {}
+
+
+async def test_regions_that_have_much_are_forgotten_one_by_one(
+    world: World, names: NameHandlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To give back the memory of each, or what is recorded of its mappings, takes its time."""
+    monkeypatch.setattr(tables_module, "DROP_WORK", 4 * PAGE)
+    monkeypatch.setattr(tables_module, "A_MAPPING", PAGE)
+    regions = [world.region(b"%d" % number) for number in range(3)]
+    world.map(regions[0], 0, 4 * PAGE)
+    for page in (0, 2):
+        world.map(regions[1], page * PAGE, PAGE)
+    for number, region in enumerate(regions):
+        world.manager.release(None, region.ino)
+        world.manager.unlink(None, ROOT_INO, b"%d" % number)
+    steps = world.manager.forget_in_steps([(region.ino, 1) for region in regions])
+    assert [len(world.tables.regions) for _between in steps] == [2, 1]
+    assert world.tables.regions == {}
     assert world.memory.segments == {}
 
 

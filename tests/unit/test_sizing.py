@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from msharefs import abi
+from msharefs.core import mapper as mapper_module
 from msharefs.core.attributes import AttributeChange
 from msharefs.core.errors import RefusedError
 from msharefs.core.inode import INFO_INO, ROOT_INO, Automap
@@ -118,6 +119,33 @@ def test_what_was_mapped_by_hand_stays_as_it_is(world: World, region: Region) ->
         (0, PAGE, "r--"),
         (PAGE, 8 * PAGE, "rw-"),
     ]
+
+
+def test_nothing_missing_touches_no_mapping(world: World, region: Region) -> None:
+    """However many there are, and whatever lies side by side."""
+    world.fallocate(region, 0, 8 * PAGE)
+    world.map(region, 2 * PAGE, PAGE)
+    before = list(region.layout)
+    world.fallocate(region, 0, 8 * PAGE)
+    assert list(region.layout) == before
+    assert segment_of(region).pages == set(range(8))
+
+
+def test_very_many_mappings_are_filled_in_parts(
+    world: World, region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENOSPC for all at once, with nothing changed; a part at a time succeeds."""
+    monkeypatch.setattr(mapper_module, "MOST_FILLED", 2)
+    world.fallocate(region, 0, 16 * PAGE)
+    for page in (3, 7, 11):
+        world.unmap(region, page * PAGE, PAGE)
+    before = world.snapshot()
+    with refused(errno.ENOSPC):
+        world.fallocate(region, 0, 16 * PAGE)
+    assert world.snapshot() == before
+    for page in (3, 7, 11):
+        world.fallocate(region, page * PAGE, PAGE)
+    assert shown(region) == [(0, 16, True)]
 
 
 # What it may become

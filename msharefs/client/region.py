@@ -203,6 +203,7 @@ class Region:
         file_offset: int = 0,
         prot: str = "r",
         replace: bool = True,
+        reserve: bool = True,
     ) -> None:
         """Put the bytes of an open file at `offset`, at once there in every process.
 
@@ -210,7 +211,8 @@ class Region:
         is where in it to begin, a multiple of the page size; without `size` the mapping reaches to
         the end of the file as it is now. What is behind the end of the file is zeros. The bytes
         are a copy: later changes of the file do not show, and the descriptor may be closed.
-        `prot` and `replace` are those of `map`. With "w" in `prot` the file has to be open for
+        `prot`, `replace` and `reserve` are those of `map`: without `reserve` holes of the file take no memory
+        until they are touched, where the mount allows that. With "w" in `prot` the file has to be open for
         reading and writing, and what is changed here goes back to it: at `sync`, `unmap`, the last
         close and umount.
 
@@ -234,7 +236,7 @@ class Region:
             file=descriptor,
             file_offset=begin,
             prot=prot,
-            replace=replace,
+            flags=requests.file_flags(replace=replace, reserve=reserve),
         )
 
     def unmap(self, offset: int, size: int) -> None:

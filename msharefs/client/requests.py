@@ -37,6 +37,16 @@ WORTH_ADVICE = 2 << 20
 """Bytes of an attachment from which on it is asked what helps its first touches."""
 
 
+def file_flags(*, replace: bool, reserve: bool) -> int:
+    """The MAP_* flags of a mapping of a file; the words are those of `Region.map_file`."""
+    flags = abi.MAP_SHARED | abi.MAP_FIXED
+    if not replace:
+        flags |= abi.MAP_FIXED_NOREPLACE
+    if not reserve:
+        flags |= abi.MAP_NORESERVE
+    return flags
+
+
 def map_file(
     fd: int,
     path: Path,
@@ -46,7 +56,7 @@ def map_file(
     file: int,
     file_offset: int,
     prot: str,
-    replace: bool,
+    flags: int,
 ) -> None:
     """CREATE_MAPPING of a file that is open here as `file`; the words are those of
     `Region.map_file`, which see.
@@ -54,9 +64,6 @@ def map_file(
     Raises what `create_mapping` does, NotMappable, and MshareError with EBADF.
     What fails has changed nothing.
     """
-    flags = abi.MAP_SHARED | abi.MAP_FIXED
-    if not replace:
-        flags |= abi.MAP_FIXED_NOREPLACE
     request = abi.CreateMapping(
         start, length, offset=file_offset, prot=prot_bits(prot), flags=flags, fd=file
     )

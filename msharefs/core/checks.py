@@ -53,8 +53,7 @@ def wanted_mapping(region: Region, request: CreateMapping) -> Mapping:
         end,
         # mmap(2) ignores bits that it does not know, PROT_SEM among them.
         request.prot & PROT_ALL,
-        # A file's bytes are there at once, so that their memory has to be.
-        reserve=of_file or not request.flags & MAP_NORESERVE,
+        reserve=not request.flags & MAP_NORESERVE,
         huge=bool(request.flags & MAP_HUGETLB),
     )
 

@@ -93,10 +93,11 @@ class Mapper:
         *,
         writable: bool,
         file: MappedFile | None = None,
+        data: int = 0,
     ) -> MapPlan:
         """Check a CREATE_MAPPING and charge its memory; `writable` tells how the caller's
-        descriptor was opened, `file` what was found where it names a file. The plan must be
-        committed or abandoned. Raises the errors of `check_map`, BadDescriptor without a file
+        descriptor was opened, `file` what was found where it names a file, of which so many bytes are `data`, if
+        `takes_data_alone`. The plan must be committed or abandoned. Raises the errors of `check_map`, BadDescriptor without a file
         that is needed, OutOfMemory, OutOfMappings, OutOfFiles, OverQuota, NoRoom, and NoDescriptor or
         StorageFailed without a segment."""
         _check_writable(writable)
@@ -105,14 +106,13 @@ class Mapper:
             if file is None:
                 raise BadDescriptor(f"no MAP_ANONYMOUS, and no file is open as {wanted.fd}")
             mapping = mapping._replace(file=file)
-        if not mapping.reserve and self._reserves(region):
-            mapping = mapping._replace(reserve=True)
         cut = region.layout.cut(mapping.start, mapping.end)
+        # In the place of mappings a file needs memory that is there for certain when it is copied.
+        if not mapping.reserve and (self._reserves(region) or (file and cut.inside)):
+            mapping = mapping._replace(reserve=True)
         growth = self._growth(region, cut, [mapping])
         segment = self.tables.open_segment(region)
-        need = 0
-        if mapping.reserve:
-            need = mapping.size - cut.reserved
+        need = mapping.size - cut.reserved if mapping.reserve else min(data, mapping.size)
         if mapping.file is not None:
             # For a while both are there, the old bytes and the new ones.
             need += cut.mapped
@@ -126,6 +126,13 @@ class Mapper:
             return plan._replace(contents=self._file_bytes(region, mapping.file, plan))
         except OSError as cause:
             self.abandon(plan, cause)
+
+    def takes_data_alone(self, region: Region, wanted: CreateMapping) -> bool:
+        """Whether a file that is mapped so would have memory for its data alone, as far as can be said before its
+        region's turn has come. Raises what `check_map` does."""
+        mapping = wanted_mapping(region, wanted)
+        mapped = region.layout.overlapping(mapping.start, mapping.end)
+        return not (mapping.reserve or mapped or self._reserves(region))
 
     def plan_fill(
         self,

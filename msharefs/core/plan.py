@@ -119,22 +119,22 @@ class MapPlan(NamedTuple):
     def _acquire(self, interrupted: IsInterrupted) -> None:
         if self.stray:
             self._punch_gaps()
-        if self.mapping.reserve:
-            self._reserve(interrupted)
-
-    def _reserve(self, interrupted: IsInterrupted) -> None:
-        unreserved = [Range(old.start, old.end) for old in self.cut.inside if not old.reserve]
         try:
-            for part in (*self.cut.gaps(), *unreserved):
-                if interrupted():
-                    raise OSError(errno.EINTR, os.strerror(errno.EINTR))
-                self.segment.reserve(part.start, part.size, interrupted)
-            if self.mapping.huge:
-                self.segment.make_huge(self.mapping.start, self.mapping.size)
+            if self.mapping.reserve:
+                self._reserve(interrupted)
             self.contents.prepare(self.segment, self.cut)
         except OSError:
             self._punch_gaps()
             raise
+
+    def _reserve(self, interrupted: IsInterrupted) -> None:
+        unreserved = [Range(old.start, old.end) for old in self.cut.inside if not old.reserve]
+        for part in (*self.cut.gaps(), *unreserved):
+            if interrupted():
+                raise OSError(errno.EINTR, os.strerror(errno.EINTR))
+            self.segment.reserve(part.start, part.size, interrupted)
+        if self.mapping.huge:
+            self.segment.make_huge(self.mapping.start, self.mapping.size)
 
     def _punch_gaps(self) -> None:
         for gap in self.cut.gaps():

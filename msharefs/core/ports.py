@@ -210,6 +210,13 @@ class OpenFile(Protocol):
         """Read them. Beyond the end of the file nothing is written, so that memory that is zeros
         stays so. Raises OSError: of the file, and ETIMEDOUT where it does not answer."""
 
+    async def measure(self, offset: int, size: int) -> int:
+        """How many of these bytes of the file may be data, in whole pages; the others are holes. Raises OSError."""
+
+    async def read_data(self, pieces: Sequence[Piece]) -> None:
+        """The same as `read` into memory that is zeros, of which holes of the file and pages of zeros take none. Raises
+        OSError, ENOMEM where there is no memory for the data."""
+
     async def keep(self) -> None:
         """Have the record and the file kept, whatever becomes of the caller and of us, until
         `Files.forget`. Raises OSError, with ENFILE where there are too many."""

@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 import trio
 
@@ -90,14 +91,33 @@ class HelpedFile:
         self._record = secrets.randbits(RECORD_BITS) + 1
         return self._record
 
+    async def measure(self, offset: int, size: int) -> int:
+        """See core's port. Raises OSError."""
+        await self._conversation.send({"measure": (offset, size)})
+        answer = await self._end()
+        data: int = answer["data"]
+        return data
+
     async def read(self, pieces: Sequence[tuple[int, int, int, int]]) -> None:
         """See core's port. Raises OSError."""
+        await self._have_read("read", pieces)
+
+    async def read_data(self, pieces: Sequence[tuple[int, int, int, int]]) -> None:
+        """See core's port. Raises OSError."""
+        await self._have_read("fill", pieces)
+
+    async def _have_read(self, order: str, pieces: Sequence[tuple[int, int, int, int]]) -> None:
         for batch in wire.batches(pieces):
             targets = sorted({piece[0] for piece in batch})
             places = [(targets.index(piece[0]), *piece[1:]) for piece in batch]
-            await self._conversation.send({"read": places}, targets)
-            while "done" not in await self._conversation.answer():
-                pass
+            await self._conversation.send({order: places}, targets)
+            await self._end()
+
+    async def _end(self) -> dict[str, Any]:
+        """The last message about an order, after words that it goes on."""
+        while "done" not in (answer := await self._conversation.answer()):
+            pass
+        return answer
 
     async def keep(self) -> None:
         """See core's port. Raises OSError."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from msharefs.files import wire
 from msharefs.files.recorder import Recorder
+from msharefs.files.sparse import SparseFile
 from msharefs.files.wire import Facts, Wanted
 from msharefs.linux import descriptors, mountinfo, proc, rights, syscalls
 from msharefs.linux.descriptors import Thread
@@ -32,6 +33,8 @@ WINDOW = 64 << 20
 """Bytes of memory that are mapped at a time."""
 CHUNK = 4 << 20
 """Bytes that are read at a time, after which it is told that it goes on."""
+PIECES = 10_000
+"""Pieces of a file that are looked for at a time, after which it is told that it goes on."""
 IDLE = 5.0
 """Seconds for which it waits for the next file of its user."""
 
@@ -65,17 +68,13 @@ def _serve_a_file(conversation: socket.socket, broker: int, kinds: _Kinds) -> No
     wanted = Wanted(**_next(conversation, IDLE)[0]["have"])
     fd, has = _duplicate(wanted)
     _end_with(broker)
-    with rights.only(frozenset()), Recorder(has.uid, has.gid, has.groups) as recorder:
+    recording = Recorder(has.uid, has.gid, has.groups)
+    with rights.only(frozenset()), recording as recorder, SparseFile(fd) as sparse:
         wire.send(conversation, {"file": _look_at(fd, wanted.thread, kinds)._asdict()})
         while "close" not in (order := _next(conversation))[0]:
-            message, targets = order
-            if "remember" in message:
-                recorder.begin(fd, *message["remember"])
-            for done in _read_all(fd, message.get("read", ()), targets, recorder):
-                wire.send(conversation, {"read": done})
-            wire.close(targets)
-            given = [fd, recorder.fileno()] if "record" in message else []
-            wire.send(conversation, {"done": True}, given)
+            for answer, given in _work(fd, sparse, recorder, *order):
+                wire.send(conversation, answer, given)
+            wire.close(order[1])
         os.close(fd)
 
 
@@ -151,6 +150,38 @@ class _Kinds:
         return ""
 
 
+def _work(
+    fd: int, sparse: SparseFile, recorder: Recorder, message: dict[str, Any], targets: Sequence[int]
+) -> Iterator[tuple[dict[str, Any], Sequence[int]]]:
+    """What an order asks for. Gives the messages about it, and the descriptors that go with them. Raises OSError."""
+    if "record" in message:
+        yield {"done": True}, [fd, recorder.fileno()]
+    elif "measure" in message:
+        yield from _measure(sparse, *message["measure"])
+    elif "remember" in message:
+        recorder.begin(fd, *message["remember"])
+        yield {"done": True}, []
+    else:
+        for done in _read_all(fd, message.get("read", ()), targets, recorder):
+            yield {"read": done}, []
+        for which, start, file_offset, size in message.get("fill", ()):
+            for done in sparse.fill(targets[which], start, file_offset, size, recorder.note):
+                yield {"read": done}, []
+        yield {"done": True}, []
+
+
+def _measure(
+    sparse: SparseFile, offset: int, size: int
+) -> Iterator[tuple[dict[str, Any], Sequence[int]]]:
+    """How much of a part may be data. It may have very many pieces, so that it is told that it goes on."""
+    data = 0
+    for number, (start, end) in enumerate(sparse.pieces(offset, size)):
+        data += end - start
+        if number % PIECES == PIECES - 1:
+            yield {"data": data}, []
+    yield {"done": True, "data": data}, []
+
+
 def _read_all(
     fd: int,
     pieces: Sequence[tuple[int, int, int, int]],
@@ -164,7 +195,8 @@ def _read_all(
             length = min(WINDOW, size - done)
             with mmap.mmap(targets[which], length, offset=start + done) as memory:
                 yield from _read_into(memory, fd, file_offset + done)
-                recorder.note(file_offset + done, memory)
+                with memoryview(memory) as pages:
+                    recorder.note(file_offset + done, pages)
 
 
 def _read_into(memory: mmap.mmap, fd: int, offset: int) -> Iterator[int]:

@@ -1,8 +1,11 @@
 """The record of a file that is written back: who mapped it, and a digest of each page.
 
-Owns the form of a record, which is memory that outlives the processes that write it, and what its digests say:
+Owns the form of a record, a file of memory that outlives the processes that write it, and what its digests say:
 which pages of a region have been changed since region and file were last in step, and which of those have
 been changed in the file as well. Nothing here touches a file or a region; pages are bytes.
+
+A digest that was never noted is that of a page of zeros: so holes of a file are holes of its record, which takes no
+memory for them.
 
 Digests have 128 bits (XXH3) with a seed that is the record's own. They tell changes, nobody is trusted for them: who
 finds two pages with the same digest can keep his own change from the file, and that he can as well by
@@ -11,7 +14,9 @@ not making it.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +26,7 @@ PAGE = 4096
 DIGEST = 16
 HEAD = 16 * PAGE
 """Bytes before the first digest: some thousands of groups."""
+_NEVER = bytes(DIGEST)
 
 
 class Owner(NamedTuple):
@@ -39,22 +45,24 @@ def size_of(size: int) -> int:
 
 
 class Record:
-    """A record in memory that the caller has for it."""
+    """A record in a file of memory."""
 
-    def __init__(self, memory: memoryview) -> None:
-        """`memory` is writable, and stays the caller's. Raises ValueError for what is no record."""
-        self.owner = Owner(**json.loads(bytes(memory[:HEAD]).rstrip(b"\0")))
-        self._digests = memory[HEAD:]
+    def __init__(self, fd: int) -> None:
+        """Its descriptor, which stays the caller's. Raises OSError, and ValueError for what is no record."""
+        self.owner = Owner(**json.loads(os.pread(fd, HEAD, 0).rstrip(b"\0")))
+        self._fd = fd
+        self._of_zeros = xxh3_128_digest(bytes(PAGE), self.owner.seed)
 
     @classmethod
-    def begin(cls, memory: memoryview, owner: Owner) -> Record:
-        """A new one, whose digests are to be noted. Raises ValueError where there are too many groups
-        to be written down."""
+    def begin(cls, fd: int, owner: Owner, size: int) -> Record:
+        """A new one in an empty file, of so many bytes, which are zeros as long as nothing else is noted. Raises OSError,
+        and ValueError where there are too many groups to be written down."""
         head = json.dumps(owner._asdict()).encode()
         if len(head) > HEAD:
             raise ValueError(f"{len(owner.groups)} groups are too many")
-        memory[: len(head)] = head
-        return cls(memory)
+        os.ftruncate(fd, size_of(size))
+        os.pwrite(fd, head, 0)
+        return cls(fd)
 
     def digests(self, pages: memoryview) -> bytes:
         """Those of whole pages, one behind the other."""
@@ -65,16 +73,38 @@ class Record:
 
     def noted(self, offset: int, size: int) -> bytes:
         """The digests of so many bytes of the file from `offset` on, as they were last in step."""
-        place = self._place(offset)
-        return bytes(self._digests[place : place + size // PAGE * DIGEST])
+        digests = os.pread(self._fd, size // PAGE * DIGEST, self._place(offset))
+        if _NEVER not in digests:
+            return digests
+        parts = [digests[at : at + DIGEST] for at in range(0, len(digests), DIGEST)]
+        return b"".join([self._of_zeros if part == _NEVER else part for part in parts])
 
     def note(self, offset: int, digests: bytes) -> None:
-        """Region and file have what has these digests, from `offset` on."""
+        """Region and file have what has these digests, from `offset` on. Raises OSError where there is no memory for
+        that."""
+        if os.pwrite(self._fd, digests, self._place(offset)) < len(digests):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def next_noted(self, offset: int) -> int | None:
+        """Where in the file, from `offset` on and not before it, digests may be that were noted; None where all are of
+        zeros."""
         place = self._place(offset)
-        self._digests[place : place + len(digests)] = digests
+        found = next_data(self._fd, place)
+        return None if found is None else offset + (found - place) // DIGEST * PAGE
 
     def _place(self, offset: int) -> int:
-        return (offset - self.owner.offset) // PAGE * DIGEST
+        return HEAD + (offset - self.owner.offset) // PAGE * DIGEST
+
+
+def next_data(fd: int, start: int) -> int | None:
+    """Where in a file of memory of our own, from `start` on, there is something else than a hole; None where there
+    is nothing more."""
+    try:
+        return os.lseek(fd, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def differing(some: bytes, others: bytes) -> list[int]:

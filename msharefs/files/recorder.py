@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
-from msharefs.files.record import HEAD, Owner, Record, size_of
+from msharefs.files.record import Owner, Record
 
 
 class Recorder:
@@ -40,22 +40,17 @@ class Recorder:
         with suppress(ValueError):  # It is empty, perhaps since this moment.
             mmap.mmap(file, 1).close()
         self._fd = os.memfd_create("record")
-        length = size_of(size)
-        # A touch of a page that cannot be had would be the end of this process.
-        os.ftruncate(self._fd, length)
-        os.posix_fallocate(self._fd, HEAD, length - HEAD)
-        memory = memoryview(mmap.mmap(self._fd, length))
         owner = Owner(*self._rights, offset, secrets.randbits(64))
         try:
-            self._record = Record.begin(memory, owner)
+            self._record = Record.begin(self._fd, owner, size)
         except ValueError as error:
             raise OSError(errno.E2BIG, str(error)) from error
 
-    def note(self, offset: int, memory: mmap.mmap) -> None:
-        """Pages that were read from that offset of the file on, zeros behind its end."""
+    def note(self, offset: int, pages: memoryview) -> None:
+        """Pages that were read from that offset of the file on, zeros behind its end. Raises OSError where there is no
+        memory for their digests."""
         if self._record is not None:
-            with memoryview(memory) as pages:
-                self._record.note(offset, self._record.digests(pages))
+            self._record.note(offset, self._record.digests(pages))
 
     def fileno(self) -> int:
         """The descriptor of the record. Raises OSError where none was begun."""

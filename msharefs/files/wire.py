@@ -8,6 +8,9 @@ other code is installed, and helpers are forks of the broker.
     helper to server    {"file": {...}}                                        what it has
     server to helper    {"read": [[WHICH, START, FILE_OFFSET, SIZE], ...]}     and descriptors: WHICH of these
     helper to server    {"read": BYTES}, again and again, then {"done": true}
+    server to helper    {"measure": [FILE_OFFSET, SIZE]}
+    helper to server    {"data": BYTES}, again and again, then {"done": true, "data": BYTES}
+    server to helper    {"fill": [[WHICH, START, FILE_OFFSET, SIZE], ...]}     as "read", without memory for holes and zeros
     server to helper    {"remember": [FILE_OFFSET, SIZE]}                      before "read": {"done": true}
     server to helper    {"record": true}                                       {"done": true} and the file and its record
     server to helper    {"close": true}                                        and then perhaps "have" again

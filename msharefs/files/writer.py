@@ -21,13 +21,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msharefs.files import wire
-from msharefs.files.record import DIGEST, PAGE, Record, differing, judge, runs
+from msharefs.files.comparison import BATCH, windows
+from msharefs.files.record import DIGEST, PAGE, Record, judge, runs
 from msharefs.linux import rights, syscalls
 
-WINDOW = 64 << 20
-"""Bytes of a region that are mapped at a time."""
-BATCH = 1 << 20
-"""Bytes that are looked at in one go, and may be in the file without being noted."""
 SIGN_OF_LIFE = 0.5
 """Seconds between words to the server."""
 _DAMAGED = OSError(errno.EIO, "its record is damaged")
@@ -63,8 +60,7 @@ def _take(descriptor: int) -> Record:
     for what is no record."""
     # Of an open file of our own, for as long as this process lives: the descriptor is shared with others.
     own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
-    memory = memoryview(mmap.mmap(own, os.fstat(own).st_size))
-    record = Record(memory)
+    record = Record(own)
     fcntl.flock(own, fcntl.LOCK_EX)
     owner = record.owner
     rights.touch_files_as(owner.uid, owner.gid, owner.groups)
@@ -134,36 +130,13 @@ class Writer:
     def write(self, start: int, offset: int, size: int) -> Iterator[None]:
         """A piece of the segment from `start` on, whose place in the file is `offset`, of `size`
         bytes, in whole pages. After each batch the caller may end it. Raises OSError of the segment."""
-        for done in range(0, size, WINDOW):
-            length = min(WINDOW, size - done)
-            piece = mmap.mmap(self._segment, length, prot=mmap.PROT_READ, offset=start + done)
-            with piece as memory, memoryview(memory) as view:
-                yield from self._write_window(view, offset + done)
-
-    def _write_window(self, view: memoryview, offset: int) -> Iterator[None]:
-        with _Target(self._file, offset, len(view)) as target:
-            for place in range(0, len(view), BATCH):
-                left = self._size() - offset - place
-                if left <= 0:
-                    # Nothing goes behind the end of the file.
-                    return
-                with view[place : place + BATCH] as batch, batch[:left] as inside:
-                    self._write_batch(inside, target, place)
-                yield
-
-    def _write_batch(self, batch: memoryview, target: _Target, place: int) -> None:
-        offset = target.offset + place
-        whole = -(-len(batch) // PAGE) * PAGE
-        if whole > len(batch):
-            # The file ends in a page; what the region has behind the end belongs to no file.
-            self._copy[: len(batch)] = batch
-            self._copy[len(batch) : whole] = bytes(whole - len(batch))
-            batch = self._copy[:whole]
-        changed = differing(self._record.noted(offset, whole), self._record.digests(batch))
-        for start, size in runs(changed):
-            if batch.obj is not self._copy.obj:
-                self._copy[start : start + size] = batch[start : start + size]
-            self._settle(start, size, target, place)
+        for window in windows(self._segment, self._record, start, offset, size):
+            with _Target(self._file, window.offset, window.size) as target:
+                for place, pages, changed in window.changes(self._size):
+                    for at, length in runs(changed):
+                        self._copy[at : at + length] = pages[at : at + length]
+                        self._settle(at, length, target, place)
+                    yield
 
     def _settle(self, start: int, size: int, target: _Target, place: int) -> None:
         """Bring the file in step with a part of the copy, which begins at `start`."""

@@ -150,13 +150,16 @@ class Control:
         try:
             async with self._files.take(header.pid, header.uid, header.gid, wanted.fd) as file:
                 check_file(file, wanted.prot)
-                record = 0
+                record, data = 0, span.size
                 if wanted.prot & abi.PROT_WRITE:
                     record = await file.remember(wanted.offset, span.size)
+                if self._mappings.takes_data_alone(region, wanted):
+                    data = await file.measure(wanted.offset, span.size)
                 found = mapped_file(file, wanted.offset, header.uid, record)
+                make_plan = partial(plan_map, file=found, data=data)
                 async with self._changes.turn(region.ino):
                     async with self._write_back.taking_away(region, span):
-                        plan = await self._changes.plan_patiently(partial(plan_map, file=found))
+                        plan = await self._changes.plan_patiently(make_plan)
                         await self._read(header.uid, plan, file, record)
                         await self._changes.clear_and_commit(header.uid, plan)
             self._tell(header, wanted, found)
@@ -169,7 +172,8 @@ class Control:
         to be one. Raises OSError of the file, and undoes all then, as at the end of the mount."""
         await self._changes.acquire(uid, plan)
         try:
-            await file.read(plan.contents.pieces)
+            read = file.read if plan.mapping.reserve else file.read_data
+            await read(plan.contents.pieces)
             if record:
                 await file.keep()
                 self._mappings.tables.journal.failpoint("file kept")

@@ -248,11 +248,11 @@ def test_a_number_that_no_descriptor_has(fd: int) -> None:
 
 
 def test_a_mapping_of_a_file() -> None:
-    """Its memory is there at once, whatever the flags say: the bytes have to be somewhere."""
+    """As one of memory; MAP_NORESERVE lets its holes be without."""
     request = of_file(PAGE, 3 * PAGE - 1, flags=abi.MAP_NORESERVE)
     assert maps_file(request)
     assert not maps_file(create())
-    assert wanted(sized_region(), request) == Mapping(0, 3 * PAGE, READ_WRITE)
+    assert wanted(sized_region(), request) == Mapping(0, 3 * PAGE, READ_WRITE, reserve=False)
 
 
 @pytest.mark.parametrize("offset", [1, PAGE - 1, PAGE + 512, abi.MAX_FILE_SIZE, TOP - PAGE])

@@ -8,7 +8,7 @@ import os
 import stat
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import trio
@@ -207,6 +207,79 @@ def test_a_path_of_any_bytes_is_remembered() -> None:
     with journal.change(None):
         journal.replace_mappings(9, [], [Mapping(0, PAGE, READ, file=file)])
     assert [mapping.file for _ino, mapping in journal.mappings()] == [file]
+
+
+# Holes of files
+
+
+SPARSE = CONTENTS[: 2 * PAGE] + bytes(1000 * PAGE) + CONTENTS[:PAGE] + bytes(PAGE)
+SPARSE_PAGES = 1004
+
+
+def sparsely(start: int, size: int) -> abi.CreateMapping:
+    """Pages of the file, whose holes need no memory."""
+    return replace(of_file(start, size), flags=FROM_FILE | abi.MAP_NORESERVE)
+
+
+@pytest.fixture
+def sparse_desk() -> Desk:
+    """A mount of 16 pages, with a region that is larger, and a file with 3 pages of data."""
+    desk = Desk(make_world(capacity=16 * PAGE))
+    desk.region = desk.world.region(b"large", size=1 << 30)
+    desk.file.contents = SPARSE
+    return desk
+
+
+async def test_holes_take_no_memory(sparse_desk: Desk) -> None:
+    """Neither for good nor for a moment, and the layout says that they may come."""
+    ledger = sparse_desk.world.tables.ledger
+    limits = []
+
+    async def look() -> None:
+        limits.append(ledger.limit)
+
+    sparse_desk.file.meanwhile = look
+    assert await sparse_desk.map(sparsely(0, SPARSE_PAGES)) == SUCCESS
+    assert segment_of(sparse_desk.region).peek(0, len(SPARSE)) == SPARSE
+    assert sparse_desk.world.memory.used() == 3 * PAGE
+    assert limits == [3 * PAGE]
+    assert [mapping.reserve for mapping in sparse_desk.region.layout] == [False]
+    assert (ledger.reserved, ledger.pending, ledger.optional) == (0, 0, SPARSE_PAGES * PAGE)
+
+
+async def test_data_needs_memory(sparse_desk: Desk) -> None:
+    """ENOMEM where there is less, also where it became more after it was measured."""
+    sparse_desk.world.map(sparse_desk.region, (1 << 30) - 14 * PAGE, 14 * PAGE)
+    before = sparse_desk.world.snapshot()
+    with refused(errno.ENOMEM):
+        await sparse_desk.map(sparsely(0, SPARSE_PAGES))
+    assert sparse_desk.world.snapshot() == before
+    sparse_desk.file.contents = CONTENTS[:PAGE] + bytes(1000 * PAGE)
+
+    async def fill() -> None:
+        sparse_desk.file.contents = CONTENTS
+
+    sparse_desk.file.meanwhile = fill
+    with refused(errno.ENOMEM):
+        await sparse_desk.map(sparsely(0, SPARSE_PAGES))
+    assert sparse_desk.world.snapshot() == before
+
+
+async def test_holes_in_the_place_of_a_mapping(desk: Desk) -> None:
+    """Have memory as ever: what takes its place must not fail for want of it."""
+    desk.world.map(desk.region, 2 * PAGE, PAGE)
+    segment_of(desk.region).poke(2 * PAGE, b"old")
+    assert await desk.map(sparsely(0, 10)) == SUCCESS
+    assert [mapping.reserve for mapping in desk.region.layout] == [True]
+    assert desk.bytes[: 10 * PAGE] == CONTENTS.ljust(10 * PAGE, b"\0")
+
+
+async def test_holes_where_memory_is_always_reserved() -> None:
+    """As of any mapping there."""
+    desk = Desk(make_world(reserve_always=True))
+    assert await desk.map(sparsely(0, 10)) == SUCCESS
+    assert [mapping.reserve for mapping in desk.region.layout] == [True]
+    assert desk.world.memory.used() == 10 * PAGE
 
 
 # What fails

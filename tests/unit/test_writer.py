@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.files.record import PAGE, Owner, Record, size_of
-from msharefs.files.writer import BATCH, Writer
+from msharefs.files.comparison import BATCH
+from msharefs.files.record import PAGE, Owner, Record
+from msharefs.files.writer import Writer
 from msharefs.linux import syscalls
 
 PAGES = 600
@@ -34,8 +35,8 @@ class Desk:
         os.ftruncate(self.segment, SIZE + PAGE)
         self.memory = mmap.mmap(self.segment, SIZE + PAGE)
         self.memory[PAGE : PAGE + SHORT] = bytes(self.data)
-        space = memoryview(bytearray(size_of(SIZE)))
-        self.record = Record.begin(space, Owner(0, 0, [], 0, 7))
+        self.noted = os.memfd_create("record")
+        self.record = Record.begin(self.noted, Owner(0, 0, [], 0, 7), SIZE)
         self.record.note(0, self.record.digests(memoryview(self.memory)[PAGE:]))
 
     def write(self) -> tuple[int, int, int, int]:
@@ -61,6 +62,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     yield desk
     os.close(desk.file)
     os.close(desk.segment)
+    os.close(desk.noted)
 
 
 def test_nothing_is_written_that_was_not_changed(desk: Desk) -> None:

@@ -93,6 +93,25 @@ class FakeFile:
         for piece in pieces[-1:]:
             self._read(piece)
 
+    async def measure(self, offset: int, size: int) -> int:
+        """Pages with anything else than zeros."""
+        return PAGE_SIZE * len(self._data(offset, size))
+
+    async def read_data(self, pieces: Sequence[Piece]) -> None:
+        """Those, for which there may be no memory."""
+        await self.meanwhile()
+        for piece in pieces:
+            for place in self._data(piece.file_offset, piece.size):
+                start = piece.start + place - piece.file_offset
+                try:
+                    self._read(Piece(piece.descriptor, start, place, PAGE_SIZE))
+                except OSError as error:
+                    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+
+    def _data(self, offset: int, size: int) -> list[int]:
+        places = range(offset, offset + size, PAGE_SIZE)
+        return [place for place in places if any(self._page(place))]
+
     def _read(self, piece: Piece) -> None:
         assert self.memory is not None
         segment = self.memory.segments[piece.descriptor - FIRST_DESCRIPTOR]

@@ -272,7 +272,7 @@ class CollectorProcess:
 
     def _report(self, *, left: bool) -> None:
         self._reported = True
-        self._tell(ended=self._status, left=left, peak=self._collector.peak)
+        self._tell(ended=self._status, left=left, peak=self._task.run_file.peak)
 
     def _hear(self) -> None:
         """mshare run says that the program has ended, which is its child now; or is gone."""

@@ -28,8 +28,6 @@ class Collector:
         self._making: dict[tuple[int, int], float] = {}
         """Since when these ranges are told, by number and offset."""
         self._hint = 0
-        self.peak = 0
-        """The most bytes that lived in the region at one moment, as far as was seen."""
 
     def replace_region(self, region: Region) -> None:
         """The region was mounted anew; from now on by this way."""
@@ -119,7 +117,7 @@ class Collector:
 
     def _note_peak(self, ranges: list[Range], segments: list[SegmentEntry]) -> None:
         nameless = sum(each.size for each in ranges if each.state is RangeState.FILLED)
-        self.peak = max(self.peak, nameless + sum(entry.size for entry in segments))
+        self._run_file.note_peak(nameless + sum(entry.size for entry in segments))
 
 
 def give_all_back(region: Region, run_file: RunFile) -> None:

@@ -26,7 +26,7 @@ PREFIX = ".msharefs-run-"
 FILE = "tables"
 SOCKET = "collector"
 
-MAGIC = 0x3330676E75726D73
+MAGIC = 0x3430676E75726D73
 WORD = 8
 HUGE_PAGE = 2 << 20
 
@@ -35,8 +35,8 @@ DEVICE, INODE, ROOM, FLOOR, NEXT_SEGMENT, REGION_SIZE, IPC_NAMESPACE = range(1, 
 HOLDERS, RANGES, SEGMENTS, LEFT = range(8, 12)
 HOLDERS_AT, RANGES_AT, SEGMENTS_AT, LEFT_AT, RECORDS_AT, RECORD_SIZE, SIZE = range(12, 19)
 HOLDERS_USED, RANGES_USED, RANGES_THERE, SEGMENTS_USED, SEGMENTS_THERE = range(19, 24)
-SEGMENTS_LIVE, MOVES, DIRECT, HINTS_PUT = range(24, 28)
-HINTS_BYTE = 28 * WORD
+SEGMENTS_LIVE, MOVES, DIRECT, PEAK, HINTS_PUT = range(24, 29)
+HINTS_BYTE = 29 * WORD
 HINTS = 256
 LOOKS = 16
 """How often it is looked again because something may have been missed."""
@@ -190,6 +190,16 @@ class RunFile:
     def tell_how_it_is_had(self, *, direct: bool) -> None:
         """Whether processes are to ask for the memory of the region itself."""
         self._words[DIRECT] = direct
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that lived in the region at one moment, as far as was seen: by the processes
+        of a run that is to tell it (placed.c), and by its collector."""
+        return self._words[PEAK]
+
+    def note_peak(self, seen: int) -> None:
+        """So many bytes live there now."""
+        self._words[PEAK] = max(self._words[PEAK], seen)
 
     @property
     def segments_live(self) -> int:

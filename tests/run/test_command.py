@@ -163,6 +163,18 @@ def test_verbose_says_what_went_where(start: Start, place: Path) -> None:
     ]
 
 
+def test_verbose_says_the_most_that_lived_at_a_time(start: Start, place: Path) -> None:
+    """What the program gives back by itself counts, with a segment beside it."""
+    work = start(place, "-v", "--shm", "--min-size", "32M")
+    name = f"/msharefs-most-{os.getpid()}"
+    work.ok(f"open 1 {name} create", f"truncate 1 {32 * MIB}", f"mapfile 1 1 {32 * MIB} 0")
+    work.ok(f"unlink {name}")
+    work.map(0, 64)
+    work.ok("unmap 0")
+    _, errors = work.end()
+    assert errors.splitlines()[-1] == f"mshare run: at most 96 MiB lived in {place}"
+
+
 def test_relative_paths_and_links_lead_to_the_region(
     start: Start, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

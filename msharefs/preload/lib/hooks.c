@@ -92,7 +92,7 @@ static long in_region(void *at, size_t size, int prot, int flags)
 		detach_unmap((uintptr_t)address, window.size);
 		return result;
 	}
-	say_placed(WHAT, window.size, offset);
+	tell_placed(WHAT, window.size, offset);
 	return address;
 }
 

@@ -99,9 +99,9 @@ static int move_in(const struct visit *visit, const struct stat *status, uint64_
 	failed = segments_add(visit, fd, &wanted, &demand);
 	call_close(fd);
 	if (!failed)
-		say_placed(POSIX_WHAT, size,
-			   segments_offset(visit->run, segments_find(visit->run, KIND_POSIX,
-								     wanted.device, wanted.id)));
+		tell_placed(POSIX_WHAT, size,
+			    segments_offset(visit->run, segments_find(visit->run, KIND_POSIX,
+								      wanted.device, wanted.id)));
 	return failed;
 }
 

@@ -199,6 +199,10 @@ void say_out_of_reach(const char *path, const char *reason);
 void say_no_room(const char *what, uint64_t wanted, uint64_t room);
 void say_placed(const char *what, uint64_t size, uint64_t offset);
 
+/* placed.c: what is told with -v of memory that lives in the region now: such a line, and the most
+ * that there was at a time. */
+void tell_placed(const char *what, uint64_t size, uint64_t offset);
+
 /* The same as say_left(), and then the end of the process if the run is strict. */
 void left_outside(const char *what, uint64_t size, int error);
 

@@ -288,6 +288,19 @@ void ranges_let_go(uint32_t number)
 		hint(run, number);
 }
 
+uint64_t ranges_bytes(struct run_header *run)
+{
+	uint64_t i, used = atomic_load(&run->ranges_used), sum = 0;
+
+	for (i = 0; i < used; i++) {
+		struct range *range = range_of(run, (uint32_t)i);
+
+		if ((atomic_load(&range->offset) & RANGE_FLAGS) == RANGE_USED)
+			sum += atomic_load(&range->size);
+	}
+	return sum;
+}
+
 uint64_t ranges_room_behind(uint32_t number, uint64_t end)
 {
 	struct range *range = range_of(run_file_if_mapped(), number);

@@ -36,6 +36,9 @@ int ranges_tell(struct run_header *run, uint64_t offset, uint64_t size, uint64_t
  * address, or -errno; *offset is where it is in the region. */
 long ranges_place(const struct window *window, uint64_t *offset);
 
+/* How many bytes have memory, without that of segments. */
+uint64_t ranges_bytes(struct run_header *run);
+
 /* How far a window that ends at `end` in the region may grow there.  Shared anonymous memory does
  * not grow with its window; a window that did would reach into what lies behind it. */
 uint64_t ranges_room_behind(uint32_t range, uint64_t end);

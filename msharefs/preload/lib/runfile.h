@@ -18,7 +18,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define RUN_MAGIC 0x3330676e75726d73 /* "smrung03" */
+#define RUN_MAGIC 0x3430676e75726d73 /* "smrung04" */
 #define RUN_HINTS 256
 
 /* The lock of holder N is on the byte HOLDER_LOCKS + N. */
@@ -58,6 +58,7 @@ struct run_header {
 	 * them has seen everything only if this has not changed meanwhile. */
 	_Atomic uint64_t moves;
 	_Atomic uint64_t direct; /* whether the mount gives the region's memory itself */
+	_Atomic uint64_t peak;   /* the most bytes that lived in the region, as far as was seen */
 	/* Ranges that may be free now, by number; a ring, in which the newest replaces the
 	 * oldest. */
 	_Atomic uint64_t hints_put;

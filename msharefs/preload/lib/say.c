@@ -204,8 +204,6 @@ void say_placed(const char *what, uint64_t size, uint64_t offset)
 {
 	struct line line;
 
-	if (!settings()->verbose)
-		return;
 	begin(&line);
 	put_size(&line, size);
 	put(&line, " of ");

@@ -52,6 +52,16 @@ struct segment *segments_find(struct run_header *run, enum kind kind, uint64_t d
 	return NULL;
 }
 
+uint64_t segments_bytes(struct run_header *run)
+{
+	uint64_t i, used = atomic_load(&run->segments_used), sum = 0;
+
+	for (i = 0; i < used; i++)
+		if (atomic_load(&segment_at(run, i)->kind) != KIND_NONE)
+			sum += atomic_load(&segment_at(run, i)->size);
+	return sum;
+}
+
 struct segment *segments_of_range(struct run_header *run, uint32_t range)
 {
 	uint64_t i, used = atomic_load(&run->segments_used);

@@ -42,6 +42,9 @@ struct segment *segments_find(struct run_header *run, enum kind kind, uint64_t d
 /* The one that a range belongs to, or NULL. */
 struct segment *segments_of_range(struct run_header *run, uint32_t range);
 
+/* How many bytes of memory all of them have. */
+uint64_t segments_bytes(struct run_header *run);
+
 /* Where it begins in the region, and how far it may grow. */
 uint64_t segments_offset(struct run_header *run, const struct segment *segment);
 uint64_t segments_room(struct run_header *run, const struct segment *segment);

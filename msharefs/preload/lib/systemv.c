@@ -79,7 +79,7 @@ static int move_in(const struct visit *visit, int id, uint64_t size, uint32_t fl
 	failed = segments_add(visit, fd, &wanted, &demand);
 	call_close(fd);
 	if (!failed)
-		say_placed(WHAT, size, segments_offset(visit->run, find(visit->run, id)));
+		tell_placed(WHAT, size, segments_offset(visit->run, find(visit->run, id)));
 	return failed;
 }
 

@@ -6,8 +6,8 @@ BIN := .venv/bin
 PREFIX ?= /usr/local
 # Mounting in a private arena needs root; so do the tests of it.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$(PATH)")
-# The data plane of the demo: paged, which needs no root, for who has neither root nor sudo.
-DATA ?= $(if $(filter 0,$(shell id -u)),auto,$(if $(shell command -v sudo),auto,paged))
+# The data plane of the demo: direct, which needs no root, for who has neither root nor sudo.
+DATA ?= $(if $(filter 0,$(shell id -u)),auto,$(if $(shell command -v sudo),auto,direct))
 # Extra words for pytest: make test ARGS='-k unlink -x'
 ARGS ?=
 
@@ -23,8 +23,8 @@ setup:  ## system packages where missing, and .venv with every command in it
 lock:  ## write requirements*.lock anew from the ranges in pyproject.toml
 	@scripts/lock
 
-demo: setup  ## mount, share a region between C and Python programs, compare the page tables, unmount
-	@$(if $(filter paged,$(DATA)),,$(SUDO)) $(BIN)/python scripts/demo.py --data $(DATA)
+demo: setup  ## mount, share a region between C and Python programs, compare the page tables, unmount; DATA=direct needs no root
+	@$(if $(filter paged direct,$(DATA)),,$(SUDO)) $(BIN)/python scripts/demo.py --data $(DATA)
 
 unit: setup  ## the tests that take seconds and need no FUSE
 	@$(BIN)/pytest $(wildcard tests/unit tests/model) $(ARGS)

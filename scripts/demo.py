@@ -57,8 +57,8 @@ def run(*words: str | Path, quiet: bool = False) -> str:
 
 
 def check_host(data: str) -> None:
-    if os.geteuid() != 0 and data != "paged":
-        raise DemoError("this needs root: sudo make demo; without root: make demo DATA=paged")
+    if os.geteuid() != 0 and data not in ("direct", "paged"):
+        raise DemoError("this needs root: sudo make demo; without root: make demo DATA=direct")
     if not Path("/dev/fuse").exists():
         raise DemoError("there is no /dev/fuse: modprobe fuse, or pass the device in")
 
@@ -75,6 +75,13 @@ def mount_line(place: Path) -> str:
         if line.split()[1] == str(place):
             return line
     raise DemoError(f"{place} is not in /proc/mounts")
+
+
+def data_plane(place: Path) -> str:
+    """Its name and why it is that one; and where page tables are not small, what there is else."""
+    plane = json.loads(os.getxattr(place, "user.msharefs.status"))["data_plane"]
+    hint = "; small page tables without root or on this kernel: make demo DATA=direct"
+    return f"{plane['name']}, {plane['why']}{hint if plane['name'] == 'paged' else ''}"
 
 
 def unmount(place: Path) -> None:
@@ -129,20 +136,32 @@ def share(work: Path, place: Path) -> None:
 # --- What the page tables cost
 
 
-def weigh(probe: Path, path: Path, size: int) -> tuple[int, float]:
+def weigh(probe: Path, path: Path, size: int, *how: str) -> tuple[int, float]:
     """Page tables in KiB and milliseconds for one more process that attaches `path`."""
     # The very first touch of reserved memory clears it; that is not what is weighed here.
-    run(probe, path, str(size), quiet=True)
-    figures = dict(line.split() for line in run(probe, path, str(size), quiet=True).splitlines())
+    run(probe, path, str(size), *how, quiet=True)
+    said = run(probe, path, str(size), *how, quiet=True)
+    figures = dict(line.split() for line in said.splitlines())
     return int(figures["tables_kb"]), int(figures["nanoseconds"]) / 1e6
 
 
-def affordable_size() -> int:
-    """1 GiB, or less where memory is short: both copies are there one after the other."""
+def await_huge_pages(region: Region, place: Path) -> None:
+    """Until a user's daemon has put the region into pages of 2 MiB, or says why it does not."""
+    deadline = time.monotonic() + PATIENCE
+    while region.layout().collapsed < region.size and time.monotonic() < deadline:
+        obstacle = json.loads(os.getxattr(place, "user.msharefs.status"))["huge_pages"]["obstacle"]
+        if obstacle:
+            say(f"  not in pages of 2 MiB: {obstacle}")
+            return
+        time.sleep(0.1)
+
+
+def affordable_size(most: int) -> int:
+    """So many bytes, or less where memory is short: both copies are there one after the other."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-            size = 1024 * MIB
+            size = most
             while size > available // 4 and size > 64 * MIB:
                 size //= 2
             return size
@@ -162,17 +181,22 @@ def plain_shared_memory(stack: ExitStack, size: int) -> Path:
     return Path(name)
 
 
-def compare(work: Path, place: Path) -> None:
-    size = affordable_size()
+def compare(work: Path, place: Path, data: str) -> None:
+    direct = data == "direct"
+    # What comes in small pages is put into huge ones at some hundred MiB a second, with pauses.
+    size = affordable_size(256 * MIB if direct else 1024 * MIB)
     # The bench's own probe: open, mmap, one read in every page, and VmPTE before and after.
     probe = build(ROOT / "scripts" / "bench" / "probes" / "attach.c", work)
     with ExitStack() as stack:
         plain_kib, plain_ms = weigh(probe, plain_shared_memory(stack, size), size)
     with Region.create(place / "weighed", size) as region:
         region.map(0, size)
-        region_kib, region_ms = weigh(probe, place / "weighed", size)
+        if direct:
+            await_huge_pages(region, place)
+        region_kib, region_ms = weigh(probe, place / "weighed", size, *(["direct"] * direct))
         region.unlink()
-    say(f"  one process that attaches {size // MIB} MiB and touches every page:")
+    way = " by msharefs_attach()" if direct else ""
+    say(f"  one process that attaches {size // MIB} MiB{way} and touches every page:")
     say()
     say("                        page tables    time")
     say(f"      plain /dev/shm  {plain_kib:8,} KiB {plain_ms:6.1f} ms")
@@ -192,10 +216,11 @@ def demo(data: str) -> None:
         say(f"1. mount: msharefs-mount msharefs {place} -o data={data}")
         mount(stack, place, data)
         say(f"      {mount_line(place)}")
+        say(f"      data plane: {data_plane(place)}")
         say("2. three programs, one region")
         share(work, place)
         say("3. what the page tables cost")
-        compare(work, place)
+        compare(work, place, data)
         say("4. unmount")
         processes = daemon_processes(place)
         unmount(place)
@@ -207,7 +232,9 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser(description="Show what msharefs does.")
-    parser.add_argument("--data", choices=("auto", "passthrough", "paged"), default="auto")
+    parser.add_argument(
+        "--data", choices=("auto", "passthrough", "paged", "direct"), default="auto"
+    )
     try:
         demo(parser.parse_args().data)
     except BrokenPipeError:

@@ -16,6 +16,7 @@ WHEEL_HOLDS = (
     "msharefs/include/msharefs_attach.h",
     "msharefs/py.typed",
     "msharefs/share/man/mshare.1",
+    "msharefs/share/monitoring/alerts.yml",
     "msharefs/share/msharefs@.service",
 )
 SOURCE_HOLDS = (

@@ -50,6 +50,8 @@ class LibraryHook(BuildHookInterface[BuilderConfig]):
         found = {root / "packaging/msharefs@.service": "msharefs/share/msharefs@.service"}
         for example in sorted(root.glob("examples/*.[chp]*")):
             found[example] = f"msharefs/share/examples/{example.name}"
+        for example in sorted(root.glob("packaging/monitoring/*")):
+            found[example] = f"msharefs/share/monitoring/{example.name}"
         for page in sorted(root.glob("docs/_build/man/*.[1-9]")):
             found[page] = f"msharefs/share/man/{page.name}"
         return {str(path): place for path, place in found.items()}

@@ -28,7 +28,12 @@ UNIT = "msharefs@.service"
 _PROGRAM = 0o755
 _UNIT_COMMAND = "/usr/local/bin/msharefs-mount"
 """As the unit has it in the source."""
-_CHECKOUT = {"man": "docs/_build/man", "examples": "examples", UNIT: f"packaging/{UNIT}"}
+_CHECKOUT = {
+    "man": "docs/_build/man",
+    "examples": "examples",
+    "monitoring": "packaging/monitoring",
+    UNIT: f"packaging/{UNIT}",
+}
 """Where a checkout has what a built package has in share/."""
 
 
@@ -82,10 +87,12 @@ def files(prefix: str, completions: dict[str, str]) -> Iterator[File]:
     for page in _pages():
         section = page.suffix.removeprefix(".")
         yield File(f"{prefix}/share/man/man{section}/{page.name}", page.read_bytes())
+    examples = f"{prefix}/share/doc/msharefs/examples"
     for example in sorted(_data("examples").iterdir()):
         if example.suffix in {".c", ".h", ".py"}:
-            place = f"{prefix}/share/doc/msharefs/examples/{example.name}"
-            yield File(place, example.read_bytes())
+            yield File(f"{examples}/{example.name}", example.read_bytes())
+    for example in sorted(_data("monitoring").iterdir()):
+        yield File(f"{examples}/monitoring/{example.name}", example.read_bytes())
 
 
 def has_pages() -> bool:

@@ -42,6 +42,7 @@ def test_all_is_placed_and_taken_away_again(tmp_path: Path) -> None:
         "/usr/local/share/zsh/site-functions/_mshare",
         "/usr/local/share/fish/vendor_completions.d/mshare.fish",
         "/usr/local/share/doc/msharefs/examples/attach.c",
+        "/usr/local/share/doc/msharefs/examples/monitoring/alerts.yml",
         "/usr/local/share/doc/msharefs/examples/producer.c",
     } <= placed.keys()
     assert os.readlink(placed["/sbin/mount.msharefs"]) == "/usr/local/bin/msharefs-mount"

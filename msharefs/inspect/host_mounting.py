@@ -25,6 +25,7 @@ PASSTHROUGH_KERNEL = (6, 9)
 DIRECT_MMAP_KERNEL = (6, 6)
 _IMPORTS = "import posix_ipc, pyfuse3, trio"
 _IMPORT_SECONDS = 30
+_ELSE = "for memory at full speed; programs of the library and mshare run have it with data=direct"
 
 
 def _kernel(host: Host) -> Iterator[Finding]:
@@ -39,7 +40,7 @@ def _kernel(host: Host) -> Iterator[Finding]:
             "warn",
             "kernel",
             f"{words} has no FUSE passthrough: {slower}",
-            "boot Linux 6.9 or newer for memory at full speed",
+            f"boot Linux 6.9 or newer {_ELSE}",
         )
         return
     option = _kernel_option(host, "CONFIG_FUSE_PASSTHROUGH")
@@ -48,7 +49,7 @@ def _kernel(host: Host) -> Iterator[Finding]:
             "warn",
             "kernel",
             f"{words} was built without CONFIG_FUSE_PASSTHROUGH",
-            "take a kernel that has it for memory at full speed",
+            f"take a kernel that has it {_ELSE}",
         )
     else:
         sure = "has" if option else "should have"
@@ -170,7 +171,7 @@ def _rights(host: Host) -> Iterator[Finding]:
             "warn",
             "rights",
             "you are not root, and only root's mounts have passthrough",
-            "mount as root for memory at full speed; any user may use such a mount",
+            f"mount as root {_ELSE}",
         )
         return
     if not host_facts.has_capability(host_facts.CAP_SYS_ADMIN, host.root):
@@ -185,7 +186,7 @@ def _rights(host: Host) -> Iterator[Finding]:
             "warn",
             "rights",
             "you are root of a user namespace only, and passthrough needs the machine's root",
-            "mount outside of it for memory at full speed",
+            f"mount outside of it {_ELSE}",
         )
     else:
         yield Finding("ok", "rights", "you are root, so mounts have passthrough")

@@ -111,6 +111,9 @@ def differing(some: bytes, others: bytes) -> list[int]:
     """Where the pages are, in bytes, whose digests are not the same in both, in order."""
     if some == others:
         return []
+    if _NEVER not in _xor(some, others):
+        # Where all was changed no page needs a look of its own.
+        return list(range(0, len(some) // DIGEST * PAGE, PAGE))
     return [
         at // DIGEST * PAGE
         for at in range(0, len(some), DIGEST)
@@ -132,11 +135,13 @@ def judge(noted: bytes, region: bytes, file: bytes) -> Verdict:
     and in the file now. What somebody has written there that is not the region's is lost."""
     written = differing(region, file)
     elsewhere = set(differing(noted, file))
-    return Verdict(written, [place for place in written if place in elsewhere])
+    return Verdict(written, [place for place in written if place in elsewhere] if elsewhere else [])
 
 
 def runs(places: Sequence[int]) -> list[tuple[int, int]]:
     """Places of pages, in order, as (start, size) of those that lie side by side, in bytes."""
+    if places and places[-1] - places[0] == (len(places) - 1) * PAGE:
+        return [(places[0], len(places) * PAGE)]
     found: list[tuple[int, int]] = []
     for place in places:
         if found and sum(found[-1]) == place:
@@ -144,3 +149,9 @@ def runs(places: Sequence[int]) -> list[tuple[int, int]]:
         else:
             found.append((place, PAGE))
     return found
+
+
+def _xor(some: bytes, others: bytes) -> bytes:
+    """Zeros where both are the same; of the same length."""
+    number = int.from_bytes(some, "little") ^ int.from_bytes(others, "little")
+    return number.to_bytes(len(some), "little")

@@ -153,7 +153,8 @@ class Writer:
             missing |= {at + page for page in self._store(start + at, length, target, place)}
         self.tally.both += PAGE * len(set(verdict.both) - missing)
         self.tally.written += PAGE * (len(verdict.written) - len(missing))
-        for at, length in runs([at for at in range(0, size, PAGE) if at not in missing]):
+        stored = [at for at in range(0, size, PAGE) if at not in missing] if missing else None
+        for at, length in [(0, size)] if stored is None else runs(stored):
             digests = ours[at // PAGE * DIGEST : (at + length) // PAGE * DIGEST]
             self._record.note(offset + at, digests)
 

@@ -112,6 +112,8 @@ def digests(text: str) -> bytes:
         ("a", "b", "b", [], []),
         ("aaa", "bbb", "abc", [0, 2 * PAGE], [2 * PAGE]),
         ("aaaa", "bcde", "aaaa", [0, PAGE, 2 * PAGE, 3 * PAGE], []),
+        ("aaaa", "bcae", "aaaa", [0, PAGE, 3 * PAGE], []),
+        ("aaa", "bcd", "efg", [0, PAGE, 2 * PAGE], [0, PAGE, 2 * PAGE]),
     ],
 )
 def test_what_becomes_of_changed_pages(

@@ -166,6 +166,22 @@ GOALS = (
         0.7,
     ),
     Goal(
+        "file-write",
+        "fsync of a region, 1 GiB of a file changed",
+        "cp /dev/shm/X FILE, and fsync of FILE",
+        Unit.BYTES_PER_SECOND,
+        Kind.SHARE,
+        0.7,
+    ),
+    Goal(
+        "file-changed",
+        "fsync of a region, 1 % of the pages of 1 GiB changed",
+        "all of them changed",
+        Unit.SECONDS,
+        Kind.TIMES_AS_MUCH,
+        0.1,
+    ),
+    Goal(
         "memory",
         "memory of the daemon, 10,000 regions (RSS)",
         "-",

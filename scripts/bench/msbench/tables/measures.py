@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -173,7 +174,8 @@ def mappings(site: Site, effort: Effort) -> Figures:
 
 
 def files(site: Site, effort: Effort) -> Figures:
-    """A small file and a large one, both in the page cache, mapped for reading."""
+    """A small file and a large one, both in the page cache, mapped for reading, and the large one
+    written back."""
     need_memory(4 * GIB)
     file, copy = site.directory / "file", SHM / site.directory.name
     with site.msharefs("size=1100M,align=4096") as mounted:
@@ -183,10 +185,18 @@ def files(site: Site, effort: Effort) -> Figures:
         try:
             small = site.python_probe("files", "map", effort.rounds, 20, region, file)
             large = site.python_probe("files", "read", effort.mounts, GIB, region, file, copy)
+            some = site.python_probe("files", "changed", effort.mounts, GIB, region, file)
+            shutil.copyfile(file, copy)
+            whole = site.python_probe("files", "write", effort.mounts, GIB, region, file, copy)
         finally:
             copy.unlink(missing_ok=True)
             file.unlink()
-    return {"file-map": _figure(sides(small, 1.0)), "file-read": _figure(sides(large, 1.0))}
+    return {
+        "file-map": _figure(sides(small, 1.0)),
+        "file-read": _figure(sides(large, 1.0)),
+        "file-write": _figure(sides(whole, 1.0)),
+        "file-changed": _figure(sides(some, 1.0)),
+    }
 
 
 def blocks(site: Site, effort: Effort) -> Figures:
@@ -372,7 +382,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Site, Effort], Figures]], ...] = 
         many,
     ),
     (("mappings",), mappings),
-    (("file-map", "file-read"), files),
+    (("file-map", "file-read", "file-write", "file-changed"), files),
     (("block", "block-attach"), blocks),
     (("paged-read", "paged-user", "paged-write", "paged-pingpong"), paged),
     (

@@ -70,6 +70,7 @@ class Region(Inode):
         "segment",
         "slot",
         "state",
+        "swept",
         "unmaps",
         "way",
     )
@@ -84,6 +85,8 @@ class Region(Inode):
         self.segment: Segment | None = None
         # A worker may be getting memory for this range, which no mapping shows yet.
         self.reserving: Range | None = None
+        # Where a sweep of its holes goes on, 0 for from the start.
+        self.swept = 0
         # What a change that is on its way may add to it, at most.
         self.growth = NO_GROWTH
         self.maps = 0
@@ -131,11 +134,11 @@ class Region(Inode):
             return False
         return any(mapping.file and mapping.file.goes_back for mapping in self.layout)
 
-    def holes(self) -> Iterator[Range]:
-        """Where nothing is mapped, nor being mapped, in order."""
+    def holes(self, start: int = 0) -> Iterator[Range]:
+        """Where nothing is mapped, nor being mapped, from `start` on, in order."""
         reserving = self.reserving or Range(self._size, self._size)
-        yield from self.layout.gaps(0, reserving.start)
-        yield from self.layout.gaps(reserving.end, self._size)
+        yield from self.layout.gaps(start, reserving.start)
+        yield from self.layout.gaps(max(start, reserving.end), self._size)
 
     def next_state(self, event: Event) -> State:
         """The state after `event`. Raises SizeAlreadySet or SizeNotSet."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import TypeVar
 
 from msharefs.core.collapsing import Collapsing
@@ -24,7 +24,7 @@ from msharefs.core.namespace import Namespace
 from msharefs.core.ports import Kernel, Memory, OpenSegment, Segment
 from msharefs.core.quotas import Quotas, Share
 from msharefs.core.region import NO_GROWTH, Region
-from msharefs.core.sweeping import SLICE, Rounds, slices, sweep
+from msharefs.core.sweeping import Rounds, sweep, sweep_all
 from msharefs.core.ways import Way
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ UNKNOWN = 1 << 62
 """Look-ups of an inode that an earlier process counted. The kernel is asked instead."""
 DROPPED_AT_ONCE = 16
 """Inodes that are forgotten in one change of the journal."""
+ASKED_ABOUT = 1024
+"""Regions about which the kernel is asked before a request is refused: some 2 ms."""
 DROP_WORK, A_MAPPING = 32 << 20, 4 << 10
 """Bytes that are given back in one change, but for those of its last region: some 5 ms; and as how many a
 mapping counts whose record goes."""
@@ -150,12 +152,12 @@ class Tables:
 
     def sweep(self) -> int:
         """Take back pages in holes, touched while budget was free. Returns their bytes."""
-        return sweep(self.regions.values())
+        return sum(sweep_all(self.regions))
 
     def sweep_direct(self) -> Iterator[int]:
         """The same in regions whose clients have the segment: no limit and no page fault tells of
         what they touch. In steps, each with its bytes."""
-        return map(sweep, slices(self._direct, SLICE))
+        return sweep_all(self._direct)
 
     def sweep_some(self) -> bool:
         """The same in the next few regions. Returns whether there are more to be looked at."""
@@ -164,10 +166,8 @@ class Tables:
 
     def free_above(self, capacity: int) -> Iterator[None]:
         """Sweep all regions, in steps, as long as more than `capacity` bytes is in use."""
-        for some in slices(self.regions, SLICE):
-            if not self.ledger.is_above(capacity):
-                return
-            sweep(some)
+        steps = sweep_all(self.regions)
+        while self.ledger.is_above(capacity) and next(steps, None) is not None:
             yield
 
     def look_again(self) -> None:
@@ -305,7 +305,9 @@ class Tables:
             self.reclaimed(region.ino)
 
     def _reclaim_given_up(self) -> bool:
-        nameless = (r for r in self.regions.values() if r.nlink == 0 and r.opens == 0)
+        # The latest first: there may be very many that the kernel has still, and each is asked about.
+        latest = reversed(self.regions.values())
+        nameless = islice((r for r in latest if r.nlink == 0 and r.opens == 0), ASKED_ABOUT)
         given_up = [region for region in nameless if not self.kernel.is_known(region.ino)]
         for region in given_up:
             region.lookups = 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from msharefs.core import manager, tables
+from msharefs.core import manager, sweeping
 from msharefs.core.inode import ROOT_INO
 from msharefs.core.mapper import Limits
 from msharefs.core.region import Region
@@ -115,7 +115,7 @@ def test_others_are_served_between_two_looks(
 ) -> None:
     """However many regions there are, no step looks at more than some of them."""
     monkeypatch.setattr(manager, "CHECKED_AT_ONCE", 3)
-    monkeypatch.setattr(tables, "SLICE", 3)
+    monkeypatch.setattr(sweeping, "SLICE", 3)
     world.limit(replace(world.manager.limits, nr_inodes=100), 64 * PAGE)
     regions = many(world, 10)
     limits = world.manager.limits

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from msharefs import abi
-from msharefs.core import sweeping
+from msharefs.core import sweeping, tables
 from msharefs.core.errors import OutOfMemory
+from msharefs.core.inode import ROOT_INO
 from msharefs.core.plan import MapPlan
 from msharefs.core.region import Region
 from msharefs.core.sweeping import Rounds
@@ -135,3 +136,73 @@ def test_memory_that_a_further_look_finds_is_waited_for(world: World) -> None:
         with refused(errno.ENOMEM):
             world.plan(region, abi.CreateMapping(2 * PAGE, PAGE, 0, 3, 0x31))
     assert not world.tables.may_come
+
+
+def with_holes(world: World, count: int) -> Region:
+    """A region whose every second page is mapped, with a stray page in each hole."""
+    region = world.region(b"holes", 2 * count * PAGE)
+    for number in range(count):
+        world.map(region, 2 * number * PAGE, PAGE)
+    for number in range(count):
+        segment_of(region).pages.add(2 * number + 1)
+    return region
+
+
+def test_very_many_holes_of_a_region_are_swept_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are served between them. What is mapped meanwhile stays, and others have their turn."""
+    monkeypatch.setattr(sweeping, "HOLES", 3)
+    world = make_world(capacity=64 * PAGE, align=PAGE)
+    other = world.region(b"other")
+    world.map(other, 0, PAGE)
+    region = with_holes(world, 8)
+    segment_of(other).pages.add(7)
+    pages = segment_of(region).pages
+    more, steps = True, []
+    while more:
+        before = len(pages)
+        more = world.tables.sweep_some()
+        steps.append(before - len(pages))
+        if len(steps) == 2:
+            # Behind where the sweep has come to, and where it has not been.
+            for page in (1, 15):
+                world.map(region, page * PAGE, PAGE)
+    assert max(steps) <= 3
+    assert segment_of(region).pages == {*range(0, 16, 2), 1, 15}
+    assert segment_of(other).pages == {0}
+
+
+def test_a_sweep_in_the_middle_of_a_region_ends_where_it_cannot_be_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It begins anew in the next round."""
+    monkeypatch.setattr(sweeping, "HOLES", 3)
+    world = make_world(capacity=64 * PAGE, align=PAGE)
+    region = with_holes(world, 8)
+    assert world.tables.sweep_some()
+    world.memory.faults.arm(0, errno.EMFILE)
+    assert not world.tables.sweep_some()
+    assert world.tables.sweep() == 5 * PAGE
+    assert segment_of(region).pages == set(range(0, 16, 2))
+
+
+def test_many_regions_that_the_kernel_has_still_are_not_all_asked_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before a request is refused; the latest are."""
+    monkeypatch.setattr(tables, "ASKED_ABOUT", 4)
+    world = make_world(capacity=8 * PAGE, align=PAGE)
+    for number in range(9):
+        region = world.region(b"%d" % number)
+        world.manager.release(None, region.ino)
+        world.manager.unlink(None, ROOT_INO, b"%d" % number)
+    asked: list[int] = []
+
+    def ask(ino: int) -> bool:
+        asked.append(ino)
+        return True
+
+    monkeypatch.setattr(world.kernel, "is_known", ask)
+    last = world.region(b"last", 16 * PAGE)
+    with refused(errno.ENOMEM):
+        world.map(last, 0, 9 * PAGE)
+    assert asked == list(range(last.ino - 1, last.ino - 5, -1))

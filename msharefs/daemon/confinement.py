@@ -41,6 +41,15 @@ def confine() -> None:
         rights.forbid_dumps()
 
 
+def confine_to_nothing() -> None:
+    """The same for who has what it needs by its descriptors. Raises OSError."""
+    privileged = host.is_privileged()
+    rights.forbid_new_privileges()
+    rights.keep_capabilities(frozenset())
+    if privileged:
+        rights.forbid_dumps()
+
+
 def filter_system_calls(wanted: str) -> None:
     """As the option seccomp= says: "on", "off", or "auto", which means where there is a way.
     Raises FilterError where there is none for "on"."""

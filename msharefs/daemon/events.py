@@ -1,5 +1,5 @@
-"""What a supervisor waits for: signals, changes of the mount table, files that are wanted, and what the
-keeper of files is asked.
+"""What a supervisor waits for: signals, changes of the mount table, orders, and what the keeper of
+files is asked.
 
 Owns the descriptors for the first two. Knows nothing of what is to be done about them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import signal
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from msharefs.linux import mountinfo, syscalls
@@ -21,26 +22,27 @@ class Event(NamedTuple):
 
     signal: signal.Signals | None = None
     mounts_changed: bool = False
-    file_wanted: bool = False
+    ordered: frozenset[int] = frozenset()
     keeper_asked: bool = False
 
 
 class Events:
     """The descriptors on which a supervisor waits."""
 
-    def __init__(self, files: int) -> None:
-        """`files` is the descriptor that is readable when a file is wanted. Raises OSError."""
-        self._files = files
+    def __init__(self, orders: Sequence[int]) -> None:
+        """`orders` are descriptors on which something is ordered. Raises OSError."""
+        self._orders = frozenset(orders)
         self._signals = syscalls.signalfd(SIGNALS)
         self._table = mountinfo.OpenTable()
         self._poll = select.poll()
         self._poll.register(self._signals, select.POLLIN)
         self._poll.register(self._table, select.POLLPRI)
-        self._poll.register(files, 0)
+        for each in orders:
+            self._poll.register(each, 0)
 
-    def watch_files(self, watch: bool) -> None:
-        """Whether it is told that a file is wanted, or nobody asks."""
-        self._poll.modify(self._files, select.POLLIN if watch else 0)
+    def watch_orders(self, orders: int, watch: bool) -> None:
+        """Whether it is told that something is ordered there, or nobody asks."""
+        self._poll.modify(orders, select.POLLIN if watch else 0)
 
     def wait(self, seconds: float | None, keeper: int) -> Event:
         """The next event; the empty one if none comes within that time, which None does not
@@ -54,6 +56,6 @@ class Events:
         return Event(
             syscalls.next_signal(self._signals) if self._signals in ready else None,
             self._table.fileno() in ready,
-            self._files in ready,
+            self._orders & ready.keys(),
             keeper in ready,
         )

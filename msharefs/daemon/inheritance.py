@@ -43,6 +43,8 @@ class Inheritance:
     """Why that one ended."""
     files: socket.socket
     """On which the broker of files is told what is wanted (files/broker.py)."""
+    notices: socket.socket
+    """On which the notifier is asked for (fuse/page_notices.py)."""
     readers: int | None
     """Where segments are opened for readers (backing.py)."""
     keeper: socket.socket
@@ -81,8 +83,8 @@ def inherit() -> Inheritance | None:
     if protocol != str(PROTOCOL):
         report(supervision, {"error": _other_version(protocol)})
         return None
-    device, files_fd = map(int, descriptors)
-    files = socket.socket(fileno=files_fd)
+    device, *orders = map(int, descriptors)
+    files, notices = (socket.socket(fileno=each) for each in orders)
     try:
         config = Config.load(os.path.join(state, CONFIG))
         enter(config.arena, state)
@@ -106,6 +108,7 @@ def inherit() -> Inheritance | None:
         told["gone_at"],
         Cause(told["cause"]),
         files,
+        notices,
         readers,
         keeper,
         told["kept"],

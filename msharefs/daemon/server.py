@@ -1,8 +1,8 @@
 """The server: builds the parts of a mount and runs them in one trio loop.
 
 Owns the wiring and the life of the loop, nothing of what the parts do. It is started by
-the supervisor with the state directory and three inherited descriptors: /dev/fuse, the socket of
-the broker of files, and the supervision socket, on which it reports and whose end means that the
+the supervisor with the state directory and four inherited descriptors: /dev/fuse, the sockets of
+the broker of files and of the notifier, and the supervision socket, on which it reports and whose end means that the
 supervisor is gone.
 """
 
@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
 import pyfuse3
@@ -73,6 +74,7 @@ from msharefs.fuse.names import NameHandlers
 from msharefs.fuse.notifications import KernelPort
 from msharefs.fuse.operations import Operations
 from msharefs.fuse.outstanding import AREA_SIZE, KeptInFile, Outstanding, ResentByKernel
+from msharefs.fuse.page_notices import PageNotices
 from msharefs.fuse.planes.choice import choose_plane, without
 from msharefs.fuse.planes.plane import (
     DataPlane,
@@ -325,6 +327,13 @@ class Server:
 async def serve(config: Config, given: Inheritance) -> bool:
     """Choose the data plane by INIT, and serve. Raises PlaneError, JournalError and UnmountedError."""
     device = Device(given.device)
+    with closing(PageNotices(given.notices, device)) as notices:
+        return await _serve_on(config, given, device, notices)
+
+
+async def _serve_on(
+    config: Config, given: Inheritance, device: Device, notices: PageNotices
+) -> bool:
     init = read_init(given, device)
     offer = InitOffer.decode(memoryview(init)[IN_HEADER_SIZE:])
     offer = without(offer, config.options.without)
@@ -332,6 +341,7 @@ async def serve(config: Config, given: Inheritance) -> bool:
         config.options.data,
         offer,
         device=device,
+        notify=notices.give,
         privileged=is_privileged(),
     )
     negotiation = outliving_the_default(

@@ -38,7 +38,7 @@ from msharefs.linux.sockets import said, said_with_descriptors
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serve.py")
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Grows with each change of a server's arguments, or of what is said, that the other side of another version
 could not live with."""
 EXIT_RESTART = 75
@@ -78,12 +78,14 @@ class ServerProcess:
         """Settings that it wishes for its mount, once it serves."""
 
     @classmethod
-    def start(cls, state: str, device: int, files: int, namespace: int | None = None) -> Self:
-        """A new one, in the mount namespace of that descriptor if it is not to be in ours. `files`
-        is the servers' end of the socket of the broker of files. It loads its code and then waits
-        for `serve`. Raises ServerError."""
+    def start(
+        cls, state: str, device: int, orders: Sequence[int], namespace: int | None = None
+    ) -> Self:
+        """A new one, in the mount namespace of that descriptor if it is not to be in ours. `orders` are
+        the servers' ends of the sockets of the broker of files and of the notifier. It loads its code
+        and then waits for `serve`. Raises ServerError."""
         try:
-            return cls(*_start(state, [device, files], namespace))
+            return cls(*_start(state, [device, *orders], namespace))
         except (OSError, subprocess.SubprocessError) as error:
             raise ServerError(f"no process for a server: {error}") from error
 

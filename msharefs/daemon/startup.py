@@ -171,7 +171,13 @@ def _build(
         raise MountError("it was unmounted before it answered", EXIT_MOUNT)
     state.note_device(mount.device)
     supervisor = Supervisor(
-        request.mountpoint, state, device, mount.device, request.servers_in, failpoint
+        request.mountpoint,
+        state,
+        device,
+        mount.device,
+        request.servers_in,
+        options.seccomp,
+        failpoint,
     )
     stack.callback(supervisor.take_down)
     supervisor.start_server()

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from msharefs.daemon import caller, systemd
-from msharefs.daemon.broker_process import BrokerProcess
-from msharefs.daemon.events import Events
+from msharefs.daemon.events import Event, Events
 from msharefs.daemon.failpoint import Failpoint
+from msharefs.daemon.on_demand import OnDemand
 from msharefs.daemon.place import paths_of, users_of
 from msharefs.daemon.server_process import EXIT_RESTART, SILENCE, ServerError, ServerProcess
 from msharefs.daemon.state import StateDirectory
@@ -75,11 +75,12 @@ class Supervisor:
         device: int,
         connection: int,
         servers_in: int | None,
+        seccomp: str,
         failpoint: Failpoint,
     ) -> None:
         """`device` is the /dev/fuse descriptor, owned from here on; `connection` is the st_dev
         of its mount, `servers_in` the descriptor of the mount namespace for servers, if it is
-        not ours. `failpoint` is called at each step, for tests that end the process there.
+        not ours. `seccomp` is the option's word. `failpoint` is called at each step, for tests that end the process there.
         Raises OSError."""
         self._mountpoint = mountpoint
         self._state = state
@@ -87,9 +88,16 @@ class Supervisor:
         self._connection = connection
         self._servers_in = servers_in
         self._failpoint = failpoint
-        self._files = BrokerProcess(servers_in)
+        self._files = OnDemand("broker of files", "msharefs.files.broker", namespace=servers_in)
+        self._notifier = OnDemand(
+            "process that drops pages",
+            "msharefs.daemon.notifier",
+            [device],
+            [seccomp],
+        )
+        self._on_demand = (self._files, self._notifier)
         self._keeper = Keeper()
-        self._events = Events(self._files.fileno())
+        self._events = Events([each.fileno() for each in self._on_demand])
         self._has_terminal = caller.has_terminal()
         self._server: ServerProcess | None = None
         self._standby: ServerProcess | None = None
@@ -125,16 +133,13 @@ class Supervisor:
         the death of a server bring a new one. Raises MountError if the mount is lost."""
         systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}")
         while True:
-            self._events.watch_files(self._files.is_missed())
-            event = self._events.wait(self._time_left(), self._keeper.fileno())
+            event = self._next_event()
             if event.keeper_asked:
                 self._keeper.serve()
             if event.signal in _UNMOUNT or (event.signal == signal.SIGHUP and self._is_left()):
                 self._unmount()
             elif event.signal == signal.SIGHUP:
                 self._upgrade()
-            if event.file_wanted:
-                self._files.start()
             if event.mounts_changed:
                 self._look_at = time.monotonic() + UMOUNT_TIME
             self._do_what_is_due()
@@ -155,7 +160,8 @@ class Supervisor:
         systemd.tell("STOPPING=1")
         self._end_standby()
         self._end_server()
-        self._files.end()
+        for each in self._on_demand:
+            each.end()
         self._failpoint("servers ended")
         # The last descriptor: the kernel ends the connection if umount has not done so.
         os.close(self._device)
@@ -166,12 +172,21 @@ class Supervisor:
             except mounting.ChannelError as error:
                 log.debug("nothing to unmount: %s", error)
 
+    def _next_event(self) -> Event:
+        """What has happened, or is due; who was ordered is there then."""
+        for each in self._on_demand:
+            self._events.watch_orders(each.fileno(), each.is_missed())
+        event = self._events.wait(self._time_left(), self._keeper.fileno())
+        for each in self._on_demand:
+            if each.fileno() in event.ordered:
+                each.start()
+        return event
+
     def _time_left(self) -> float | None:
         """Seconds until something is due."""
         now = time.monotonic()
         times = [each - now for each in (self._standby_at, self._look_at) if each is not None]
-        if (pause := self._files.pause()) > 0:
-            times.append(pause)
+        times += [pause for each in self._on_demand if (pause := each.pause()) > 0]
         return min(times) if times else None
 
     def _do_what_is_due(self) -> None:
@@ -210,9 +225,8 @@ class Supervisor:
         log.warning("%s was unmounted, but is still in use by %s", self._mountpoint, users)
 
     def _launch(self) -> ServerProcess:
-        return ServerProcess.start(
-            self._state.path, self._device, self._files.orders, self._servers_in
-        )
+        orders = [each.orders for each in self._on_demand]
+        return ServerProcess.start(self._state.path, self._device, orders, self._servers_in)
 
     def _try_to_make_standby(self) -> None:
         """From the code now installed. Without one, or if it dies, the next server starts late."""
@@ -249,7 +263,8 @@ class Supervisor:
             systemd.tell("READY=1", f"STATUS=serving {self._mountpoint}, not upgraded")
             return
         self._have_standby(newer)
-        self._files.retire()
+        for each in self._on_demand:
+            each.retire()
         self._server.ask_to_stop()
         self._failpoint("server asked to stop")
 

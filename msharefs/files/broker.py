@@ -15,8 +15,7 @@ import resource
 import select
 import signal
 import socket
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -149,12 +148,12 @@ class Broker:
         os.close(dead.conversation)
 
 
-def main() -> int:
-    """The whole life of the broker (start_broker.py)."""
+def main(arguments: Sequence[str]) -> int:
+    """The whole life of the broker: its argument is the descriptor of the socket."""
     # The supervisor's mask, which waits for signals one by one, came with us.
     signal.pthread_sigmask(signal.SIG_SETMASK, [_RETIRE])
     syscalls.call_ourselves("msharefs-files")
-    orders = _keep_only(int(sys.argv[1]))
+    orders = _keep_only(int(arguments[0]))
     rights.forbid_new_privileges()
     if rights.CAP_SYS_PTRACE in rights.permitted():
         rights.keep_capabilities(_NEEDED & rights.permitted())

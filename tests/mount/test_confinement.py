@@ -12,7 +12,7 @@ import pytest
 from msharefs.linux import mountinfo, rights
 from msharefs.linux.proc import status_field
 from tests.helpers import mount, raw
-from tests.helpers.file_processes import broker_of, links_of, name_of
+from tests.helpers.file_processes import broker_of, children, links_of, name_of
 from tests.helpers.fixtures import MakeMount, MakePoke
 from tests.helpers.raw import PAGE, create_mapping, opened, refused
 from tests.helpers.users import ALICE
@@ -23,6 +23,7 @@ MOUNT_OPTIONS = "size=64M,align=4096"
 
 DEATHS = "the server ended with -9"
 NEEDED = 1 << rights.CAP_SYS_ADMIN
+ON_DEMAND = ("msharefs-files", "msharefs-pages")
 OF_A_BROKER = (
     rights.CAP_KILL,
     rights.CAP_SETGID,
@@ -38,7 +39,7 @@ def servers(mounted: mount.Mount) -> list[int]:
 
     def found() -> list[int]:
         pids = [int(word) for word in children.read_text().split()]
-        return [pid for pid in pids if name_of(pid) != "msharefs-files"]
+        return [pid for pid in pids if name_of(pid) not in ON_DEMAND]
 
     eventually(lambda: len(found()) == 2, what="a standby server")
     return found()
@@ -90,6 +91,24 @@ def test_rights_of_a_broker(mounted: mount.Mount, place: Path) -> None:
         assert int(status_field(status, name), 16) == expected
     kinds = {link.partition(":")[0] for link in links_of(broker)}
     assert kinds == {"/dev/null", "socket", "anon_inode"}
+
+
+def test_rights_of_who_drops_pages(make_mount: MakeMount) -> None:
+    """It has no rights at all but /dev/fuse, which was opened for it."""
+    mounted = make_mount(f"{MOUNT_OPTIONS},data=paged,seccomp=on")
+    with raw.region(mounted.path / "r", PAGE) as fd:
+        create_mapping(fd, 0, PAGE)
+        raw.unmap(fd, 0, PAGE)
+    (dropper,) = [each for each in children(mounted.pid) if name_of(each) == "msharefs-pages"]
+    found = statuses(dropper)
+    assert len(found) > 1
+    for status in found:
+        assert int(status_field(status, b"NoNewPrivs")) == 1
+        assert int(status_field(status, b"Seccomp")) == 2
+        for name in (b"CapEff", b"CapPrm", b"CapInh", b"CapAmb"):
+            assert int(status_field(status, name), 16) == 0
+    places = {link for link in links_of(dropper) if link.startswith("/")}
+    assert places <= {"/dev/null", "/dev/fuse", *links_of(mounted.pid)}
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,15 @@ DEATHS = r"the server ended with -9; starting a new one"
 def has_ended(pid: int) -> bool:
     """Whether a process runs no more; its parent may not have looked yet."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        return state_of(pid) == "Z"
     except (FileNotFoundError, ProcessLookupError):
         # The latter where it ends between the open and the read.
         return True
-    return text.rpartition(")")[2].split()[0] == "Z"
+
+
+def state_of(pid: int) -> str:
+    """Of a process, as /proc has it. Raises OSError where there is none."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.helpers import raw
-from tests.helpers.mount import Mount, is_paged
+from tests.helpers.mount import Mount
 from tests.helpers.raw import PAGE, opened
 from tests.helpers.waiting import eventually
 from tests.model.file_model import FileModel
@@ -46,7 +46,6 @@ class Client:
         self.steps: list[str] = []
         self._mounted = mounted
         self._directory = directory
-        self._is_paged = is_paged(mounted.path)
         self._random = random.Random(seed)
         files = {name: self._random.randbytes(self._length()) for name in FILES}
         for name, data in files.items():
@@ -67,11 +66,6 @@ class Client:
             (self._cut, 6),
         )
         act = self._random.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]
-        if kill and self._is_paged and act in (self._map_file, self._map_memory, self._unmap):
-            # A server that is killed while the kernel waits for pages that it has dropped cannot end
-            # (known_issues.md): it dies before.
-            with self._killed():
-                kill = False
         with self._killed() if kill else _undisturbed():
             act()
         self.compare()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.daemon.server_process import ServerError, ServerProcess
+from msharefs.daemon.server_process import PROTOCOL, ServerError, ServerProcess
 from tests.cli.tool import mshare
 from tests.helpers import mount, raw
 from tests.helpers.background import Background
@@ -205,11 +205,14 @@ def test_an_upgrade_to_code_that_speaks_otherwise_with_its_supervisor(installed:
     """Its sentence says what helps, where somebody looks for it, and the mount goes on."""
     before = mount.read_status(installed.path)["pids"]
     spoken = installed.package / "daemon" / "server_process.py"
-    spoken.write_text(spoken.read_text().replace("PROTOCOL = 1", "PROTOCOL = 2"))
+    spoken.write_text(spoken.read_text().replace(f"PROTOCOL = {PROTOCOL}", "PROTOCOL = 99"))
     for number in range(2):
         told = mshare("restart", installed.path).refused()
         assert f"under supervisor {before['supervisor']}, which is of another version" in told
-        assert "(protocol 1, not 2): install that version again, or unmount and mount" in told
+        assert (
+            f"(protocol {PROTOCOL}, not 99): install that version again, or unmount and mount"
+            in told
+        )
         status = mount.read_status(installed.path)
         assert status["pids"] == before
         assert status["upgrades_failed"]["count"] == number + 1
@@ -236,5 +239,5 @@ def test_no_process_for_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     before = open_descriptors()
     with pytest.raises(ServerError, match="no process for a server"):
-        ServerProcess.start(str(tmp_path), 0, 0)
+        ServerProcess.start(str(tmp_path), 0, [0, 0])
     assert open_descriptors() == before

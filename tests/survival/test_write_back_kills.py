@@ -69,18 +69,13 @@ def through_a_stop(
         draft.write_text(f"{step}:1:STOP", encoding="ascii")
         draft.rename(mounted.state / "order")
         result = executor.submit(act)
-        eventually(lambda: state_of(server) == "T", what=f"the server came to {step}")
+        eventually(lambda: gap.state_of(server) == "T", what=f"the server came to {step}")
         with gap.held(mounted.pid):
             os.kill(server, signal.SIGKILL)
             eventually(lambda: gap.has_ended(server))
             meanwhile()
         result.result(timeout=20)
     assert mounted.status()["restarts"] == before + 1
-
-
-def state_of(pid: int) -> str:
-    """Of a process, as /proc has it."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.parametrize("step", WRITING)

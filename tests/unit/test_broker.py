@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from msharefs.daemon import broker_process
-from msharefs.daemon.broker_process import PAUSE, BrokerProcess
+from msharefs.daemon import on_demand
+from msharefs.daemon.on_demand import PAUSE, OnDemand
 from msharefs.files import broker, wire
 from tests.helpers.waiting import eventually
 from tests.unit.support.fakes import StillClock
@@ -25,14 +25,14 @@ def clock() -> StillClock:
 
 
 @pytest.fixture
-def process(clock: StillClock) -> Iterator[BrokerProcess]:
+def process(clock: StillClock) -> Iterator[OnDemand]:
     """As a supervisor has it."""
-    made = BrokerProcess(None, clock)
+    made = OnDemand("broker of files", "msharefs.files.broker", clock=clock)
     yield made
     made.end()
 
 
-def order(process: BrokerProcess, message: dict[str, int]) -> socket.socket:
+def order(process: OnDemand, message: dict[str, int]) -> socket.socket:
     """What a server does. Returns its end of the conversation with the helper."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
@@ -41,12 +41,12 @@ def order(process: BrokerProcess, message: dict[str, int]) -> socket.socket:
     return ours
 
 
-def waits(process: BrokerProcess) -> bool:
+def waits(process: OnDemand) -> bool:
     """Whether an order waits."""
     return bool(select.select([process], [], [], 0)[0])
 
 
-def test_an_order_waits_for_a_broker(process: BrokerProcess) -> None:
+def test_an_order_waits_for_a_broker(process: OnDemand) -> None:
     """It is taken by the one that is started for it."""
     assert process.is_missed()
     assert not waits(process)
@@ -60,7 +60,7 @@ def test_an_order_waits_for_a_broker(process: BrokerProcess) -> None:
     assert not waits(process)
 
 
-def test_a_number_that_is_somebody_elses_by_now(process: BrokerProcess) -> None:
+def test_a_number_that_is_somebody_elses_by_now(process: OnDemand) -> None:
     """Whoever has it has not what the kernel said of the caller, and nothing of his is read; nobody
     at all may have it."""
     ended = os.fork()
@@ -81,7 +81,7 @@ def test_a_number_that_is_somebody_elses_by_now(process: BrokerProcess) -> None:
             assert wire.receive(conversation)[0]["errno"] == code
 
 
-def test_a_broker_that_retires_takes_no_order(process: BrokerProcess) -> None:
+def test_a_broker_that_retires_takes_no_order(process: OnDemand) -> None:
     """The next one does, and the old one ends with its last helper."""
     with order(process, {"uid": 1, "writes": False}) as first:
         process.start()
@@ -96,12 +96,12 @@ def test_a_broker_that_retires_takes_no_order(process: BrokerProcess) -> None:
 
 
 def test_a_program_that_fails_is_not_started_without_a_pause(
-    process: BrokerProcess, clock: StillClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    process: OnDemand, clock: StillClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for it would have it started again at once, and for ever."""
     program = tmp_path / "fails.py"
     program.write_text("raise SystemExit(3)")
-    monkeypatch.setattr(broker_process, "_PROGRAM", str(program))
+    monkeypatch.setattr(on_demand, "_PROGRAM", str(program))
     process.start()
     eventually(lambda: process.is_missed() or process.pause() > 0)
     assert process.pause() == PAUSE

@@ -35,7 +35,7 @@ def region(world: World) -> Region:
 @pytest.fixture
 def plane() -> DirectPlane:
     """On a kernel that offers everything."""
-    return DirectPlane(ScriptedDevice(), "a test", OFFER)
+    return DirectPlane(ScriptedDevice().notify, "a test", OFFER)
 
 
 def test_the_kernel_asks_before_mmap(plane: DirectPlane) -> None:

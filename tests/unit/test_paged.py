@@ -56,7 +56,7 @@ def kernel_end() -> Iterator[KernelEnd]:
 @pytest.fixture
 def plane(kernel_end: KernelEnd) -> PagedPlane:
     """On a kernel that tells read(2) from page faults."""
-    return PagedPlane(kernel_end.device, "a test", offer(ALLOW_MMAP | RESEND))
+    return PagedPlane(kernel_end.device.notify, "a test", offer(ALLOW_MMAP | RESEND))
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_write_back_without_a_descriptor_is_a_refusal(plane: PagedPlane, world
 def test_a_read_need_not_be_of_whole_pages(kernel_end: KernelEnd, world: World) -> None:
     """An old kernel passes read(2) of a descriptor with O_DIRECT on as it is, from memory that
     comes at the first touch, too, and however large it is."""
-    plane = PagedPlane(kernel_end.device, "a test", offer(0))
+    plane = PagedPlane(kernel_end.device.notify, "a test", offer(0))
     region = world.region(size=1 << 21)
     world.map(region, 0, 1 << 21, flags=abi.MAP_NORESERVE)
     segment = segment_of(region)
@@ -201,7 +201,7 @@ def test_read_2_is_refused(plane: PagedPlane, region: Region) -> None:
 
 def test_an_old_kernel_cannot_tell(kernel_end: KernelEnd, region: Region) -> None:
     """Before Linux 6.6 everything goes through the page cache: read(2) gives what is mapped."""
-    plane = PagedPlane(kernel_end.device, "a test", offer(0))
+    plane = PagedPlane(kernel_end.device.notify, "a test", offer(0))
     assert bytes(read(plane, region, fault(3, flags=READ_LOCKOWNER), THREAD)[:1]) == b"3"
     assert plane.open_flags(region) == KEEP_CACHE
 
@@ -319,7 +319,10 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def populating(kernel_end: KernelEnd) -> PagedPlane:
     """A plane on which every thread is in mlock."""
     return PagedPlane(
-        kernel_end.device, "a test", offer(ALLOW_MMAP | RESEND), call_of=lambda thread: "mlock"
+        kernel_end.device.notify,
+        "a test",
+        offer(ALLOW_MMAP | RESEND),
+        call_of=lambda thread: "mlock",
     )
 
 

@@ -131,7 +131,13 @@ def test_the_plane_that_serves(
     wanted: str, flags2: int, privileged: bool, name: str, why: str
 ) -> None:
     """The best that the kernel and the user allow, and why."""
-    plane = choose_plane(wanted, offer(flags2), device=ScriptedDevice(), privileged=privileged)
+    plane = choose_plane(
+        wanted,
+        offer(flags2),
+        device=ScriptedDevice(),
+        notify=ScriptedDevice().notify,
+        privileged=privileged,
+    )
     assert plane.name == name
     assert why in plane.why
 
@@ -140,7 +146,13 @@ def test_the_plane_that_serves(
 def test_passthrough_that_cannot_be_had(flags2: int, privileged: bool) -> None:
     """data=passthrough says why not; it never becomes something else."""
     with pytest.raises(PlaneError, match=r"root|6\.9"):
-        choose_plane("passthrough", offer(flags2), device=ScriptedDevice(), privileged=privileged)
+        choose_plane(
+            "passthrough",
+            offer(flags2),
+            device=ScriptedDevice(),
+            notify=ScriptedDevice().notify,
+            privileged=privileged,
+        )
 
 
 @pytest.mark.parametrize(

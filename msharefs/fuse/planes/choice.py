@@ -8,7 +8,7 @@ from msharefs.fuse import kernel
 from msharefs.fuse.device import Device
 from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.planes.direct import DirectPlane
-from msharefs.fuse.planes.paged import PagedPlane
+from msharefs.fuse.planes.paged import Notify, PagedPlane
 from msharefs.fuse.planes.passthrough import PassthroughPlane
 from msharefs.fuse.planes.plane import DataPlane, PlaneError
 
@@ -28,13 +28,15 @@ def without(offer: InitOffer, names: tuple[str, ...]) -> InitOffer:
     return replace(offer, flags2=offer.flags2 & ~lacking)
 
 
-def choose_plane(wanted: str, offer: InitOffer, *, device: Device, privileged: bool) -> DataPlane:
-    """The plane for data=`wanted`. `privileged` means CAP_SYS_ADMIN in the first user
+def choose_plane(
+    wanted: str, offer: InitOffer, *, device: Device, notify: Notify, privileged: bool
+) -> DataPlane:
+    """The plane for data=`wanted`. `notify` is for notices that may wait, `privileged` means CAP_SYS_ADMIN in the first user
     namespace. Raises PlaneError where passthrough is asked for and cannot be had."""
     if wanted == "direct":
-        return DirectPlane(device, "asked for", offer)
+        return DirectPlane(notify, "asked for", offer)
     if wanted == "paged":
-        return PagedPlane(device, "asked for", offer)
+        return PagedPlane(notify, "asked for", offer)
     obstacle = None
     if not privileged:
         obstacle = "passthrough needs root (CAP_SYS_ADMIN in the first user namespace)"
@@ -44,4 +46,4 @@ def choose_plane(wanted: str, offer: InitOffer, *, device: Device, privileged: b
         return PassthroughPlane(device, "asked for" if wanted == "passthrough" else "it works here")
     if wanted == "passthrough":
         raise PlaneError(obstacle)
-    return PagedPlane(device, obstacle, offer)
+    return PagedPlane(notify, obstacle, offer)

@@ -29,13 +29,15 @@ from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
 from msharefs.fuse import kernel, messages
-from msharefs.fuse.device import ConnectionGone, Device
+from msharefs.fuse.device import ConnectionGone
 from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.messages import ReadIn, WriteIn
 from msharefs.fuse.planes.loans import Asked, Loan, Loans, merged
 from msharefs.fuse.planes.plane import Negotiation
 from msharefs.linux.populate import populating_call
 
+Notify = Callable[[bytes], object]
+"""Gives the kernel a notice. Raises ConnectionGone, or OSError."""
 LARGEST_READ = 1 << 20
 """Bytes of a READ at most: max_pages, as libfuse negotiates it."""
 WINDOW_FROM = 64 << 10
@@ -76,14 +78,14 @@ class PagedPlane:
 
     def __init__(
         self,
-        device: Device,
+        notify: Notify,
         why: str,
         offer: InitOffer,
         call_of: Callable[[int], str | None] = populating_call,
     ) -> None:
-        """`call_of` gives the system call in which a thread makes pages present (loans.py)."""
+        """`notify` is called in worker threads, and waits until pages are dropped. `call_of` gives the system call in which a thread makes pages present (loans.py)."""
         self.why = why
-        self._device = device
+        self._notify = notify
         # With it read(2) and write(2) can be told from faults and write-backs (Linux 6.6).
         # Without it all go through the page cache, and read(2) gives what is mapped.
         self._direct = bool(offer.flags2 & self._wanted & kernel.FUSE_DIRECT_IO_ALLOW_MMAP)
@@ -215,7 +217,7 @@ class PagedPlane:
 
     def _drop(self, ino: int, part: Range) -> None:
         with suppress(ConnectionGone):
-            self._device.notify(messages.encode_pages_changed(ino, part.start, part.size))
+            self._notify(messages.encode_pages_changed(ino, part.start, part.size))
 
     def _lendable(self, region: Region, wanted: Range) -> _Lendable | None:
         """Whether the wanted part of a hole may be lent. Not if some of it is mapped: it will be asked

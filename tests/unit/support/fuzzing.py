@@ -111,7 +111,7 @@ class Unheard(ScriptedDevice):
 
 PLANES: dict[str, Callable[[], DataPlane]] = {
     "passthrough": lambda: PassthroughPlane(Unheard(), "a test"),
-    "paged": lambda: PagedPlane(Unheard(), "a test", InitOffer(7, 45, 0, ALLOW_MMAP)),
+    "paged": lambda: PagedPlane(Unheard().notify, "a test", InitOffer(7, 45, 0, ALLOW_MMAP)),
 }
 """Makes each of the real planes."""
 

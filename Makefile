@@ -48,7 +48,7 @@ format: setup  ## let ruff format and mend what it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: setup  ## measure beside every alternative: a quarter of an hour, QUICK=1 five minutes; ARGS=--pages fills in the pages
+bench: setup  ## measure beside every alternative: twenty minutes, QUICK=1 five minutes; ARGS=--pages fills in the pages
 	@$(SUDO) $(BIN)/python scripts/bench/run $(ARGS)
 
 # How often the server is killed in a soak.

@@ -50,21 +50,33 @@ static char *place_for(uint64_t size)
 	return (char *)((((uintptr_t)room + GIB - 1) & ~(GIB - 1)) + GIB);
 }
 
+/* All of it, whatever is asked for: so it takes room for all of it. */
+static char *attach_sysv(int id, const char *spec)
+{
+	struct shmid_ds facts;
+	char *at;
+
+	if (shmctl(id, IPC_STAT, &facts) < 0)
+		die("shmctl", spec);
+	at = place_for(facts.shm_segsz);
+	if (shmat(id, at, 0) != at)
+		die("shmat", spec);
+	return at;
+}
+
 static char *attach_spec(const char *spec, uint64_t size)
 {
 	const char *path = strchr(spec, ':');
-	char *at = place_for(size);
+	char *at;
 	int fd;
 
 	if (!path++) {
 		fprintf(stderr, "neither file:, direct: nor sysv: %s\n", spec);
 		exit(2);
 	}
-	if (strncmp(spec, "sysv:", 5) == 0) {
-		if (shmat((int)number(path), at, 0) != at)
-			die("shmat", spec);
-		return at;
-	}
+	if (strncmp(spec, "sysv:", 5) == 0)
+		return attach_sysv((int)number(path), spec);
+	at = place_for(size);
 	fd = open(path, O_RDWR);
 	if (fd < 0)
 		die("open", spec);

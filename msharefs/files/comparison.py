@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
-from msharefs.files.record import PAGE, Record, differing, next_data
+from msharefs.files.record import DIGEST, PAGE, Record, differing, next_data
 
 WINDOW = 64 << 20
 """Bytes of a region that are mapped at a time."""
@@ -20,11 +20,12 @@ BATCH = 1 << 20
 
 
 class Changes(NamedTuple):
-    """What was found in a batch: `pages` from `place` on in its window, of which those at `changed`, counted from there,
-    are not as they were. In bytes; the pages are good until the next batch."""
+    """What was found in a batch: `pages` from `place` on in its window, of which the file has so much `inside`. Those at
+    `changed`, counted from there, are not as they were. In bytes; the pages are good until the next batch."""
 
     place: int
     pages: memoryview
+    inside: int
     changed: list[int]
 
 
@@ -61,9 +62,13 @@ class Window:
             if left <= 0:
                 return
             with memoryview(self._memory) as memory, self._batch(memory, place) as batch:
+                cut_page = self._cut_page(batch, left)
                 with self._inside(batch, left) as pages:
                     noted = self._record.noted(self.offset + place, len(pages))
-                    yield Changes(place, pages, differing(noted, self._record.digests(pages)))
+                    changed = differing(noted, self._record.digests(pages))
+                    if changed and cut_page == noted[changed[-1] // PAGE * DIGEST :]:
+                        changed.pop()
+                    yield Changes(place, pages, min(left, len(pages)), changed)
             place += BATCH
 
     def _next(self, place: int) -> int | None:
@@ -86,6 +91,14 @@ class Window:
         if start + size <= self._solid:
             return memory[place : place + size]
         return self._copy[: os.preadv(self._segment, [self._copy[:size]], start)]
+
+    def _cut_page(self, batch: memoryview, left: int) -> bytes:
+        """The digest of the page that the file ends in, whole, or nothing. A page that is as it was has not been changed
+        because the file has been cut in it."""
+        last = left // PAGE * PAGE
+        if last == left or left >= len(batch):
+            return b""
+        return self._record.digests(batch[last : last + PAGE])
 
     def _inside(self, batch: memoryview, left: int) -> memoryview:
         """What of a batch is in the file, of whose last page only what it has is the region's."""

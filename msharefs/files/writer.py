@@ -132,7 +132,8 @@ class Writer:
         bytes, in whole pages. After each batch the caller may end it. Raises OSError of the segment."""
         for window in windows(self._segment, self._record, start, offset, size):
             with _Target(self._file, window.offset, window.size) as target:
-                for place, pages, changed in window.changes(self._size):
+                for place, pages, inside, changed in window.changes(self._size):
+                    target.ends_at(place + inside)
                     for at, length in runs(changed):
                         self._copy[at : at + length] = pages[at : at + length]
                         self._settle(at, length, target, place)
@@ -227,6 +228,7 @@ class _Target:
         self.offset = offset
         self._file = file
         self._size = size
+        self._end = size
         self._memory: mmap.mmap | None = None
 
     def __enter__(self) -> _Target:
@@ -238,6 +240,12 @@ class _Target:
     def renew(self) -> None:
         """Its length is looked at anew with the next part."""
         self._memory = None
+
+    def ends_at(self, end: int) -> None:
+        """Nothing is stored from there on, though the file becomes longer meanwhile: what others append is theirs."""
+        if self._memory is not None and len(self._memory) < end:
+            self.renew()
+        self._end = end
 
     def part(self, start: int, size: int) -> memoryview:
         """As much of it as the file had when it was mapped. Raises OSError, which says why nothing can be written: a seal,
@@ -251,4 +259,4 @@ class _Target:
             except ValueError:
                 # It was cut in this moment.
                 return memoryview(b"")
-        return memoryview(self._memory)[start : start + size]
+        return memoryview(self._memory)[start : min(start + size, self._end)]

@@ -105,7 +105,8 @@ class FileModel:
             if inside <= 0:
                 continue
             ours = cell.data[:inside].ljust(PAGE, b"\0")
-            if ours != origin.noted:
+            # A page that is as it was, whole, is not changed because the file has been cut in it.
+            if origin.noted not in (ours, cell.data):
                 start = origin.page * PAGE
                 file[start : start + inside] = ours[:inside]
                 origin.noted = ours

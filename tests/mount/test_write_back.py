@@ -212,6 +212,20 @@ def test_umount_writes(make_mount: MakeMount, tmp_path: Path, plane: str) -> Non
     assert [path.read_bytes()[:5] for path in files] == [b"again"] * 3
 
 
+def test_a_file_that_others_write_anew(pair: Pair, mounted: mount.Mount) -> None:
+    """C28: cut in a page that nobody has changed in the region, it stays as they wrote it."""
+    os.truncate(pair.path, 0)
+    pair.path.write_bytes(b"anew" * 100)
+    pair.data = bytearray(b"anew" * 100)
+    os.fsync(pair.region)
+    assert pair.is_in_step()
+    with noisy(mounted, "had changed were written over"):
+        pair.change(0, b"changed here")
+        os.fsync(pair.region)
+    assert pair.path.read_bytes()[7:19] == b"changed here"
+    assert pair.path.stat().st_size == 400
+
+
 def test_two_regions_over_one_file(pair: Pair, mounted: mount.Mount, tmp_path: Path) -> None:
     """Each page has what was changed last; who maps it afterwards sees that."""
     other = mounted.path / "second"

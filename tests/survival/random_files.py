@@ -84,11 +84,13 @@ class Client:
             assert (self._directory / name).read_bytes() == data, f"file {name}"
 
     def end(self) -> None:
-        """Regions go; files have what they should have then."""
-        for name in REGIONS:
+        """Regions go, one after the other, because what both have changed is the later one's; files have what they
+        should have then."""
+        for number, name in enumerate(REGIONS, 1):
             os.unlink(self._mounted.path / name)
             self._model.sync(name, 0, PAGES)
             self._let_go(name)
+            self._await_end(len(REGIONS) - number)
             self._await_files()
         self._mounted.wait_until_empty()
 
@@ -168,6 +170,12 @@ class Client:
         os.fsync(self._fd(region))
 
     # Help
+
+    def _await_end(self, left: int) -> None:
+        eventually(
+            lambda: self._mounted.status()["regions"] == left,
+            what="a region goes when its files have all",
+        )
 
     def _await_files(self) -> None:
         eventually(

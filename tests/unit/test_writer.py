@@ -103,6 +103,63 @@ def test_both_sides(desk: Desk) -> None:
     assert desk.path.read_bytes() == desk.data
 
 
+@pytest.mark.parametrize("size", [3 * PAGE + 100, BATCH - 1, BATCH + 1])
+def test_a_file_that_is_cut_in_a_page_that_nobody_changed(desk: Desk, size: int) -> None:
+    """By somebody who writes it anew: the page stays as it is in the file, and when that grows again."""
+    os.truncate(desk.path, size)
+    os.pwrite(desk.file, b"anew", size // PAGE * PAGE)
+    anew = desk.path.read_bytes()
+    assert desk.write() == (0, 0, 0, 0)
+    assert desk.path.read_bytes() == anew
+    os.truncate(desk.path, SHORT)
+    assert desk.write() == (0, 0, 0, 0)
+    assert desk.path.read_bytes() == anew.ljust(SHORT, b"\0")
+
+
+def test_a_file_that_is_cut_in_a_page_that_is_changed(desk: Desk) -> None:
+    """The region's page goes there, as far as the file goes, and is counted."""
+    desk.change(3, b"region")
+    os.truncate(desk.path, 3 * PAGE + 100)
+    assert desk.write() == (PAGE, PAGE, 0, 0)
+    assert desk.path.read_bytes() == desk.data[: 3 * PAGE + 100]
+    assert desk.write() == (0, 0, 0, 0)
+
+
+def test_what_others_append_meanwhile(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the look at the file's length: it is theirs, though it lies in a page that is written."""
+    desk.change(PAGES - 2, b"region")
+    real = desk.record.digests
+
+    def digests(pages: memoryview) -> bytes:
+        # The last batch.
+        if len(pages) < BATCH:
+            os.pwrite(desk.file, b"appended", SHORT)
+        return real(pages)
+
+    monkeypatch.setattr(desk.record, "digests", digests)
+    assert desk.write()[2:] == (0, 0)
+    assert desk.path.read_bytes() == desk.data + b"appended"
+    assert desk.write() == (0, 0, 0, 0)
+
+
+def test_a_file_that_grows_between_two_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the region has behind the end that it had goes there, as it would if it had grown before."""
+    before = BATCH + PAGE + 5
+    os.truncate(desk.path, before)
+    for page in (1, before // PAGE):
+        desk.change(page, b"region", 100)
+    real = desk.record.note
+
+    def note(offset: int, digests: bytes) -> None:
+        if offset < BATCH:
+            os.truncate(desk.path, before + PAGE)
+        real(offset, digests)
+
+    monkeypatch.setattr(desk.record, "note", note)
+    assert desk.write()[2:] == (0, 0)
+    assert os.pread(desk.file, 6, before // PAGE * PAGE + 100) == b"region"
+
+
 def test_all_of_it(desk: Desk) -> None:
     """In runs as long as batches."""
     desk.change(0, os.urandom(SIZE))

@@ -193,6 +193,57 @@ async def test_a_file_that_does_not_answer(desk: Desk) -> None:
     assert [(file.error, file.unwritten) for file in desk.shown] == [(errno.ETIMEDOUT, 8 * PAGE)]
 
 
+async def test_a_part_that_is_written_ends_no_error(desk: Desk) -> None:
+    """All of the mapping must be: what is left has the error still."""
+    await desk.map(0, 8)
+    desk.change(6, b"six")
+    desk.file.full = True
+    with refused(errno.ENOSPC):
+        await desk.fsync()
+    await desk.unmap(0, 2)
+    assert [(file.error, file.unwritten) for file in desk.shown] == [(errno.ENOSPC, PAGE)]
+    desk.file.full = False
+    await desk.fsync()
+    assert [(file.error, file.unwritten) for file in desk.shown] == [(0, 0)]
+
+
+async def test_a_disk_that_does_not_store(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls fsync learns of it."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+
+    async def sync() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(desk.file, "sync", sync)
+    with refused(errno.EIO):
+        await desk.fsync()
+    assert desk.file.contents[PAGE : PAGE + 3] == b"one"
+
+
+async def test_a_journal_without_room_for_an_error(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller has the error of the file all the same, and the log says that nobody will see it later."""
+    await desk.map(0, 8)
+    desk.change(1, b"one")
+    desk.file.full = True
+    before = desk.shown
+
+    def rewrite(*given: object, **named: object) -> object:
+        raise NoRoom("no room for the journal")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.world.manager.journal, "rewrite", rewrite)
+        with refused(errno.ENOSPC):
+            await desk.fsync()
+    assert desk.shown == before
+    assert "not kept for later that /tmp/file has an error" in caplog.text
+    desk.file.full = False
+    await desk.fsync()
+    assert desk.file.contents[PAGE : PAGE + 3] == b"one"
+
+
 async def test_what_is_refused_anyway_is_not_written(desk: Desk) -> None:
     """Nor does its mapping come in parts."""
     await desk.map(0, 8)
@@ -277,6 +328,23 @@ async def test_the_last_close_writes(desk: Desk) -> None:
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert desk.file.contents[PAGE : PAGE + 3] == b"one"
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_what_a_server_before_owed(desk: Desk, is_open: bool) -> None:
+    """A last close that was counted, and after which nothing was written."""
+    await desk.map(0, 8)
+    manager, ino = desk.world.manager, desk.region.ino
+    for _ in range(desk.region.opens):
+        manager.release(None, ino)
+    if is_open:
+        manager.open(None, ino, os.O_RDWR)
+    desk.change(1, b"one")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.write_back.tend)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert (desk.file.contents == CONTENTS) is is_open
 
 
 async def test_fsync_comes_after_the_last_close_before_it(desk: Desk) -> None:

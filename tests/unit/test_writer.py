@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from msharefs.files import comparison
 from msharefs.files.comparison import BATCH
 from msharefs.files.record import PAGE, Owner, Record
 from msharefs.files.writer import Writer
@@ -208,9 +209,9 @@ def test_a_file_that_is_short_at_each_try_and_long_after_it(
             os.truncate(desk.path, 3 * PAGE + 5)
         return real_read(fd, buffers, offset)
 
-    def size(writer: Writer) -> int:
+    def size(work: Writer) -> int:
         os.truncate(desk.path, SHORT)
-        return real_size(writer)
+        return real_size(work)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "preadv", preadv)
@@ -324,3 +325,61 @@ def test_a_file_that_cannot_be_read(desk: Desk, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "preadv", preadv)
     assert desk.write() == (0, 0, PAGE, errno.EIO)
+
+
+def test_a_part_of_a_region(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what lies beside it, also where it is looked at in several windows."""
+    monkeypatch.setattr(comparison, "WINDOW", 3 * PAGE)
+    before = desk.path.read_bytes()
+    desk.change(0, os.urandom(SHORT))
+    work = Writer(desk.file, desk.record, desk.segment)
+    for _ in work.write(PAGE + 5 * PAGE, 5 * PAGE, 8 * PAGE):
+        pass
+    assert work.tally.written == 8 * PAGE
+    part = slice(5 * PAGE, 13 * PAGE)
+    expected = bytearray(before)
+    expected[part] = desk.data[part]
+    assert desk.path.read_bytes() == expected
+    assert desk.write()[0] == SIZE - PAGE - 8 * PAGE
+
+
+def test_a_file_that_is_read_in_small_pieces(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in step is not taken for changed by others."""
+    for page in (3, 4, PAGES - 2):
+        desk.change(page, b"region")
+    real = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if fd == desk.file:
+            buffers = [buffers[0][:1000]]
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert desk.write() == (3 * PAGE, 0, 0, 0)
+    assert desk.path.read_bytes() == desk.data
+
+
+@pytest.mark.parametrize("asked", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_a_page_of_both_that_has_no_room(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    """It is not written over, nor counted so. Where room cannot be asked for the reason is EIO."""
+    os.pwrite(desk.file, b"others", 5 * PAGE)
+    desk.change(5, b"region")
+    real = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if fd not in (desk.file, desk.segment):
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return real(fd, buffers, offset)
+
+    def have_room(fd: int, start: int, size: int) -> None:
+        raise OSError(asked, os.strerror(asked))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", preadv)
+        patch.setattr(syscalls, "have_room", have_room)
+        why = errno.ENOSPC if asked == errno.ENOSPC else errno.EIO
+        assert desk.write() == (0, 0, PAGE, why)
+    assert os.pread(desk.file, 6, 5 * PAGE) == b"others"
+    assert desk.write() == (PAGE, PAGE, 0, 0)

@@ -165,6 +165,7 @@ CREATE_MAPPING = _iow(0, CreateMapping.FORMAT.size)
 CREATE_MAPPING_X86_32 = _iow(0, CreateMapping.FORMAT_X86_32.size)
 UNMAP = _iow(1, Unmap.FORMAT.size)
 ATTACH = _ior(2, Attach.FORMAT.size)
+CLAIM = _ior(3, Attach.FORMAT.size)
 
 LAYOUT_ATTRIBUTE = b"user.msharefs.layout"
 """Extended attribute of a region: its size, mappings, creator and counters as JSON."""

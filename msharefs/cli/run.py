@@ -156,9 +156,13 @@ def _run(options: RunOptions, command: tuple[str, ...]) -> int:
         undo = stack.enter_context(ExitStack())
         undo.callback(run_file.remove)
         region = stack.enter_context(_region_of_the_run(options, run_file))
-        if run_file.story.made:
+        made = run_file.story.made
+        if made:
             undo.callback(regions.remove, run_file)
         _claim(run_file, region, files)
+        # Segments with names may grow without memory where page faults bring it, and nowhere else.
+        if made and not options.shm:
+            region.claim()
         regions.be_first(region, run_file)
         asked = stack.enter_context(_listening(run_file))
         environment = {

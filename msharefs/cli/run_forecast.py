@@ -53,8 +53,12 @@ def _about_the_mount(forecast: Forecast) -> Iterator[str]:
     free, size = facts.f_bavail * facts.f_frsize, facts.f_blocks * facts.f_frsize
     yield f"{notation.size(free)} of the mount's {notation.size(size)} (size=) are free"
     mount = mounts.mount_of(directory)
-    plane = mounts.status_or_nothing(mount).get("data_plane", {}).get("name")
-    if plane in {"paged", "direct"}:
-        # A run maps files: on a direct mount, too, its pages are the kernel's copies.
-        place = formatting.name(mount.path)
-        yield f"page tables would not be small: {place} is in the {plane} data plane"
+    status = mounts.status_or_nothing(mount)
+    if status.get("data_plane", {}).get("name") != "paged":
+        return
+    place = f"{formatting.name(mount.path)} is in the paged data plane"
+    if status.get("direct_for") != "claimants":
+        yield f"page tables would not be small: {place}"
+    elif forecast.with_segments or forecast.region_size is not None:
+        advice = "data=direct, or without --shm and a region of one's own, they would be"
+        yield f"page tables would not be small: {place}; with {advice}"

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from msharefs import abi
-from msharefs.client import creation, requests
+from msharefs.client import creation, requests, segments
 from msharefs.client.arguments import byte_count, region_size
 from msharefs.client.async_watch import layouts as async_layouts
 from msharefs.client.attachment import Attachment
@@ -260,6 +260,21 @@ class Region:
         """
         with translated("cannot write back", self._path):
             os.fsync(self.fileno())
+
+    def claim(self) -> bool:
+        """Have all who attach this region get its memory itself, on an ordinary user's mount, also with
+        `data=auto`, which does so for regions alone that are claimed.
+
+        It lasts until nobody has the region open or attached. The price: a program that maps the
+        file of the region meanwhile by mmap(2) gets SIGBUS at its first touch. So it is for who
+        knows all that use the region, and comes first: the region must be open nowhere else.
+
+        Returns whether it is so now. False is no error, `attach` works as before: the mount maps the
+        memory itself for everybody (passthrough) or can never give it, others have the region open,
+        it is open for reading only here, or has no size yet.
+        """
+        with translated("cannot claim the region", self._path):
+            return segments.claim(self.fileno())
 
     def attach(
         self,

@@ -36,11 +36,28 @@ def segment_of(fd: int) -> int | None:
     `fd`, or a duplicate, has to stay open for as long as the memory is mapped. Raises OSError:
     ENFILE or ENOMEM where the server has no descriptor left, ETIMEDOUT where it does not answer.
     """
+    return _had(fd, abi.ATTACH)
+
+
+def claim(fd: int) -> bool:
+    """Have the region that is open as `fd` attached by its memory itself from now on, also on a mount
+    that does so for those alone that are claimed. Whether it is so now: not where the mount cannot,
+    where somebody else has the region open, or where `fd` is not open for reading and writing. Raises
+    what `segment_of` does."""
+    segment = _had(fd, abi.CLAIM)
+    if segment is None:
+        return False
+    os.close(segment)
+    return True
+
+
+def _had(fd: int, command: int) -> int | None:
+    """The descriptor, by this ioctl."""
     deadline, pause = time.monotonic() + SECONDS, PAUSE
     address = refused = b""
     while time.monotonic() < deadline:
         try:
-            where = _ask(fd)
+            where = _ask(fd, command)
             address = where.address
             if address == refused:
                 # The server lives, or another would have answered: it is in another network namespace.
@@ -62,12 +79,12 @@ def segment_of(fd: int) -> int | None:
     return None
 
 
-def _ask(fd: int) -> abi.Attach:
+def _ask(fd: int, command: int) -> abi.Attach:
     """A token. OSError of the mount."""
     answer = bytearray(abi.Attach.FORMAT.size)
     while True:
         with suppress(InterruptedError):
-            fcntl.ioctl(fd, abi.ATTACH, answer)
+            fcntl.ioctl(fd, command, answer)
             return abi.Attach.unpack(bytes(answer))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from collections.abc import Mapping as Table
 from itertools import islice
 from typing import NamedTuple
@@ -42,9 +42,12 @@ class Step(NamedTuple):
 class Collapsing:
     """The huge pages of all regions of a mount."""
 
-    def __init__(self, regions: Table[int, Region], policy: str, *, attached: bool) -> None:
-        """`regions` may change meanwhile. `policy` is that of the memory (huge=); `attached`
-        says whether programs map segments themselves, so that their huge pages are theirs."""
+    def __init__(
+        self, regions: Table[int, Region], policy: str, attached: Container[int] | None
+    ) -> None:
+        """`regions` may change meanwhile. `policy` is that of the memory (huge=); `attached` are
+        those of the regions whose segments programs map themselves, so that their huge pages are
+        theirs, as of the moment when it is asked; None where there never are any."""
         self._regions = regions
         self._all = policy in _WHOLE
         self._attached = attached
@@ -63,7 +66,7 @@ class Collapsing:
     def obstacle(self) -> str | None:
         """Why there are no more huge pages for now, in a few words; None while there is nothing
         to be said."""
-        return self._obstacle if self._attached else NO_ATTACHMENTS
+        return NO_ATTACHMENTS if self._attached is None else self._obstacle
 
     @property
     def has_work(self) -> bool:
@@ -87,7 +90,7 @@ class Collapsing:
 
     def changed(self, region: Region, start: int, end: int) -> None:
         """What is mapped in a range is another than before: pages there were split, or are new."""
-        if not self._attached or region.size < HUGE_PAGE_SIZE:
+        if not self._is_attached(region.ino) or region.size < HUGE_PAGE_SIZE:
             return
         first, last = _floor(start), _ceiling(end)
         huge = self._huge.get(region.ino)
@@ -110,6 +113,8 @@ class Collapsing:
         only a part was looked at and nothing found in it. The step must be reported by
         `succeeded`, `failed` or `put_off`."""
         ino, position = self._todo.popitem(last=False)
+        if not self._is_attached(ino):
+            return None
         region = self._regions[ino]
         found, position = self._find(region, position, most)
         if found is not None:
@@ -156,6 +161,9 @@ class Collapsing:
         self._obstacle, self._refused = None, 0
         for ino in left:
             self._look_at(ino, 0)
+
+    def _is_attached(self, ino: int) -> bool:
+        return self._attached is not None and ino in self._attached
 
     def _find(self, region: Region, position: int, most: int) -> tuple[Range | None, int]:
         """A range to be collapsed from `position` on, or None and where to look on."""

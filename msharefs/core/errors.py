@@ -117,6 +117,12 @@ class Busy(RefusedError):
     errno = errno.EBUSY
 
 
+class ReachedDirectly(RefusedError):
+    """A region whose clients have the segment, which this one cannot be given."""
+
+    errno = errno.ENODEV
+
+
 class ReachedPlainly(RefusedError):
     """A region's bytes come by page faults, so that nobody can have its segment."""
 

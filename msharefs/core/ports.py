@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
+from msharefs.core.ways import Giving
+
 IsInterrupted = Callable[[], bool]
 """Whether what is being done is to be given up."""
 
@@ -127,6 +129,10 @@ class Kernel(Protocol):
     @property
     def maps_segments(self) -> bool:
         """Whether programs map segments themselves, so that a segment's huge pages are theirs."""
+
+    @property
+    def gives(self) -> Giving:
+        """Who may make a region direct, so that its clients have the segment."""
 
     def attributes_changed(self, ino: int) -> None:
         """The attributes of a living inode are not what the kernel has cached."""

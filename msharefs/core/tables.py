@@ -9,7 +9,7 @@ that calls these.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from msharefs.core.ports import Kernel, Memory, OpenSegment, Segment
 from msharefs.core.quotas import Quotas, Share
 from msharefs.core.region import NO_GROWTH, Region
 from msharefs.core.sweeping import Rounds, sweep, sweep_all
-from msharefs.core.ways import Way
+from msharefs.core.ways import Giving, Way
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ class Tables:
         self.ledger = Ledger(memory)
         self.quotas = quotas
         self.regions: dict[int, Region] = {}
-        self.collapsing = Collapsing(self.regions, memory.huge, attached=kernel.maps_segments)
+        self._direct: dict[int, Region] = {}
+        self.collapsing = Collapsing(self.regions, memory.huge, attached=self._attached())
         self._rounds = Rounds(self.regions, self.ledger.looked_at_all)
         self.open_handles = 0
-        self._direct: dict[int, Region] = {}
         self._reclaiming: dict[int, Region] = {}
 
     # Segments and the memory that they share
@@ -223,6 +223,9 @@ class Tables:
         if way is not region.way:
             self.note_way(region, way)
             self.handles.set_way(region.slot, way)
+            if self.kernel.gives is Giving.CLAIMANTS:
+                # Huge pages of it are for its clients from now on, and were for nobody.
+                self.collapsing.changed(region, 0, region.size)
 
     def note_way(self, region: Region, way: Way) -> None:
         """The same where it is kept already, or about to be."""
@@ -231,6 +234,12 @@ class Tables:
             self._direct[region.ino] = region
         else:
             self._direct.pop(region.ino, None)
+
+    def _attached(self) -> Container[int] | None:
+        """The regions whose segments programs map."""
+        if not self.kernel.maps_segments:
+            return None
+        return self._direct if self.kernel.gives is Giving.CLAIMANTS else self.regions
 
     def ask_kernel(self, inode: Inode) -> None:
         """An inode that the kernel does not know is not open or mapped either."""

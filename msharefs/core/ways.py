@@ -3,12 +3,23 @@
 Owns the table of that. A plain mmap is a copy in the kernel's page cache, so that a region which is
 reached both ways would have contents of two kinds. First come, region by region: the first touch
 makes it plain, the first client that attaches the segment makes it direct, and the last handle ends both,
-because either client has the region's file open. It knows neither regions nor where a way is kept.
+because either client has the region's file open. And to whom a mount gives segments at all. It knows
+neither regions nor where a way is kept.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
+
+
+class Giving(Enum):
+    """Who of those that have a region open may make it direct, in the words of the status."""
+
+    NOBODY = "nobody"
+    CLAIMANTS = "claimants"
+    """Who claims the region for this way, and has it for himself so far. Nobody else on such a mount need
+    know that there is one: all that he does with plain mmap works as if there were none."""
+    ANYBODY = "anybody"
 
 
 class Way(IntEnum):

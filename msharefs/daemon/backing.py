@@ -150,11 +150,13 @@ def _make_read_only_but(*writable: str) -> None:
             raise
 
 
-def view_for_readers(options: MountOptions) -> int | None:
+def view_for_readers(address: str, options: MountOptions) -> int | None:
     """Of a backing that this process has entered and whose segments may be given to clients: a
     descriptor of it through which nothing can be changed; None where it is not needed, or cannot
     be had (linux/read_only.py)."""
-    if options.data != "direct":
+    # Root's mount is in passthrough where nothing else was asked for.
+    may_give = options.data == "auto" and address != PRIVATE
+    if options.data != "direct" and not may_give:
         return None
     try:
         return read_only_view(SHM)

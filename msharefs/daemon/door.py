@@ -78,7 +78,7 @@ class Door:
     def _lend(self, token: bytes) -> Lent:
         promise = self._tokens.take(token)
         self._failpoint("token redeemed")
-        return self._attaching.attach(promise.ino, promise.access)
+        return self._attaching.attach(promise.ino, promise.access, claims=promise.claims)
 
     @contextmanager
     def _place(self, uid: int) -> Iterator[None]:

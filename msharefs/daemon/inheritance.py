@@ -88,7 +88,7 @@ def inherit() -> Inheritance | None:
     try:
         config = Config.load(os.path.join(state, CONFIG))
         enter(config.arena, state)
-        readers = view_for_readers(config.options)
+        readers = view_for_readers(config.arena, config.options)
     except OSError as error:
         report(supervision, {"error": f"the server cannot get to its memory: {error}"})
         return None

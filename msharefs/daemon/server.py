@@ -27,6 +27,7 @@ from msharefs.core.manager import RegionManager
 from msharefs.core.namespace import RootAttributes
 from msharefs.core.ports import Segment
 from msharefs.core.schema import JournalError
+from msharefs.core.ways import Giving
 from msharefs.daemon import garbage, logs
 from msharefs.daemon.backing import open_arena
 from msharefs.daemon.confinement import filter_system_calls
@@ -151,10 +152,10 @@ class Server:
         changes = Changes(self._manager, plane)
         self._collapser = Collapser(self._manager.tables.collapsing, changes)
         tokens, self._door = None, None
-        if plane.gives_segments:
+        if plane.gives is not Giving.NOBODY:
             tokens = Tokens()
             self._door = Door(tokens, self._manager.attaching, failpoint)
-            if given.readers is None:
+            if given.readers is None and plane.gives is Giving.ANYBODY:
                 log.warning(
                     "who may only read a region cannot attach it directly: no user namespace can be"
                     " made here"
@@ -309,6 +310,7 @@ class Server:
             "version": __version__,
             "uptime": round(time.monotonic() - self._started, 3),
             "data_plane": {"name": self._plane.name, "why": self._plane.why},
+            "direct_for": self._plane.gives.value,
             "mount": {
                 "source": self._config.source,
                 "mountpoint": self._config.mountpoint,

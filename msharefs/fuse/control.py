@@ -71,7 +71,7 @@ class Control:
         return b""
 
     def ioctl(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
-        """IOCTL: CREATE_MAPPING, UNMAP, and ATTACH where there are tokens; any other number is
+        """IOCTL: CREATE_MAPPING, UNMAP, and ATTACH and CLAIM where there are tokens; any other number is
         ENOTTY in any state. The mapping of a file is always answered later."""
         head, payload = messages.decode_ioctl(body)
         # The kernel sends as many bytes as the number encodes, none for a number without.
@@ -80,8 +80,8 @@ class Control:
         if len(payload) != _COMMANDS[head.command]:
             raise MalformedError(f"{len(payload)} bytes for ioctl {head.command:#x}")
         region = self._mappings.ioctl_region(header.nodeid)
-        if head.command == abi.ATTACH:
-            return self._give_token(region, head.handle)
+        if head.command in _ATTACHES:
+            return self._give_token(region, head.handle, claims=head.command == abi.CLAIM)
         writable = head.handle in _WRITABLE
         if head.command == abi.UNMAP:
             unwanted = abi.Unmap.unpack(payload)
@@ -108,11 +108,11 @@ class Control:
             return self._change_what_goes_back(turn, uid, region, check, make_plan)
         return self._changes.make(uid, region, make_plan, messages.encode_ioctl)
 
-    def _give_token(self, region: Region, access: int) -> bytes:
+    def _give_token(self, region: Region, access: int, *, claims: bool) -> bytes:
         if self._tokens is None:
             raise NotAnIoctl("nothing is attached directly here")
-        self._manager.attaching.check(region, access)
-        return messages.encode_ioctl(self._tokens.give(region.ino, access).pack())
+        self._manager.attaching.check(region, access, claims=claims)
+        return messages.encode_ioctl(self._tokens.give(region.ino, access, claims=claims).pack())
 
     def _plan_fallocate(self, header: Header, region: Region, wanted: FallocateIn) -> FillPlan:
         return self._manager.sizing.plan_fallocate(
@@ -206,11 +206,13 @@ class Control:
 
 
 _WRITABLE = frozenset({os.O_WRONLY, os.O_RDWR})
+_ATTACHES = frozenset({abi.ATTACH, abi.CLAIM})
 _COMMANDS = {
     abi.CREATE_MAPPING: abi.CreateMapping.FORMAT.size,
     abi.CREATE_MAPPING_X86_32: abi.CreateMapping.FORMAT_X86_32.size,
     abi.UNMAP: abi.Unmap.FORMAT.size,
     abi.ATTACH: 0,
+    abi.CLAIM: 0,
 }
 """The ioctls that there are, and how long the payload is that comes with them: as long as the number
 says, where it says that there is one."""

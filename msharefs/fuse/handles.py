@@ -13,6 +13,7 @@ from msharefs.core.errors import InvalidArgument, Unanswered
 from msharefs.core.inode import Inode
 from msharefs.core.manager import RegionManager
 from msharefs.core.region import Region
+from msharefs.core.ways import Giving
 from msharefs.fuse import kernel, messages
 from msharefs.fuse.attributes import entry_answer
 from msharefs.fuse.kernel import Opcode
@@ -76,7 +77,8 @@ class HandleHandlers:
         inode = self._manager.getattr(header.nodeid)
         if isinstance(inode, Region):
             # read(2) of a handle for direct I/O touches nothing, and is refused.
-            if self._plane.gives_segments and not request.read_flags & kernel.FUSE_READ_LOCKOWNER:
+            gives = self._plane.gives is not Giving.NOBODY
+            if gives and not request.read_flags & kernel.FUSE_READ_LOCKOWNER:
                 self._manager.attaching.touch(inode)
             return self._plane.read(inode, request, header.pid)
         return self._manager.info_text(inode)[request.offset : request.offset + request.size]

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from msharefs.core.ports import OpenSegment, Segment
+from msharefs.core.ways import Giving
 from msharefs.fuse import messages
 from msharefs.fuse.device import ConnectionGone, Device
 from msharefs.fuse.planes.plane import DataPlane
@@ -40,6 +41,11 @@ class KernelPort:
     def maps_segments(self) -> bool:
         """As the data plane has it."""
         return self._plane.maps_segments
+
+    @property
+    def gives(self) -> Giving:
+        """The same."""
+        return self._plane.gives
 
     def attributes_changed(self, ino: int) -> None:
         """The kernel's cached attributes of an inode are out of date. One that it has not in

@@ -25,10 +25,11 @@ MOST = 4096
 
 class Promise(NamedTuple):
     """Whose holder may have the segment of the region `ino`, for an access of that mode
-    (O_RDONLY, ...), until a moment (time.monotonic)."""
+    (O_RDONLY, ...), until a moment (time.monotonic); and whether he claims it."""
 
     ino: int
     access: int
+    claims: bool
     until: float
 
 
@@ -41,10 +42,10 @@ class Tokens:
         self.address = f"msharefs-{secrets.token_hex(15)}".encode("ascii")
         """Where they are taken, as an abstract name. Nobody can bind it before us."""
 
-    def give(self, ino: int, access: int) -> abi.Attach:
-        """A token for who has the region `ino` open with this access mode."""
+    def give(self, ino: int, access: int, *, claims: bool = False) -> abi.Attach:
+        """A token for who has the region `ino` open with this access mode, and may claim it."""
         token = secrets.token_bytes(abi.TOKEN_SIZE)
-        self._promises[token] = Promise(ino, access, self._now() + LIFETIME)
+        self._promises[token] = Promise(ino, access, claims, self._now() + LIFETIME)
         if len(self._promises) > MOST:
             self._promises.popitem(last=False)
         return abi.Attach(token, os.geteuid(), self.address)

@@ -99,15 +99,20 @@ struct mshare_unmap {
 };
 
 /*
- * Answer of MSHAREFS_ATTACH: how a program gets the memory of a region itself, on a
- * mount with the option data=direct.  mmap(2) of the region's file needs none of it.
+ * Answer of MSHAREFS_ATTACH and MSHAREFS_CLAIM: how a program gets the memory of a region
+ * itself, on an ordinary user's mount.  mmap(2) of the region's file needs none of it.
  * What is to be done with it stands in docs/design/direct.md.
+ *
+ * With data=direct anybody may attach a region so, and does it for all who have it open.
+ * With data=auto only a region that was claimed: by who has it open for himself so far, and
+ * wants nobody to map its file until its last descriptor is closed.
  *
  * Errors:
  *   ENOTTY  the descriptor is not that of a region, or the mount has no such way
- *   EBUSY   the region is mapped by mmap(2) of its file, or has MAP_NORESERVE memory
+ *   EBUSY   the region is mapped by mmap(2) of its file, or has MAP_NORESERVE memory;
+ *           with data=auto, it is not claimed, or cannot be: others have it open
  *   EINVAL  the region has no size yet
- *   EACCES  the descriptor is open for writing alone
+ *   EACCES  the descriptor is open for writing alone; to claim, for reading alone
  */
 struct mshare_attach {
 	/* Random bytes, which serve once, within ten seconds. */
@@ -127,5 +132,6 @@ struct mshare_attach {
 #define MSHAREFS_CREATE_MAPPING _IOW('x', 0, struct mshare_create)
 #define MSHAREFS_UNMAP _IOW('x', 1, struct mshare_unmap)
 #define MSHAREFS_ATTACH _IOR('x', 2, struct mshare_attach)
+#define MSHAREFS_CLAIM _IOR('x', 3, struct mshare_attach)
 
 #endif /* MSHAREFS_H */

@@ -3,6 +3,7 @@
  * msharefs_attach.h - attach a region as fast as its mount allows.
  *
  *     void *msharefs_attach(int fd, size_t size, int prot);
+ *     int msharefs_claim(int fd);
  *     int msharefs_attached(const void *address);
  *     int msharefs_detach(void *address);
  *
@@ -176,15 +177,15 @@ static MSHAREFS__UNUSED int msharefs__redeem(int with, const struct mshare_attac
 	return found;
 }
 
-/* A descriptor of the memory of the region that is open as `fd`, by one attempt, which fills in
- * `where`; -1 and why not. */
-static MSHAREFS__UNUSED int msharefs__try(int fd, struct mshare_attach *where)
+/* A descriptor of the memory of the region that is open as `fd`, by one attempt of the ioctl that
+ * is asked for, which fills in `where`; -1 and why not. */
+static MSHAREFS__UNUSED int msharefs__try(int fd, unsigned long asked, struct mshare_attach *where)
 {
 	int found, with;
 
 	/* Waits for the next server where one has ended. */
 	do {
-		found = ioctl(fd, MSHAREFS_ATTACH, where);
+		found = ioctl(fd, asked, where);
 	} while (found && errno == EINTR);
 	if (found)
 		return -1;
@@ -199,7 +200,7 @@ static MSHAREFS__UNUSED int msharefs__try(int fd, struct mshare_attach *where)
 /* The same. A change of the region may be on its way, which takes as long as its memory does, or
  * a server has ended: then it is tried again for some seconds. ECONNREFUSED twice by one address,
  * which the next server would not have, is a server in another network namespace. */
-static MSHAREFS__UNUSED int msharefs__segment(int fd)
+static MSHAREFS__UNUSED int msharefs__segment(int fd, unsigned long asked)
 {
 	struct mshare_attach where, refused;
 	int found, tries, pause = 1;
@@ -207,7 +208,7 @@ static MSHAREFS__UNUSED int msharefs__segment(int fd)
 	memset(&refused, 0, sizeof refused);
 	memset(&where, 0, sizeof where);
 	for (tries = 0; tries < MSHAREFS__TRIES; tries++) {
-		found = msharefs__try(fd, &where);
+		found = msharefs__try(fd, asked, &where);
 		if (found >= 0 || (errno != ESTALE && errno != ECONNREFUSED))
 			return found;
 		if (errno == ECONNREFUSED) {
@@ -321,12 +322,12 @@ static MSHAREFS__UNUSED int msharefs__map_file(int fd, int prot, char *start,
 /* Map the one or the other; the same. */
 static MSHAREFS__UNUSED int msharefs__map(int fd, int prot, char *start, struct msharefs__book *book)
 {
-	int segment = msharefs__segment(fd);
+	int segment = msharefs__segment(fd, MSHAREFS_ATTACH);
 
 	if (segment >= 0)
 		return msharefs__map_segment(fd, segment, prot, start, book);
 	/* Others may have the memory: a touch of the file would be SIGBUS then. */
-	if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+	if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENODEV)
 		return -1;
 	return msharefs__map_file(fd, prot, start, book);
 }
@@ -402,6 +403,26 @@ static MSHAREFS__UNUSED int msharefs_attached(const void *address)
 	if (book->region < 0)
 		return MSHAREFS_FENCED;
 	return MSHAREFS_DIRECT | (book->fence < 0 ? 0 : MSHAREFS_FENCED);
+}
+
+/*
+ * Have a region attached directly by all, also on an ordinary user's mount that does so only
+ * where it is claimed (data=auto): from now on, and until its last descriptor is closed, a
+ * touch of what mmap(2) of its file gives is SIGBUS.  `fd` is open for reading and writing,
+ * and the only descriptor of the region that anybody has opened.
+ *
+ * Returns 0, or -1 with errno: EBUSY where others have it open or have mapped it, ENOTTY
+ * where the mount maps the memory itself by mmap(2) or can never give it.  It can be
+ * attached then as before.
+ */
+static MSHAREFS__UNUSED int msharefs_claim(int fd)
+{
+	int segment = msharefs__segment(fd, MSHAREFS_CLAIM);
+
+	if (segment < 0)
+		return -1;
+	msharefs__close(segment);
+	return 0;
 }
 
 /*

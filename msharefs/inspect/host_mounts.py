@@ -70,6 +70,8 @@ def _huge_pages(asker: Asker, mount: mounts.Mount) -> Iterator[Finding]:
     if huge is None:
         return  # a daemon of an earlier version
     words = f"{mount.path} has {notation.size(huge['collapsed'])} in pages of 2 MiB"
+    if status.get("direct_for") == "claimants":
+        words += ", which only regions have that are claimed; with data=direct all can"
     obstacle = huge["obstacle"]
     if obstacle is None:
         yield Finding("ok", "huge pages", words)

@@ -36,9 +36,14 @@ LEFT_OUT = {
 }
 """Modules that say nothing about a client's rules, and why."""
 
-PAGED, DIRECT = "data=paged", "data=direct"
-SUITES = {PAGED: SUITE, DIRECT: ("tests/direct",)}
-"""What is run on mounts of each plane. What the direct one gives is beside the rules of all."""
+AUTO, DIRECT = "data=auto", "data=direct"
+CLAIMS = "tests/direct/test_claims.py"
+SUITES = {
+    AUTO: (*SUITE, CLAIMS),
+    DIRECT: ("tests/direct", f"--ignore={CLAIMS}"),
+}
+"""What is run on mounts of each kind. One with `auto` is paged but for what is claimed, so that all rules
+of the paged plane hold; what the direct one gives is beside the rules of all."""
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 SECONDS = 480.0
 SHOWN, TAIL = 20, 80
@@ -126,12 +131,12 @@ def sessions(
     wanted: dict[str, dict[str, set[str]]], tmp_path_factory: pytest.TempPathFactory
 ) -> list[Session]:
     """The whole suite, in sessions side by side, because it waits a lot."""
-    modules = sorted(wanted[PAGED], key=os.path.basename)
+    modules = sorted(wanted[AUTO], key=os.path.basename)
     half = len(modules) // 2
     parts = [modules[:half], modules[half:], sorted(wanted[DIRECT])]
     places = [tmp_path_factory.mktemp("ordinary") for _ in parts]
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(run_session, (PAGED, PAGED, DIRECT), parts, places))
+        return list(pool.map(run_session, (AUTO, AUTO, DIRECT), parts, places))
 
 
 def test_sessions_end_well_and_leave_nothing(sessions: list[Session]) -> None:

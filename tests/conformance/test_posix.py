@@ -32,7 +32,12 @@ CHECKS = checks_of(names, links, rename, listing, times, locks)
 ROOT_CHECKS = checks_of(permissions)
 
 
-PLACES = {"passthrough": "mounted", "paged": "mounted_paged"}
+PLACES = {
+    "passthrough": "mounted",
+    "auto": "mounted",
+    "direct": "mounted",
+    "paged": "mounted_paged",
+}
 
 
 @pytest.fixture(params=["tmpfs", *planes()])

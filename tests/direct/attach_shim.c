@@ -7,6 +7,11 @@ void *attach(int fd, size_t size, int prot)
 	return msharefs_attach(fd, size, prot);
 }
 
+int claim(int fd)
+{
+	return msharefs_claim(fd);
+}
+
 int attached(const void *address)
 {
 	return msharefs_attached(address);

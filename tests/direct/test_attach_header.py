@@ -65,6 +65,10 @@ class Attach:
         _check(bits < 0)
         return bits
 
+    def claim(self, fd: int) -> None:
+        """Raises OSError."""
+        _check(self._library.claim(fd) != 0)
+
     def detach(self, address: int) -> None:
         """Raises OSError."""
         _check(self._library.detach(address) != 0)
@@ -251,6 +255,31 @@ def test_it_works_on_every_mount(make_mount: MakeMount, attach: Attach, plane: s
         assert in_child(work) == (how, 0, b"all the same")
         with pytest.raises(ChildKilledError, match="SIGBUS"):
             in_child(touch_hole)
+
+
+def test_a_region_is_claimed(make_mount: MakeMount, attach: Attach) -> None:
+    """D11: It is the memory then, and else the file."""
+    mounted = make_mount("size=16M,data=auto,x-msharefs.without=passthrough")
+    path = mounted.path / "region"
+
+    def work() -> tuple[int, bytes]:
+        with raw.opened(path) as fd:
+            attach.claim(fd)
+            address = attach.attach(fd)
+        poke(address, b"hello")
+        with raw.opened(path) as other, direct.attached(other, UNIT) as window:
+            return attach.how(address), window[:5]
+
+    with raw.opened(path, os.O_RDWR | os.O_CREAT) as fd:
+        os.ftruncate(fd, SIZE)
+        raw.create_mapping(fd, 0, HOLE)
+        # A session of an ordinary user's may have another plane on all its mounts.
+        if mounted.status()["direct_for"] == "claimants":
+            with pytest.raises(OSError, match="Device or resource busy"), raw.opened(path):
+                attach.claim(fd)
+    eventually(lambda: raw.layout(path)["open_handles"] == 0, what="it is open")
+    assert in_child(work) == (DIRECT | FENCED, b"hello")
+    path.unlink()
 
 
 def test_any_file_can_be_attached(tmp_path: Path, attach: Attach) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 ATTACH = 0x80407802
+CLAIM = 0x80407803
 
 
 class Told(NamedTuple):
@@ -25,10 +26,10 @@ class Told(NamedTuple):
     address: bytes
 
 
-def ask(fd: int) -> Told:
-    """A token for an open region. OSError of the ioctl."""
+def ask(fd: int, command: int = ATTACH) -> Told:
+    """A token for an open region, to attach or to claim it. OSError of the ioctl."""
     answer = bytearray(64)
-    fcntl.ioctl(fd, ATTACH, answer)
+    fcntl.ioctl(fd, command, answer)
     token, uid, zero, name = struct.unpack("=16sII40s", answer)
     assert zero == 0
     return Told(token, uid, name.rstrip(b"\0"))
@@ -61,20 +62,27 @@ def redeem(told: Told) -> int:
     return descriptor
 
 
-def segment(fd: int) -> int:
+def segment(fd: int, command: int = ATTACH) -> int:
     """The descriptor of the segment of an open region."""
-    return redeem(ask(fd))
+    return redeem(ask(fd, command))
 
 
 @contextmanager
 def attached(
-    fd: int, size: int, prot: int = mmap.PROT_READ | mmap.PROT_WRITE
+    fd: int, size: int, prot: int = mmap.PROT_READ | mmap.PROT_WRITE, command: int = ATTACH
 ) -> Iterator[mmap.mmap]:
     """The first `size` bytes of an open region, by its segment."""
-    descriptor = segment(fd)
+    descriptor = segment(fd, command)
     try:
         window = mmap.mmap(descriptor, size, prot=prot)
     finally:
         os.close(descriptor)
     with window:
+        yield window
+
+
+@contextmanager
+def claimed(fd: int, size: int) -> Iterator[mmap.mmap]:
+    """The same of one that is claimed by it."""
+    with attached(fd, size, command=CLAIM) as window:
         yield window

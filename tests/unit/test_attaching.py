@@ -14,7 +14,7 @@ from msharefs.core import sweeping
 from msharefs.core.handles import HandleCounts
 from msharefs.core.inode import ROOT_INO
 from msharefs.core.mapper import Limits
-from msharefs.core.ways import Way
+from msharefs.core.ways import Giving, Way
 from tests.unit.support.durables import Host
 from tests.unit.support.worlds import (
     ANONYMOUS,
@@ -67,8 +67,8 @@ def test_the_table(way: Way, touched: Way, attached: Way, closed: Way, mounted_a
 
 
 def test_who_comes_first(world: World) -> None:
-    """A touch makes it plain, and then nobody gets the segment; the other way round nobody's page
-    fault is answered. Each region for itself."""
+    """A touch makes it plain, and then nobody gets the segment; the other way round a touch changes
+    nothing. Each region for itself."""
     one, other = (world.region(name) for name in NAMES)
     attaching = world.manager.attaching
     attaching.touch(one)
@@ -79,10 +79,30 @@ def test_who_comes_first(world: World) -> None:
     attaching.touch(one)
     lent = attaching.attach(other.ino, os.O_RDWR)
     assert lent.fileno() == segment_of(other).fileno()
-    with refused(errno.EIO):
-        attaching.touch(other)
+    attaching.touch(other)
     attaching.check(other, os.O_RDONLY)
     assert (one.way, other.way) == (Way.PLAIN, Way.DIRECT)
+
+
+def test_where_claims_alone_make_it_direct(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of who has the only handle, for reading and writing; then all others have the segment, too."""
+    monkeypatch.setattr(world.kernel, "gives", Giving.CLAIMANTS)
+    region, attaching = world.region(), world.manager.attaching
+    for attempt in (attaching.check, lambda _region, access: attaching.attach(region.ino, access)):
+        with refused(errno.EBUSY):
+            attempt(region, os.O_RDWR)
+    with refused(errno.EACCES):
+        attaching.check(region, os.O_RDONLY, claims=True)
+    world.manager.open(None, region.ino, os.O_RDWR)
+    with refused(errno.EBUSY):
+        attaching.check(region, os.O_RDWR, claims=True)
+    world.manager.release(None, region.ino)
+    attaching.check(region, os.O_RDWR, claims=True)
+    attaching.attach(region.ino, os.O_RDWR, claims=True)
+    world.manager.open(None, region.ino, os.O_RDWR)
+    attaching.check(region, os.O_RDONLY)
+    attaching.attach(region.ino, os.O_RDWR)
+    assert region.way is Way.DIRECT
 
 
 def test_the_last_handle_ends_it(world: World) -> None:
@@ -200,8 +220,7 @@ def test_one_line_for_each_time(world: World, caplog: pytest.LogCaptureFixture) 
     for _ in range(2):
         world.manager.attaching.attach(region.ino, os.O_RDWR)
         for _ in range(3):
-            with refused(errno.EIO):
-                world.manager.attaching.touch(region)
+            world.manager.attaching.touch(region)
         world.manager.release(None, region.ino)
         world.manager.open(None, region.ino, os.O_RDWR)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]

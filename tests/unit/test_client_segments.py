@@ -19,8 +19,9 @@ class Servers:
         self.asked: list[bytes] = []
         self._addresses = iter(addresses)
 
-    def ask(self, fd: int) -> abi.Attach:
+    def ask(self, fd: int, command: int) -> abi.Attach:
         """A token of the next one."""
+        assert command == abi.ATTACH
         self.asked.append(next(self._addresses))
         return abi.Attach(b"t" * 16, os.geteuid(), self.asked[-1])
 

@@ -110,7 +110,7 @@ def test_where_programs_have_pages_of_their_own_nothing_is_done() -> None:
     region = Region(7, 0o600, 0, 0, 1, make_world().region().creator)
     region.become_sized(SIZE)
     region.layout.insert(Mapping(0, SIZE, 3))
-    book = Collapsing({7: region}, "always", attached=False)
+    book = Collapsing({7: region}, "always", attached=None)
     book.changed(region, 0, SIZE)
     assert not book.has_work
     assert book.obstacle == collapsing.NO_ATTACHMENTS
@@ -258,7 +258,7 @@ def test_many_small_mappings_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPa
         region.layout = Layout()
         for mapping in mappings:
             region.layout.append(mapping)
-        book = Collapsing({region.ino: region}, "always", attached=True)
+        book = Collapsing({region.ino: region}, "always", attached={region.ino})
         book.changed(region, 0, region.size)
         done = {u for low, high in steps(book, chance.choice([1, 3])) for u in _units(low, high)}
         assert done == _reserved_units(mappings)

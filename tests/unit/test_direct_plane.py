@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from msharefs.abi import CreateMapping
 from msharefs.core.region import Region
 from msharefs.fuse.handshake import InitOffer
+from msharefs.fuse.messages import ReadIn, WriteIn
 from msharefs.fuse.planes.direct import DirectPlane
 from tests.unit.support.devices import ScriptedDevice
-from tests.unit.support.worlds import PAGE, World, make_world
+from tests.unit.support.worlds import PAGE, World, make_world, refused
 
 DIRECT_IO, KEEP_CACHE = 1, 2
+WRITE_CACHE = 1
 ALLOW_MMAP, RESEND = 0x10, 0x80
 OFFER = InitOffer(major=7, minor=45, flags=1 << 30, flags2=ALLOW_MMAP | RESEND)
 
@@ -54,6 +57,22 @@ def test_how_a_handle_is_opened(plane: DirectPlane, world: World, region: Region
     assert plane.open_flags(region) == 0
     attaching.attach(region.ino, os.O_RDWR)
     assert plane.open_flags(region) == DIRECT_IO
+
+
+def test_a_page_fault_beside_clients(plane: DirectPlane, world: World, region: Region) -> None:
+    """It is refused wherever it is, and what comes back of a page does not get to the memory."""
+    wanted, back = ReadIn(2, 0, PAGE, 0, 0, 0, 0), WriteIn(2, 0, PAGE, WRITE_CACHE, 0, 0, 0)
+    plane.write(region, back, memoryview(b"x" * PAGE))
+    before = plane.read(region, wanted, 0)
+    assert isinstance(before, memoryview)
+    assert bytes(before) == b"x" * PAGE
+    world.manager.attaching.attach(region.ino, os.O_RDWR)
+    with refused(errno.EIO):
+        plane.read(region, wanted, 0)
+    plane.write(region, back, memoryview(b"y" * PAGE))
+    view = memoryview(bytearray(PAGE))
+    region.touchable(0, PAGE).read_into(view, 0)
+    assert bytes(view) == b"x" * PAGE
 
 
 def test_a_change_has_no_pages_to_drop(plane: DirectPlane, world: World, region: Region) -> None:

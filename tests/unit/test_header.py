@@ -103,6 +103,7 @@ int main(void)
 	SHOW("CREATE_MAPPING", MSHAREFS_CREATE_MAPPING);
 	SHOW("UNMAP", MSHAREFS_UNMAP);
 	SHOW("ATTACH", MSHAREFS_ATTACH);
+	SHOW("CLAIM", MSHAREFS_CLAIM);
 	SHOW("attach.sizeof", sizeof(struct mshare_attach));
 	SHOW("create.sizeof", sizeof(struct mshare_create));
 	SHOW("create.region_offset", offsetof(struct mshare_create, region_offset));
@@ -163,6 +164,7 @@ def expected_report() -> dict[str, str]:
         "CREATE_MAPPING": abi.CREATE_MAPPING,
         "UNMAP": abi.UNMAP,
         "ATTACH": abi.ATTACH,
+        "CLAIM": abi.CLAIM,
         "attach.sizeof": abi.Attach.FORMAT.size,
         "create.sizeof": abi.CreateMapping.FORMAT.size,
         "unmap.sizeof": abi.Unmap.FORMAT.size,
@@ -255,7 +257,7 @@ def test_bytes_of_the_header_unpack_to_the_fields(tmp_path: Path) -> None:
 
 
 def test_header_included_alone_and_twice_defines_only_its_names(tmp_path: Path) -> None:
-    """The header needs nothing before it, may be included twice, and adds three macros."""
+    """The header needs nothing before it, may be included twice, and adds four macros."""
     source = tmp_path / "twice.c"
     source.write_text(
         "#include <msharefs.h>\n#include <msharefs.h>\nint main(void) { return 0; }\n"
@@ -268,6 +270,7 @@ def test_header_included_alone_and_twice_defines_only_its_names(tmp_path: Path) 
         "MSHAREFS_CREATE_MAPPING",
         "MSHAREFS_UNMAP",
         "MSHAREFS_ATTACH",
+        "MSHAREFS_CLAIM",
     }
 
 
@@ -286,6 +289,8 @@ int main(void)
 {{
 	void *at = msharefs_attach(-1, 4096, PROT_READ);
 
+	if (!msharefs_claim(-1))
+		return 1;
 	if (at != MAP_FAILED)
 		return msharefs_attached(at) == MSHAREFS_FENCED || msharefs_detach(at);
 	return errno != EBADF;

@@ -124,6 +124,7 @@ def test_no_change_leaves_stale_pages(plane: PassthroughPlane) -> None:
         ("paged", 0, False, "paged", "asked for"),
         ("auto", EVERYTHING, False, "paged", "root"),
         ("auto", EVERYTHING & ~PASSTHROUGH, True, "paged", "6.9"),
+        ("auto", EVERYTHING, False, "paged", "direct for regions that are claimed"),
         ("auto", 0, False, "paged", "root"),
     ],
 )

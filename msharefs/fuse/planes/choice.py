@@ -7,7 +7,7 @@ from dataclasses import replace
 from msharefs.fuse import kernel
 from msharefs.fuse.device import Device
 from msharefs.fuse.handshake import InitOffer
-from msharefs.fuse.planes.direct import DirectPlane
+from msharefs.fuse.planes.direct import ClaimablePlane, DirectPlane
 from msharefs.fuse.planes.paged import Notify, PagedPlane
 from msharefs.fuse.planes.passthrough import PassthroughPlane
 from msharefs.fuse.planes.plane import DataPlane, PlaneError
@@ -46,4 +46,6 @@ def choose_plane(
         return PassthroughPlane(device, "asked for" if wanted == "passthrough" else "it works here")
     if wanted == "passthrough":
         raise PlaneError(obstacle)
-    return PagedPlane(notify, obstacle, offer)
+    if not offer.flags2 & kernel.FUSE_DIRECT_IO_ALLOW_MMAP:
+        return PagedPlane(notify, obstacle, offer)
+    return ClaimablePlane(notify, f"{obstacle}; direct for regions that are claimed", offer)

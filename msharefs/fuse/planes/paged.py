@@ -28,6 +28,7 @@ from msharefs.core.ledger import storage_error
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
+from msharefs.core.ways import Giving
 from msharefs.fuse import kernel, messages
 from msharefs.fuse.device import ConnectionGone
 from msharefs.fuse.handshake import InitOffer
@@ -63,7 +64,7 @@ class PagedPlane:
 
     name = "paged"
     sees_touches = True
-    gives_segments = False
+    gives = Giving.NOBODY
     maps_segments = False
     # Read ahead what two READs carry, so that kernel and daemon copy at the same time; more would
     # give MAP_NORESERVE memory to more than a huge page with each touch. And no strict limit: with
@@ -225,7 +226,7 @@ class PagedPlane:
         if wanted.end > region.size or self._changes.get(region.ino):
             return None
         single = wanted.size <= PAGE_SIZE
-        hole = next(region.layout.gaps(wanted.start, min(wanted.end + AHEAD, region.size)), None)
+        hole = self._hole(region, wanted.start, min(wanted.end + AHEAD, region.size))
         if hole is None or hole.start > wanted.start:
             # MAP_NORESERVE memory that there is none of.
             return _Lendable(wanted, last=False) if single else None
@@ -234,6 +235,10 @@ class PagedPlane:
         # With what the kernel has read ahead in vain, so that it reads ahead again.
         dropped = Range(wanted.start, max(wanted.end, hole.end - PAGE_SIZE))
         return _Lendable(dropped, last=False)
+
+    def _hole(self, region: Region, start: int, end: int) -> Range | None:
+        """The first range in which faults are refused."""
+        return next(region.layout.gaps(start, end), None)
 
     def _lend(self, wanted: Range, dropped: Range, asked: Asked) -> memoryview:
         self._loans.lend(asked, dropped)

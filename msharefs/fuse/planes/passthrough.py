@@ -15,6 +15,7 @@ from msharefs.core.layout import Range
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
+from msharefs.core.ways import Giving
 from msharefs.fuse import kernel
 from msharefs.fuse.device import Device
 from msharefs.fuse.handshake import InitOffer
@@ -31,7 +32,7 @@ class PassthroughPlane:
     tuning: Mapping[str, int] = {}
     attach_advice = 0
 
-    gives_segments = False
+    gives = Giving.NOBODY
 
     def __init__(self, device: Device, why: str) -> None:
         self.why = why

@@ -14,6 +14,7 @@ from msharefs.core.layout import Range
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
+from msharefs.core.ways import Giving
 from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.kernel import FUSE_REQUEST_TIMEOUT
 from msharefs.fuse.messages import ReadIn, WriteIn
@@ -88,8 +89,8 @@ class DataPlane(Protocol):
         not offered (process_init_reply in fs/fuse/inode.c)."""
 
     @property
-    def gives_segments(self) -> bool:
-        """Whether clients may have the segment of a region itself, instead of mapping its file."""
+    def gives(self) -> Giving:
+        """Who may have the segment of a region itself, and have the others do the same."""
 
     def open_flags(self, region: Region) -> int:
         """What a handle on the region is opened with now (FOPEN_*)."""

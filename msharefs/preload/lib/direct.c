@@ -39,7 +39,7 @@ static int ask(int fd)
 	int before = errno, state, segment;
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-	segment = msharefs__segment(fd);
+	segment = msharefs__segment(fd, MSHAREFS_ATTACH);
 	if (segment < 0)
 		segment = -errno;
 	pthread_setcancelstate(state, NULL);
@@ -70,11 +70,15 @@ int region_pages(int fd)
 	if (!atomic_load(&run->direct))
 		return fd;
 	segment = ask(fd);
-	if (segment == -EOPNOTSUPP)
+	if (segment == -EOPNOTSUPP || segment == -ENODEV)
 		segment = ask_for_more();
-	/* It is had plainly now, or the mount is another one, or in another network namespace. */
-	if (segment == -ENOTTY || segment == -EBUSY || segment == -EACCES || segment == -ECONNREFUSED)
+	/* It is had plainly now, or the mount is another one. */
+	if (segment == -ENOTTY || segment == -EBUSY)
 		return fd;
+	/* The mount is in another network or user namespace, and others have the memory: the file can
+	 * be mapped beside them on some mounts, and not be touched. */
+	if (segment == -EACCES || segment == -ECONNREFUSED)
+		return -ENODEV;
 	if (segment < 0)
 		return segment;
 	error = keep_open(fd);

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from msharefs.abi import HUGE_PAGE_SIZE, PAGE_SIZE
 from msharefs.core.errors import Busy
 from msharefs.core.ports import IsInterrupted, OpenSegment, Segment, never
+from msharefs.core.ways import Giving
 
 FIRST_REGISTRATION = 5000
 
@@ -305,6 +306,7 @@ class FakeKernel:
     worker, as the real one does with large regions."""
 
     maps_segments = True
+    gives = Giving.ANYBODY
 
     def __init__(self, faults: Faults, *, reclaim_later: bool = False) -> None:
         self.reclaim_later = reclaim_later

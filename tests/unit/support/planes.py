@@ -10,6 +10,7 @@ from msharefs.core.layout import Range
 from msharefs.core.plan import Plan
 from msharefs.core.ports import OpenSegment
 from msharefs.core.region import Region
+from msharefs.core.ways import Giving
 from msharefs.fuse.handshake import InitOffer
 from msharefs.fuse.messages import Header, ReadIn, WriteIn
 from msharefs.fuse.planes.plane import Negotiation
@@ -29,7 +30,7 @@ class FakePlane:
     maps_segments = True
     tuning: Mapping[str, int] = {}
     attach_advice = 0
-    gives_segments = False
+    gives = Giving.NOBODY
 
     def __init__(self, flags2: int = 0x30) -> None:
         self.flags2 = flags2

@@ -160,7 +160,7 @@ def _drawing(listings: Sequence[Listing]) -> RenderableType:
             parts.append(
                 terminal.table(_COLUMNS, (row(listing, region) for region in listing.found))
             )
-        else:
+        elif not listing.unreadable:
             parts.append(terminal.text("no regions", "dim"))
     if not listings:
         parts.append(terminal.text("no msharefs is mounted here", "dim"))

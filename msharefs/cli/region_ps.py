@@ -42,8 +42,9 @@ def ps(path: str, *, as_json: bool) -> None:
     fewer columns.
     """
     mount, facts = regions.look_at(path)
-    devices = mounts.devices_of(mount, mounts.status_or_nothing(mount))
-    scan = regions.scan_for(facts, devices)
+    status = mounts.status_or_nothing(mount)
+    devices = mounts.devices_of(mount, status)
+    scan = regions.scan_for(facts, devices, mounts.supervisor_of(status))
     pids = scan.attached.get(facts.file.st_ino, [])
     found = list(processes.processes(regions.places_of(facts, devices), pids))
     if as_json:

@@ -37,7 +37,7 @@ def stat(path: str, *, as_json: bool, everything: bool) -> None:
     """Show a region: its memory, the cost of its page tables, and what is mapped where."""
     mount, facts = regions.look_at(path)
     status = mounts.status_or_nothing(mount)
-    scan = regions.scan_for(facts, mounts.devices_of(mount, status))
+    scan = regions.scan_for(facts, mounts.devices_of(mount, status), mounts.supervisor_of(status))
     pids = scan.attached.get(facts.file.st_ino, [])
     if as_json:
         print(json.dumps(regions.full_document(facts, mount, pids), indent=2))

@@ -110,6 +110,9 @@ class MapPlan(NamedTuple):
         elif self.cut.inside:
             # In one go, however many there were: nothing is in the gaps.
             self.segment.punch(self.mapping.start, self.mapping.size)
+        else:
+            # What was read of a file took memory where it had data.
+            self.segment.count()
         self.contents.drop()
 
     def finish(self) -> None:

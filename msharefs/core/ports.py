@@ -65,6 +65,9 @@ class OpenSegment(Protocol):
     def write(self, data: memoryview, start: int) -> None:
         """Write the bytes at `start`. OSError where there is no memory for them."""
 
+    def count(self) -> None:
+        """Somebody else has given it memory, by its descriptor: that is in use from now on."""
+
     def allocated(self) -> int:
         """How many bytes have memory."""
 

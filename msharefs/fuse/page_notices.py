@@ -5,7 +5,7 @@ The kernel writes back what is dirty of them and waits for the answer, in a way 
 could not end before the next one has answered, and that is started when it has ended.
 
 Owns the server's side: a conversation with a thread of the notifier for each notice that is on its
-way, kept for the next one. The notifier's is daemon/notifier.py.
+way, of which one is kept for the next. The notifier's is daemon/notifier.py.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ ANSWER = struct.Struct("=i")
 """An errno: 0 if the notice was given. One comes before all notices: the conversation has begun."""
 LARGEST = 64
 """Bytes of a notice."""
+IDLE = 1
+"""Conversations that are kept: each is a thread of the notifier's, and a descriptor here and there."""
 PATIENCE = 10.0
 """Seconds until a conversation has begun. Where none begins, because no process can be started, say,
 the notice is given from here: a change that is done is worth more than a death that is easy."""
@@ -59,7 +61,7 @@ class PageNotices:
             except OSError:
                 answer = b""
             if answer:
-                self._idle.append(conversation)
+                self._keep(conversation)
                 (code,) = ANSWER.unpack(answer)
                 if code in GONE:
                     raise ConnectionGone
@@ -67,6 +69,12 @@ class PageNotices:
                     raise OSError(code, os.strerror(code))
                 return
             # It was killed. Pages that are gone can be dropped again.
+            conversation.close()
+
+    def _keep(self, conversation: socket.socket) -> None:
+        if len(self._idle) < IDLE:
+            self._idle.append(conversation)
+        else:
             conversation.close()
 
     def _conversation(self) -> socket.socket:

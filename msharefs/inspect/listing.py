@@ -70,7 +70,8 @@ def look(mount: mounts.Mount, top: str) -> Listing:
         with suppress(FileNotFoundError):
             found.append(regions.facts_of(path).summary())
     segments = {each.segment: each.inode for each in found if each.segment is not None}
-    scan = processes.scan(mounts.devices_of(mount, status), segments)
+    supervisor = mounts.supervisor_of(status)
+    scan = processes.scan(mounts.devices_of(mount, status), segments, supervisor)
     return Listing(mount, top, scan, found, unreadable)
 
 

@@ -147,6 +147,11 @@ def devices_of(mount: Mount, status: dict[str, Any]) -> frozenset[int]:
     return earlier - {each.device for each in mountinfo.own_mounts()} | {mount.device}
 
 
+def supervisor_of(status: dict[str, Any]) -> int:
+    """The process whose children serve the mount, 0 where it does not say."""
+    return int(status.get("pids", {}).get("supervisor", 0))
+
+
 def regions(
     mount: Mount, top: str, complain: Callable[[OSError], None] | None = None
 ) -> Iterator[Found]:

@@ -11,6 +11,7 @@ import os
 import pwd
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -80,9 +81,10 @@ class Scan:
     """Whether /proc does not even list the processes of others."""
 
 
-def scan(devices: Collection[int], segments: Segments) -> Scan:
+def scan(devices: Collection[int], segments: Segments, supervisor: int) -> Scan:
     """Find every process that has files of these devices (st_dev) attached, a mount's, and those
-    that it had before; or the memory of its regions itself."""
+    that it had before; or the memory of its regions itself, but for those that the mount's `supervisor`
+    has started, which work on it."""
     result = Scan(hidden=_others_are_hidden())
     for pid in proc.pids():
         try:
@@ -92,7 +94,8 @@ def scan(devices: Collection[int], segments: Segments) -> Scan:
         except ProcessLookupError:
             continue
         else:
-            for inode in _regions_in(maps, devices, segments):
+            found = _regions_in(maps, devices, segments)
+            for inode in found if found and not _serves(pid, supervisor) else ():
                 result.attached[inode].append(pid)
     return result
 
@@ -106,6 +109,14 @@ def _regions_in(maps: bytes, devices: Collection[int], segments: Segments) -> se
         for area in proc.areas_in(maps, device)
     }
     return files | {inode for inode in memory if inode is not None}
+
+
+def _serves(pid: int, supervisor: int) -> bool:
+    """Whether it is a server, or what has files for one: a child of the supervisor's, or of a child's."""
+    with suppress(ProcessLookupError):
+        parent = proc.stat(pid).parent
+        return supervisor > 0 and supervisor in (parent, proc.stat(parent).parent)
+    return False
 
 
 def processes(places: Collection[tuple[int, int]], pids: list[int]) -> Iterator[Process]:

@@ -138,10 +138,10 @@ def places_of(facts: Facts, devices: Collection[int]) -> list[tuple[int, int]]:
     return places if facts.segment is None else [*places, facts.segment]
 
 
-def scan_for(facts: Facts, devices: Collection[int]) -> processes.Scan:
-    """Who has something of its mount attached, or the memory of this region."""
+def scan_for(facts: Facts, devices: Collection[int], supervisor: int) -> processes.Scan:
+    """Who has something of its mount attached, or the memory of this region; not its servers."""
     segments = {} if facts.segment is None else {facts.segment: facts.file.st_ino}
-    return processes.scan(devices, segments)
+    return processes.scan(devices, segments, supervisor)
 
 
 def document(region: Summary, mount: mounts.Mount) -> dict[str, Any]:

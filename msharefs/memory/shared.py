@@ -172,6 +172,10 @@ class OpenCountedSegment(OpenPosixSegment):
         super().write(data, start)
         self._segment.count()
 
+    def count(self) -> None:
+        """Tell the arena what it holds by now."""
+        self._segment.count()
+
     def _reserve_and_count(self, start: int, size: int, interrupted: IsInterrupted = never) -> int:
         try:
             super().reserve(start, size, interrupted)

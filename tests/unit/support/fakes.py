@@ -158,6 +158,9 @@ class FakeSegment:
         for page in pages:
             self.data.pop(page, None)
 
+    def count(self) -> None:
+        """It always has."""
+
     def allocated(self) -> int:
         """How many bytes have memory."""
         return len(self.pages) * PAGE_SIZE

@@ -36,14 +36,25 @@ LEFT_OUT = {
 }
 """Modules that say nothing about a client's rules, and why."""
 
-AUTO, DIRECT = "data=auto", "data=direct"
+AUTO, DIRECT, ATTACHED = "auto", "direct", "attached"
+PLANES = {AUTO: "data=auto", DIRECT: "data=direct", ATTACHED: "data=direct"}
 CLAIMS = "tests/direct/test_claims.py"
 SUITES = {
     AUTO: (*SUITE, CLAIMS),
     DIRECT: ("tests/direct", f"--ignore={CLAIMS}"),
+    ATTACHED: tuple(
+        f"tests/mount/test_{name}.py"
+        for name in (
+            *("access", "access_special", "accounting", "automap"),
+            *("ioctl_map", "ioctl_unmap", "killed_clients", "names"),
+        )
+    ),
 }
 """What is run on mounts of each kind. One with `auto` is paged but for what is claimed, so that all rules
-of the paged plane hold; what the direct one gives is beside the rules of all."""
+of the paged plane hold; what the direct one gives is beside the rules of all, and those rules once more where
+memory is attached by it."""
+CHOICES = {AUTO: (), DIRECT: (), ATTACHED: ("-k", "[direct")}
+"""Which of their tests."""
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 SECONDS = 480.0
 SHOWN, TAIL = 20, 80
@@ -81,17 +92,17 @@ def results_of(report: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def wanted() -> dict[str, dict[str, set[str]]]:
-    """The tests that root collects for each plane without those that need root, by module."""
-    return {plane: collected(plane, suite) for plane, suite in SUITES.items()}
+    """The tests that root collects of each kind without those that need root, by module."""
+    return {kind: collected(kind, suite) for kind, suite in SUITES.items()}
 
 
-def collected(plane: str, suite: tuple[str, ...]) -> dict[str, set[str]]:
-    """Those of one plane."""
+def collected(kind: str, suite: tuple[str, ...]) -> dict[str, set[str]]:
+    """Those of one kind."""
     ignored = [f"--ignore={module}" for module in LEFT_OUT]
     done = subprocess.run(
-        [*PYTEST, "-q", "--collect-only", "-m", "not root_only", *ignored, *suite],
+        [*PYTEST, "-q", "--collect-only", "-m", "not root_only", *CHOICES[kind], *ignored, *suite],
         cwd=ROOT,
-        env={**os.environ, MORE_OPTIONS: plane},
+        env={**os.environ, MORE_OPTIONS: PLANES[kind]},
         capture_output=True,
         text=True,
         timeout=100,
@@ -105,18 +116,19 @@ def collected(plane: str, suite: tuple[str, ...]) -> dict[str, set[str]]:
     return found
 
 
-def run_session(plane: str, modules: list[str], results: Path) -> Session:
-    """The user's run of these modules on mounts of this plane, with its files in this directory."""
+def run_session(kind: str, modules: list[str], results: Path) -> Session:
+    """The user's run of these modules on mounts of this kind, with its files in this directory."""
     # He writes here, and here alone outside his own world.
     results.chmod(0o777)
     report, log = results / "report.xml", results.with_suffix(".log")
     code = ordinary_user.run(
         [
             "/usr/bin/env",
-            f"{MORE_OPTIONS}={plane}",
+            f"{MORE_OPTIONS}={PLANES[kind]}",
             *PYTEST,
             "--tb=short",
             f"--junitxml={report}",
+            *CHOICES[kind],
             *modules,
         ],
         shown=[ROOT, Path(sys.prefix), Path(sys.base_prefix), results],
@@ -133,10 +145,10 @@ def sessions(
     """The whole suite, in sessions side by side, because it waits a lot."""
     modules = sorted(wanted[AUTO], key=os.path.basename)
     half = len(modules) // 2
-    parts = [modules[:half], modules[half:], sorted(wanted[DIRECT])]
+    parts = [modules[:half], modules[half:], sorted(wanted[DIRECT]), sorted(wanted[ATTACHED])]
     places = [tmp_path_factory.mktemp("ordinary") for _ in parts]
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(run_session, (AUTO, AUTO, DIRECT), parts, places))
+        return list(pool.map(run_session, (AUTO, AUTO, DIRECT, ATTACHED), parts, places))
 
 
 def test_sessions_end_well_and_leave_nothing(sessions: list[Session]) -> None:

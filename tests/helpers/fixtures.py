@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import mount, poke
+from tests.helpers import mount, poke, windows
 from tests.helpers.background import Background
 from tests.helpers.memory_group import MemoryGroup, memory_group, missing_for_memory_groups
 from tests.helpers.watchdog import Watchdog
@@ -127,10 +127,15 @@ def _stop(watchdog: Watchdog, old: mount.Mount) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A module with PLANES runs once on each of these data planes, with a mount for each.
 
-    MSHAREFS_TEST_OPTIONS=data=... leaves one of them.
+    Those of its tests that attach regions, by a client or in their own process, run on ATTACHED as well,
+    but for those that are marked `by_mmap`. MSHAREFS_TEST_OPTIONS=data=... leaves one plane.
     """
     asked = mount.asked_for()
-    planes = [p for p in getattr(metafunc.module, "PLANES", ()) if not asked or p in asked]
+    wanted = list(getattr(metafunc.module, "PLANES", ()))
+    by_mmap = metafunc.definition.get_closest_marker("by_mmap")
+    if by_mmap is None and {"make_poke", "attach"} & set(metafunc.fixturenames):
+        wanted += getattr(metafunc.module, "ATTACHED", ())
+    planes = [plane for plane in wanted if not asked or plane in asked]
     if planes and "mounted" in metafunc.fixturenames:
         metafunc.parametrize("mounted", planes, indirect=True, scope="module")
 
@@ -162,6 +167,22 @@ def mounted_paged(requires_fuse: None, watchdog: Watchdog) -> Iterator[mount.Mou
 def paged(mounted: mount.Mount) -> bool:
     """Whether the kernel asks the daemon for every page."""
     return mount.is_paged(mounted.path)
+
+
+@pytest.fixture
+def direct(request: pytest.FixtureRequest) -> bool:
+    """Whether clients that ask for it get the memory of regions itself, on the mount of the module if the
+    test has it."""
+    if "mounted" in request.fixturenames:
+        mounted: mount.Mount = request.getfixturevalue("mounted")
+        return mount.is_direct(mounted.path)
+    return False
+
+
+@pytest.fixture
+def attach(mounted: mount.Mount) -> type[windows.Window]:
+    """Attaches an open region of the module's mount in this process: attach(fd, size)."""
+    return windows.kind_for(mounted.path)
 
 
 @pytest.fixture
@@ -204,12 +225,14 @@ def poke_program(requires_fuse: None) -> Iterator[Path]:
 
 
 @pytest.fixture
-def make_poke(poke_program: Path) -> Iterator[MakePoke]:
-    """Starts client processes: make_poke() as root, make_poke(uid=...) as somebody else."""
+def make_poke(poke_program: Path, *, direct: bool) -> Iterator[MakePoke]:
+    """Starts client processes: make_poke() as root, make_poke(uid=...) as somebody else. Where the mount
+    gives memory itself they ask for it."""
+    kind = poke.DirectPoke if direct else poke.Poke
     with ExitStack() as stack:
 
         def make(*, uid: int | None = None) -> poke.Poke:
-            return stack.enter_context(poke.Poke(poke_program, uid=uid))
+            return stack.enter_context(kind(poke_program, uid=uid))
 
         yield make
 

@@ -285,6 +285,11 @@ def is_paged(path: Path) -> bool:
     return bool(read_status(path)["data_plane"]["name"] == "paged")
 
 
+def is_direct(path: Path) -> bool:
+    """Whether any client of this mount can have the memory of a region itself."""
+    return bool(read_status(path)["data_plane"]["name"] == "direct")
+
+
 class Mount:
     """One msharefs mount served by the real command in the foreground."""
 

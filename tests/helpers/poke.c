@@ -3,10 +3,12 @@
  *
  * It makes system calls and touches memory for a test, because an access to a hole kills
  * the process that makes it, and because many rules speak of another process or user.
- * It knows nothing of msharefs; tests/helpers/poke.py speaks to it.
+ * Of msharefs it knows the functions of msharefs_attach.h alone; tests/helpers/poke.py speaks to it.
  *
  *   call NAME ARG...            a system call; ARG is a number, s:HEX (a string) or
  *                               b:HEX (a buffer, shown again in the answer)
+ *   attach FD LEN PROT          msharefs_attach()
+ *   detach ADDR                 msharefs_detach()
  *   get ADDR LEN                read memory
  *   put ADDR HEX                write memory
  *   fill ADDR LEN BYTE          write the same byte LEN times
@@ -18,6 +20,8 @@
  * Answers: "ok VALUE [HEX...]", "err ERRNO", "sig SIGNAL".
  */
 #define _GNU_SOURCE
+#include <msharefs_attach.h>
+
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -136,6 +140,24 @@ static void system_call(char **words)
     putchar('\n');
 }
 
+static void attach(char **words)
+{
+    void *found = msharefs_attach(atoi(words[0]), strtoull(words[1], NULL, 0), atoi(words[2]));
+
+    if (found == MAP_FAILED)
+        printf("err %d\n", errno);
+    else
+        printf("ok %zu\n", (size_t)found);
+}
+
+static void detach(char **words)
+{
+    if (msharefs_detach(address(words[0])))
+        printf("err %d\n", errno);
+    else
+        puts("ok 0");
+}
+
 static void get(char **words)
 {
     volatile unsigned char *from = address(words[0]);
@@ -213,6 +235,14 @@ static void run(char **words)
 
     if (strcmp(words[0], "call") == 0) {
         system_call(words + 1);
+        return;
+    }
+    if (strcmp(words[0], "attach") == 0 && words[1] && words[2] && words[3]) {
+        attach(words + 1);
+        return;
+    }
+    if (strcmp(words[0], "detach") == 0 && words[1]) {
+        detach(words + 1);
         return;
     }
     fault = sigsetjmp(rescue, 1);

@@ -1,6 +1,7 @@
 """A client process under a test's orders: the Python side of poke.c.
 
-Knows system calls and memory, nothing of msharefs but the payloads of helpers/raw.py.
+Knows system calls and memory, and of msharefs the payloads of helpers/raw.py; DirectPoke has the functions of
+msharefs_attach.h besides.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from types import TracebackType
 from typing import Self
 
 from tests.helpers import raw
+from tests.helpers.mount import ROOT
 
 SOURCE = Path(__file__).with_name("poke.c")
+INCLUDE = ROOT / "msharefs" / "include"
 AT_FDCWD = -100
 
 Argument = int | bytes | str | Path
@@ -53,8 +56,8 @@ def compiled(source: Path = SOURCE) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="msharefs-poke-") as directory:
         os.chmod(directory, 0o755)
         program = Path(directory, source.stem)
-        command = [compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source)]
-        subprocess.run(command, check=True, timeout=60)
+        flags = ["-O1", "-Wall", "-Wextra", "-Werror", f"-I{INCLUDE}"]
+        subprocess.run([compiler, *flags, "-o", program, source], check=True, timeout=60)
         yield program
 
 
@@ -177,12 +180,21 @@ class Poke:
         """munmap(2)."""
         self.call("munmap", address, length)
 
+    def window(self, fd: int, length: int, *, prot: int = raw.RW) -> int:
+        """Attach the first `length` bytes of an open region; the address."""
+        return self.mmap(fd, length, prot=prot)
+
+    def detach(self, address: int, length: int) -> None:
+        """End all of what window() or attach() has given."""
+        self.munmap(address, length)
+
     def attach(self, path: Path | str, length: int, *, writable: bool = True) -> int:
-        """Map the first `length` bytes of a region and close it again; the address."""
+        """Attach the first `length` bytes of a region and close it again; the address."""
         fd = self.open(path, os.O_RDWR if writable else os.O_RDONLY)
-        address = self.mmap(fd, length, prot=raw.RW if writable else raw.PROT_READ)
-        self.close(fd)
-        return address
+        try:
+            return self.window(fd, length, prot=raw.RW if writable else raw.PROT_READ)
+        finally:
+            self.close(fd)
 
     def get(self, address: int, length: int = 1) -> bytes:
         """Read memory."""
@@ -212,20 +224,34 @@ class Poke:
         return self.order(f"fork {line}")
 
 
+class DirectPoke(Poke):
+    """One that attaches regions as C programs do that have the header, and so by their memory where a mount
+    gives it."""
+
+    def window(self, fd: int, length: int, *, prot: int = raw.RW) -> int:
+        """msharefs_attach()."""
+        return self.order(f"attach {fd} {length} {prot}")[0]
+
+    def detach(self, address: int, length: int) -> None:
+        """msharefs_detach()."""
+        self.order(f"detach {address}")
+
+
 def mapping_of(pid: int, path: Path | str) -> Sequence[str]:
     """The lines of /proc/PID/maps that name `path`."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     return [line for line in maps.splitlines() if line.endswith(str(path))]
 
 
-def smaps(pid: int, path: Path | str) -> dict[str, int]:
-    """The numbers of /proc/PID/smaps for all mappings of `path` together, in KiB."""
+def smaps(pid: int, start: int, length: int) -> dict[str, int]:
+    """The numbers of /proc/PID/smaps for all mappings in a range of addresses together, in KiB."""
     numbers: dict[str, int] = {}
     inside = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         words = line.split()
         if "-" in words[0]:
-            inside = line.endswith(str(path))
+            first, last = (int(word, 16) for word in words[0].split("-"))
+            inside = start <= first and last <= start + length
         elif inside and words[-1] == "kB":
             name = words[0].rstrip(":")
             numbers[name] = numbers.get(name, 0) + int(words[1])

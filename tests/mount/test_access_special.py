@@ -15,6 +15,7 @@ from tests.helpers.raw import HUGE, PAGE, create_mapping, refused
 
 MOUNT_OPTIONS = "size=64M"
 PLANES = ("passthrough", "paged")
+ATTACHED = ("direct",)
 
 SIZE = 4 * HUGE
 

@@ -16,6 +16,7 @@ from tests.helpers.waiting import eventually
 
 MOUNT_OPTIONS = "size=64M,align=4096"
 PLANES = ("passthrough", "paged")
+ATTACHED = ("direct",)
 
 CAPACITY = 64 * raw.MIB
 SIZE = 8 * HUGE
@@ -98,22 +99,23 @@ def test_status_adds_up(mounted: mount.Mount, place: Path) -> None:
 
 
 def test_handles_are_counted(
-    mounted: mount.Mount, place: Path, client: poke.Poke, *, paged: bool
+    mounted: mount.Mount, place: Path, client: poke.Poke, *, paged: bool, direct: bool
 ) -> None:
     """R5: each open is a handle until its close; a mapping is none; a dup is the same handle.
 
-    On the paged plane a mapping keeps its handle, with which the kernel asks for pages.
+    On the paged plane a mapping keeps its handle, with which the kernel asks for pages; and so does who has
+    the memory itself.
     """
     with raw.region(place, HUGE) as fd:
         first = client.open(place)
         second = client.open(place, os.O_RDONLY)
         client.call("dup", second)
-        address = client.mmap(first, HUGE)
+        address = client.window(first, HUGE)
         assert raw.layout(fd)["open_handles"] == mounted.status()["open_handles"] == 3
         client.close(first)
-        if paged:
+        if paged or direct:
             assert raw.layout(fd)["open_handles"] == 3
-            client.munmap(address, HUGE)
+            client.detach(address, HUGE)
         eventually(lambda: raw.layout(fd)["open_handles"] == 2)
         client.close(second)
         assert raw.layout(fd)["open_handles"] == 2
@@ -159,7 +161,7 @@ def test_unlinked_but_mapped_memory(place: Path, make_poke: MakePoke) -> None:
         one.put(first, b"alive")
     assert two.get(second, 5) == b"alive"
     assert CAPACITY - raw.free_bytes(place.parent) == SIZE
-    one.munmap(first, SIZE)
+    one.detach(first, SIZE)
     assert two.get(second, 5) == b"alive"
     assert CAPACITY - raw.free_bytes(place.parent) == SIZE
     two.kill()
@@ -176,7 +178,7 @@ def test_unlinked_but_mapped_memory_can_be_mapped_again_after(
         with raw.refused(errno.ENOMEM):
             create_mapping(fd, 0, CAPACITY)
         create_mapping(fd, 0, CAPACITY // 2)
-        client.munmap(address, CAPACITY // 2)
+        client.detach(address, CAPACITY // 2)
 
         def fits() -> bool:
             try:
@@ -191,6 +193,7 @@ def test_unlinked_but_mapped_memory_can_be_mapped_again_after(
         assert raw.free_bytes(place) == 0
 
 
+@pytest.mark.by_mmap("the header takes all of an attachment away, or nothing")
 def test_part_of_an_unlinked_region_stays_mapped(place: Path, client: poke.Poke) -> None:
     """N10: a window of one page keeps the whole region's memory, as any file system does."""
     with raw.region(place, HUGE, mapped=True):

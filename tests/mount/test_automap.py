@@ -19,9 +19,11 @@ from tests.helpers import mount, raw
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import HUGE, MIB, PAGE, opened, refused
 from tests.helpers.users import ALICE, in_child
+from tests.helpers.windows import Window
 
 MOUNT_OPTIONS = "size=64M,automap"
 PLANES = ("passthrough", "paged")
+ATTACHED = ("direct",)
 LIBC = ctypes.CDLL(None, use_errno=True)
 ATTRIBUTE = "user.msharefs.automap"
 
@@ -39,27 +41,29 @@ def reserved(fd: int) -> int:
     return sum(m["size"] for m in raw.layout(fd)["mappings"] if m["reserve"])
 
 
-def test_truncate_gives_memory(file: int, paged: bool) -> None:
+def test_truncate_gives_memory(
+    file: int, attach: type[Window], *, paged: bool, direct: bool
+) -> None:
     """G1: open, ftruncate, mmap is all that it takes; the size is rounded up to the alignment."""
     os.ftruncate(file, 3 * MIB)
     assert os.fstat(file).st_size == 2 * HUGE
-    with mmap.mmap(file, 3 * MIB) as window:
+    with attach(file, 3 * MIB) as window:
         window[0], window[-1] = 1, 2
-    with mmap.mmap(file, 0) as window:
+    with attach(file) as window:
         assert (len(window), window[0], window[3 * MIB - 1], window[-1]) == (2 * HUGE, 1, 2, 0)
     assert raw.mapped_ranges(file) == [(0, 2 * HUGE)]
-    assert reserved(file) == (0 if paged else 2 * HUGE)
+    assert reserved(file) == (0 if paged or direct else 2 * HUGE)
 
 
-def test_truncate_by_a_path_gives_memory(file: int, place: Path) -> None:
+def test_truncate_by_a_path_gives_memory(file: int, place: Path, attach: type[Window]) -> None:
     """G1: truncate(2) is the same."""
     os.truncate(place, HUGE)
-    with mmap.mmap(file, HUGE) as window:
+    with attach(file, HUGE) as window:
         window[HUGE - 1] = 1
 
 
 @pytest.mark.parametrize("size", [1000, HUGE, 40 * MIB])
-def test_fallocate_reserves(file: int, place: Path, size: int) -> None:
+def test_fallocate_reserves(file: int, place: Path, attach: type[Window], size: int) -> None:
     """G2: the memory is there when the call returns, be it little or much."""
     free = raw.free_bytes(place)
     os.posix_fallocate(file, 0, size)
@@ -67,14 +71,14 @@ def test_fallocate_reserves(file: int, place: Path, size: int) -> None:
     assert (os.stat(place).st_size, os.stat(place).st_blocks * 512) == (whole, whole)
     assert raw.free_bytes(place) == free - whole
     assert reserved(file) == whole
-    with mmap.mmap(file, whole) as window:
+    with attach(file, whole) as window:
         window[whole - 1] = 1
 
 
-def test_fallocate_after_truncate_keeps_the_bytes(file: int) -> None:
+def test_fallocate_after_truncate_keeps_the_bytes(file: int, attach: type[Window]) -> None:
     """G9: as many libraries do it, in a window that is already there."""
     os.ftruncate(file, 2 * HUGE)
-    with mmap.mmap(file, 2 * HUGE) as window:
+    with attach(file, 2 * HUGE) as window:
         window[PAGE] = 1
         os.posix_fallocate(file, 0, 2 * HUGE)
         window[HUGE] = 2
@@ -92,12 +96,14 @@ def test_no_memory_is_no_space(file: int, place: Path) -> None:
     os.posix_fallocate(file, 0, HUGE)
 
 
-def test_truncate_of_more_than_there_is(file: int, paged: bool) -> None:
+def test_truncate_of_more_than_there_is(
+    file: int, attach: type[Window], *, paged: bool, direct: bool
+) -> None:
     """G1, G3: memory that comes at first touch may be promised; where it cannot, it is ENOSPC and no
     SIGBUS later."""
-    if paged:
+    if paged or direct:
         os.ftruncate(file, 1 << 40)
-        with mmap.mmap(file, 1 << 40) as window:
+        with attach(file, 1 << 40) as window:
             window[-1] = 1
     else:
         with refused(errno.ENOSPC):
@@ -105,10 +111,10 @@ def test_truncate_of_more_than_there_is(file: int, paged: bool) -> None:
         assert os.fstat(file).st_size == 0
 
 
-def test_the_same_size_again(file: int, place: Path) -> None:
+def test_the_same_size_again(file: int, place: Path, attach: type[Window]) -> None:
     """G4: success, whoever comes second."""
     os.ftruncate(file, 3 * MIB)
-    with mmap.mmap(file, 3 * MIB) as window:
+    with attach(file, 3 * MIB) as window:
         window[0] = 7
         for _ in range(2):
             os.ftruncate(file, 3 * MIB)
@@ -119,10 +125,10 @@ def test_the_same_size_again(file: int, place: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, HUGE, 3 * HUGE])
-def test_another_size(file: int, place: Path, size: int) -> None:
+def test_another_size(file: int, place: Path, attach: type[Window], size: int) -> None:
     """G5: EINVAL, for O_TRUNC as well; no byte is lost."""
     os.ftruncate(file, 2 * HUGE)
-    with mmap.mmap(file, 2 * HUGE) as window:
+    with attach(file, 2 * HUGE) as window:
         window[-1] = 7
         with refused(errno.EINVAL):
             os.ftruncate(file, size)
@@ -131,24 +137,24 @@ def test_another_size(file: int, place: Path, size: int) -> None:
         assert window[-1] == 7
 
 
-def test_growth(file: int, place: Path) -> None:
+def test_growth(file: int, place: Path, attach: type[Window]) -> None:
     """G5: with grow, by either call; old windows stay, and smaller is EINVAL still."""
     os.setxattr(place, ATTRIBUTE, b"grow")
     os.posix_fallocate(file, 0, HUGE)
-    with mmap.mmap(file, HUGE) as window:
+    with attach(file, HUGE) as window:
         window[0] = 7
         os.ftruncate(file, 5 * MIB)
         os.posix_fallocate(file, 4 * HUGE, PAGE)
         assert os.fstat(file).st_size == 5 * HUGE
-        with mmap.mmap(file, 5 * HUGE) as larger:
+        with attach(file, 5 * HUGE) as larger:
             larger[-1] = 8
             window[1] = 9
-            assert larger[:2] == b"\x07\x09"
+            assert bytes(larger[:2]) == b"\x07\x09"
         with refused(errno.EINVAL):
             os.ftruncate(file, HUGE)
         with refused(errno.ENOSPC):
             os.posix_fallocate(file, 0, 66 * MIB)
-        assert window[:2] == b"\x07\x09"
+        assert bytes(window[:2]) == b"\x07\x09"
     assert os.fstat(file).st_size == 5 * HUGE
 
 
@@ -158,10 +164,10 @@ def test_other_modes(file: int) -> None:
     assert ctypes.get_errno() == errno.EOPNOTSUPP
 
 
-def test_ioctls_work_as_ever(file: int) -> None:
+def test_ioctls_work_as_ever(file: int, attach: type[Window]) -> None:
     """G8, G9: what is unmapped is a hole, until fallocate wants memory there."""
     os.ftruncate(file, 2 * HUGE)
-    with mmap.mmap(file, 2 * HUGE) as window:
+    with attach(file, 2 * HUGE) as window:
         window[0], window[PAGE] = 1, 2
         raw.unmap(file, PAGE, HUGE)
         assert raw.mapped_ranges(file) == [(0, PAGE), (HUGE + PAGE, 2 * HUGE)]

@@ -62,7 +62,7 @@ def test_what_is_there_stays(place: Path, client: Poke) -> None:
         client.fill(address, SIZE, 7)
         wait_until_collapsed(place)
         assert client.holds(address, SIZE, 7)
-        assert smaps(client.pid, place)["ShmemPmdMapped"] == SIZE // 1024
+        assert smaps(client.pid, address, SIZE)["ShmemPmdMapped"] == SIZE // 1024
         assert raw.layout(place)["reserved"] == SIZE
 
 
@@ -141,7 +141,7 @@ def test_huge_never_stays_never(make_mount: MakeMount, client: Poke) -> None:
         address = client.attach(small, 4 * HUGE)
         client.fill(address, 4 * HUGE, 1)
         assert collapsed(small) == 0
-        assert smaps(client.pid, small)["ShmemPmdMapped"] == 0
+        assert smaps(client.pid, address, 4 * HUGE)["ShmemPmdMapped"] == 0
     client.kill()
 
 

@@ -17,6 +17,7 @@ from tests.helpers.waiting import eventually
 
 MOUNT_OPTIONS = "size=64M"
 PLANES = ("passthrough", "paged")
+ATTACHED = ("direct",)
 
 SIZE = 4 * HUGE
 TOP = 2**64
@@ -159,6 +160,7 @@ def test_shared_and_fixed_are_needed(place: Path, region: int, flags: int) -> No
 MEANINGFUL = {raw.MAP_FIXED_NOREPLACE, raw.MAP_NORESERVE, raw.MAP_HUGETLB}
 
 
+@pytest.mark.by_mmap("the client's mmap is of no region")
 @pytest.mark.parametrize("bit", [bit for bit in range(32) if 1 << bit not in MEANINGFUL])
 def test_each_flag_is_taken_as_by_mmap(
     place: Path, region: int, client: poke.Poke, bit: int
@@ -198,9 +200,9 @@ def test_locked_memory_is_memory_like_any_other(
     free = raw.free_bytes(place)
     client.create_mapping(fd, 0, HUGE, flags=ANONYMOUS | raw.MAP_LOCKED)
     assert free - raw.free_bytes(place) == HUGE
-    address = client.mmap(fd, HUGE)
+    address = client.window(fd, HUGE)
     client.fill(address, HUGE, 1)
-    assert poke.smaps(client.pid, place)["Locked"] == 0
+    assert poke.smaps(client.pid, address, HUGE)["Locked"] == 0
 
 
 @pytest.mark.parametrize("bit", range(3, 32))
@@ -335,7 +337,7 @@ def test_huge_pages(place: Path, client: poke.Poke, size_bits: int, *, paged: bo
         client.fill(address + HUGE, 2 * HUGE, 1)
         # The pages of a process are copies of the kernel's own on the paged plane.
         mapped = 0 if paged else 2 * HUGE // 1024
-        assert poke.smaps(client.pid, place).get("ShmemPmdMapped", 0) == mapped
+        assert poke.smaps(client.pid, address, SIZE)["ShmemPmdMapped"] == mapped
 
 
 def test_overlap_inside_a_huge_page(place: Path, client: poke.Poke) -> None:

@@ -18,6 +18,7 @@ from tests.helpers.waiting import eventually
 
 MOUNT_OPTIONS = "size=256M,align=4096"
 PLANES = ("passthrough", "paged")
+ATTACHED = ("direct",)
 
 CAPACITY = 256 * raw.MIB
 SIZE = 16 * HUGE
@@ -189,7 +190,7 @@ def test_kill_with_an_unlinked_region(
     fd = victim.open(place, CREATE | os.O_EXCL)
     victim.call("ftruncate", fd, SIZE)
     victim.create_mapping(fd, 0, SIZE)
-    victim.put(victim.mmap(fd, SIZE), b"x")
+    victim.put(victim.window(fd, SIZE), b"x")
     victim.call("unlinkat", AT_FDCWD, place, 0)
     assert CAPACITY - raw.free_bytes(mounted.path) == SIZE
     victim.kill()

@@ -18,6 +18,7 @@ from tests.helpers.raw import opened, refused
 
 MOUNT_OPTIONS = "size=64M"
 PLANES = ("passthrough", "paged")
+ATTACHED = ("direct",)
 
 
 def test_symlinks_are_refused(place: Path) -> None:
@@ -108,9 +109,9 @@ def test_unlinked_region_works_while_open(place: Path, client: poke.Poke) -> Non
     place.unlink()
     client.call("ftruncate", fd, raw.HUGE)
     client.create_mapping(fd, 0, raw.HUGE)
-    address = client.mmap(fd, raw.HUGE)
+    address = client.window(fd, raw.HUGE)
     client.put(address, b"nameless")
-    assert client.get(client.mmap(fd, raw.HUGE), 8) == b"nameless"
+    assert client.get(client.window(fd, raw.HUGE), 8) == b"nameless"
     layout = raw.layout(f"/proc/{client.pid}/fd/{fd}")
     assert (layout["size"], layout["mapped"]) == (raw.HUGE, raw.HUGE)
     client.unmap(fd, 0, raw.PAGE)

@@ -23,6 +23,7 @@ from tests.helpers.users import ALICE, BOB, NOBODY, as_user
 
 MOUNT_OPTIONS = "size=64M"
 PLANES = ("passthrough", "paged")
+ATTACHED = ("direct",)
 
 
 @pytest.mark.root_only("becomes another user")
@@ -32,7 +33,7 @@ def test_user_makes_and_uses_a_region(place: Path, make_poke: MakePoke) -> None:
     fd = client.open(place, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o640)
     client.call("ftruncate", fd, HUGE)
     client.create_mapping(fd, 0, HUGE)
-    address = client.mmap(fd, HUGE)
+    address = client.window(fd, HUGE)
     client.put(address, b"mine")
     assert client.get(address, 4) == b"mine"
     client.unmap(fd, 0, PAGE)
@@ -89,12 +90,13 @@ def test_reader_cannot_take_memory_away(place: Path, make_poke: MakePoke) -> Non
             reader.unmap(descriptor, 0, HUGE)
         with refused(errno.EACCES):
             reader.create_mapping(descriptor, 0, HUGE)
-        address = reader.mmap(descriptor, HUGE, prot=raw.PROT_READ)
+        address = reader.window(descriptor, HUGE, prot=raw.PROT_READ)
         assert reader.get(address, 4) == b"kept"
         with refused(errno.EACCES):
             reader.call("mprotect", address, HUGE, raw.RW)
 
 
+@pytest.mark.by_mmap("nothing is attached, and tests/direct/test_access.py has the same of memory")
 @pytest.mark.root_only("becomes another user")
 def test_reader_cannot_open_his_descriptor_anew_for_writing(
     place: Path, make_poke: MakePoke
@@ -136,7 +138,7 @@ def test_rights_are_asked_at_open(place: Path, make_poke: MakePoke) -> None:
         os.fchmod(fd, 0o666)
         client = make_poke(uid=BOB)
         descriptor = client.open(place)
-        address = client.mmap(descriptor, HUGE)
+        address = client.window(descriptor, HUGE)
         os.fchmod(fd, 0o600)
         with refused(errno.EACCES):
             client.open(place)
@@ -193,7 +195,7 @@ def test_memory_is_never_handed_on(mounted: mount.Mount, make_poke: MakePoke) ->
     fd = other.open(mine, os.O_CREAT | os.O_EXCL | os.O_RDWR)
     other.call("ftruncate", fd, whole)
     other.create_mapping(fd, 0, whole)
-    address = other.mmap(fd, whole)
+    address = other.window(fd, whole)
     assert other.holds(address, whole, 0)
     mine.unlink()
 

@@ -61,11 +61,13 @@ COMPARE ?= 120
 FILES ?= 120
 # How many requests of any kind its handlers get then.
 REQUESTS ?= 1000000
-soak: setup  ## kill the server KILLS times under sixteen clients, let all go wrong for HOSTILE seconds, compare mshare run for COMPARE seconds, map files for FILES seconds, send REQUESTS odd requests
+soak: setup  ## kill the server KILLS times under sixteen clients, let all go wrong for HOSTILE seconds, compare mshare run for COMPARE seconds, map files for FILES seconds, the clients and the files on the direct plane as well, send REQUESTS odd requests
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --kills $(KILLS) $(ARGS)
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --hostile $(HOSTILE)
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --run $(COMPARE)
 	@$(SUDO) $(BIN)/python -m tests.survival.soak --files $(FILES)
+	@$(SUDO) $(BIN)/python -m tests.survival.soak --files $(FILES) --data direct
+	@$(SUDO) $(BIN)/python -m tests.survival.soak --kills $(KILLS) --data direct
 	@$(BIN)/python -m tests.survival.fuzz --requests $(REQUESTS)
 
 docs: setup  ## the documents as HTML and man pages in docs/_build; a warning is an error

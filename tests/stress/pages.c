@@ -10,6 +10,8 @@
  * Exit code 0 with a line of counts, or 1 with the first wrong thing seen.
  */
 #define _GNU_SOURCE
+#include <msharefs_attach.h>
+
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -42,10 +44,10 @@ static void fail(const char *what, size_t page, uint64_t seen, uint64_t wanted)
 static void attach(void)
 {
 	if (map)
-		munmap(map, size);
-	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		msharefs_detach(map);
+	map = msharefs_attach(fd, size, PROT_READ | PROT_WRITE);
 	if (map == MAP_FAILED) {
-		perror("mmap");
+		perror("msharefs_attach");
 		exit(1);
 	}
 }

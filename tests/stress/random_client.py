@@ -6,10 +6,8 @@ that all clients share, and names that all fight for, where only the errno is ch
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import random
 import time
@@ -18,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.helpers import raw
+from tests.helpers import raw, windows
 from tests.helpers.raw import PAGE, opened, refused
 from tests.helpers.waiting import eventually
 
@@ -51,24 +49,28 @@ class Report:
     refused: int
 
 
-class Window:
+class Held:
     """A region that the client holds attached."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, attach: type[windows.Window]) -> None:
         self.fd = os.open(path, os.O_RDWR)
-        self.map = mmap.mmap(self.fd, size * PAGE)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        try:
+            self._window = attach(self.fd, size * PAGE)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.bytes = self._window.view
 
     def close(self) -> None:
         """Detach."""
-        self.map.close()
+        self._window.close()
         os.close(self.fd)
 
     def is_hole(self, page: int) -> bool:
         """Whether a touch of the page would be SIGBUS, asked without dying of it."""
         with opened("/proc/self/mem", os.O_RDONLY) as memory:
             try:
-                os.pread(memory, 1, self.address + page * PAGE)
+                os.pread(memory, 1, self._window.address + page * PAGE)
             except OSError:
                 return True
         return False
@@ -91,12 +93,14 @@ class RandomClient:
         self.arena = root / "shared"
         self.names: dict[str, ModelFile] = {}
         self.directories: set[str] = {""}
-        self.windows: dict[ModelFile, Window] = {}
+        self.attach = windows.kind_for(root)
+        self.gives_memory = self.attach is windows.LibraryWindow
+        self.windows: dict[ModelFile, Held] = {}
         self.shared: dict[int, int] = {}
         self.out_of_memory = 0
         self.history: deque[str] = deque(maxlen=12)
         self.home.mkdir()
-        self.common = Window(self.arena / "region", CLIENTS * SHARED_PAGES)
+        self.common = Held(self.arena / "region", CLIENTS * SHARED_PAGES, self.attach)
 
     def run(self, deadline: float) -> Report:
         """Random operations until the deadline (time.monotonic)."""
@@ -237,6 +241,12 @@ class RandomClient:
             return None
         return name, self.names[name], self.names[name].size or 0
 
+    def _mapped(self) -> tuple[str, ModelFile, int] | None:
+        chosen = self._sized()
+        if chosen is None or not chosen[1].pages:
+            return None
+        return chosen[0], chosen[1], self.chance.choice(list(chosen[1].pages))
+
     def _range(self, size: int) -> tuple[int, int]:
         first = self.chance.randrange(size)
         return first, self.chance.randint(1, size - first)
@@ -316,7 +326,7 @@ class RandomClient:
             with refused(errno.EINVAL):
                 raw.create_mapping(fd, size * PAGE, PAGE)
             with refused(errno.EINVAL):
-                os.read(fd, 1)
+                os.write(fd, b"x")
             with refused(errno.ENOTTY):
                 fcntl.ioctl(fd, raw.ioctl_number("x", 9, 16), bytes(16))
         with opened(self.home / name, os.O_RDONLY) as fd, refused(errno.EACCES):
@@ -330,27 +340,62 @@ class RandomClient:
         name, file, size = chosen
         if len(self.windows) >= 4:
             self.windows.pop(self.chance.choice(list(self.windows))).close()
-        self.windows[file] = Window(self.home / name, size)
+        self.windows[file] = Held(self.home / name, size, self.attach)
+
+    def op_read_file(self) -> None:
+        """read(2) is refused, or gives what is there, where mounts give the memory itself and nobody has it."""
+        chosen = self._mapped()
+        if chosen is None:
+            return
+        name, file, page = chosen
+        with opened(self.home / name, os.O_RDONLY) as fd:
+            try:
+                found = os.pread(fd, 1, page * PAGE)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                return
+        assert self.gives_memory
+        assert found[0] == file.pages[page]
+
+    def op_map_file(self) -> None:
+        """mmap(2) shows and stores what all see, or is refused, where somebody has the memory itself."""
+        chosen = self._mapped()
+        if chosen is None:
+            return
+        name, file, page = chosen
+        start, byte = page * PAGE, self.chance.randrange(256)
+        with opened(self.home / name) as fd:
+            try:
+                window = windows.Window(fd, (page + 1) * PAGE)
+            except OSError as error:
+                if error.errno != errno.ENODEV or not self.gives_memory:
+                    raise
+                return
+            with window as view:
+                assert view[start] == file.pages[page]
+                view[start : start + PAGE] = bytes([byte]) * PAGE
+                file.pages[page] = byte
 
     def op_write(self) -> None:
         """Fill a mapped page of something that is attached."""
         for file, window in self.windows.items():
             if file.pages:
                 page, byte = self.chance.choice(list(file.pages)), self.chance.randrange(256)
-                window.map[page * PAGE : (page + 1) * PAGE] = bytes([byte]) * PAGE
+                window.bytes[page * PAGE : (page + 1) * PAGE] = bytes([byte]) * PAGE
                 file.pages[page] = byte
 
     def op_read(self) -> None:
         """All that is attached holds what the model says; a hole is a hole."""
         for file, window in self.windows.items():
             for page, byte in file.pages.items():
-                assert window.map[page * PAGE] == byte
-                assert window.map[(page + 1) * PAGE - 1] == byte
+                assert window.bytes[page * PAGE] == byte
+                assert window.bytes[(page + 1) * PAGE - 1] == byte
             holes = [page for page in range(file.size or 0) if page not in file.pages]
             if holes:
                 self._check_hole(window, self.chance.choice(holes))
 
-    def _check_hole(self, window: Window, page: int) -> None:
+    def _check_hole(self, window: Held, page: int) -> None:
         """A touch while somebody maps or unmaps may find a free page, which is swept later."""
         eventually(lambda: window.is_hole(page), what=f"page {page} is a hole")
 
@@ -365,7 +410,7 @@ class RandomClient:
                 self.shared[page] = 0
         elif self.chance.random() < 0.5:
             self.shared[page] = self.chance.randrange(256)
-            self.common.map[start : start + PAGE] = bytes([self.shared[page]]) * PAGE
+            self.common.bytes[start : start + PAGE] = bytes([self.shared[page]]) * PAGE
         else:
             raw.unmap(self.common.fd, start, PAGE)
             del self.shared[page]
@@ -373,7 +418,7 @@ class RandomClient:
     def op_shared_read(self) -> None:
         """Nobody else changes one's own pages."""
         for page, byte in self.shared.items():
-            assert self.common.map[page * PAGE] == byte
+            assert self.common.bytes[page * PAGE] == byte
 
     def op_shared_names(self) -> None:
         """Create, link, rename and remove names that others use at the same time."""

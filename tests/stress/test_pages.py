@@ -18,6 +18,7 @@ import pytest
 from msharefs import Region
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.mount import ROOT
+from tests.helpers.poke import INCLUDE
 
 PROCESSES = 32
 SECONDS = int(os.environ.get("MSHAREFS_STRESS_SECONDS", "15"))
@@ -31,20 +32,23 @@ def pages_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tests/stress/pages.c, compiled."""
     program = tmp_path_factory.mktemp("pages") / "pages"
     compiler = (sysconfig.get_config_var("CC") or "gcc").split()[0]
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-I{INCLUDE}"]
     source = ROOT / "tests/stress/pages.c"
-    subprocess.run(
-        [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True
-    )
+    subprocess.run([compiler, *flags, "-o", program, source], check=True)
     return program
 
 
 @pytest.mark.slow
 @pytest.mark.mount
-@pytest.mark.parametrize("data", ["passthrough", "paged"])
+@pytest.mark.parametrize(
+    ("data", "seconds"),
+    [("passthrough", SECONDS), ("paged", SECONDS), ("direct", SECONDS // 4)],
+)
 def test_no_wrong_byte_while_mappings_come_and_go(
-    make_mount: MakeMount, pages_program: Path, data: str
+    make_mount: MakeMount, pages_program: Path, data: str, seconds: int
 ) -> None:
-    """semantics: ioctl.unmap-effect, ioctl.overlap, mmap.hole, on both data planes."""
+    """semantics: ioctl.unmap-effect, ioctl.overlap, mmap.hole, on all data planes; the processes attach as the
+    header does it, which is by mmap(2) but for the direct plane."""
     mount = make_mount(f"data={data}")
     path = mount.path / "pages"
     choose = random.Random(4711)
@@ -53,7 +57,7 @@ def test_no_wrong_byte_while_mappings_come_and_go(
         arguments = [str(path), str(SIZE), str(STABLE)]
         workers = [
             subprocess.Popen(
-                [pages_program, *arguments, str(number), str(PROCESSES), str(SECONDS)],
+                [pages_program, *arguments, str(number), str(PROCESSES), str(seconds)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -6,7 +6,6 @@ of operations; their interleaving is the machine's.
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import mount, raw
+from tests.helpers import mount, raw, windows
 from tests.helpers.fixtures import MakeMount
 from tests.helpers.raw import PAGE, opened
 from tests.helpers.users import in_child
@@ -59,9 +58,10 @@ def pages_of(ranges: list[tuple[int, int]]) -> list[int]:
 
 def check_contents(path: Path, size: int, pages: dict[int, int]) -> None:
     """Every mapped page is filled with its byte. In a child, as a wrong hole would kill."""
+    attach = windows.kind_for(path)
 
     def compare() -> list[int]:
-        with opened(path) as fd, mmap.mmap(fd, size) as window:
+        with opened(path) as fd, attach(fd, size) as window:
             return [
                 page
                 for page, byte in pages.items()

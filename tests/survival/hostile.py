@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from msharefs.linux import syscalls
-from tests.helpers import raw
+from tests.helpers import raw, windows
 from tests.helpers.memory_group import MemoryGroup, memory_group, missing_for_memory_groups
 from tests.helpers.mount import Mount, processes_of
 from tests.helpers.raw import MIB, PAGE
 from tests.helpers.users import ALICE, become
 from tests.helpers.waiting import eventually
-from tests.stress.random_client import Window
 from tests.survival import load
 from tests.survival.load import Figures
 
@@ -337,7 +336,7 @@ def touch_holes(place: Path) -> None:
     path = place / "region"
     with raw.region(path, 64 * PAGE) as fd:
         raw.create_mapping(fd, 0, PAGE)
-        window = Window(path, 64)
+        window = windows.kind_for(path)(fd, 64 * PAGE)
         with open("/proc/self/mem", "r+b", buffering=0) as memory:
             for page in range(64):
                 with suppress(OSError):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tests.helpers import raw
+from tests.helpers import raw, windows
 from tests.helpers.mount import Mount, arena_of, standby_of
 from tests.helpers.raw import PAGE, opened
 from tests.helpers.users import in_child
@@ -74,6 +74,15 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def servers_of(pid: int) -> Iterator[int]:
+    """The servers of a supervisor, the standby and those that begin among them. Not who drops pages for
+    them: each death of that makes a request long, and one that is in service at three deaths is refused."""
+    for child in children_of(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"start_on_demand" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                yield child
+
+
 Trouble = Callable[[list[int]], Figures]
 """Makes it for the clients with these process ids, and returns what it has seen."""
 
@@ -93,6 +102,7 @@ def run_under(
     (mounted.path / "shared").mkdir()
     with opened(mounted.path / "shared" / "region", os.O_CREAT | os.O_RDWR) as fd:
         os.ftruncate(fd, SHARED_SIZE)
+    _drop_pages(mounted.path)
     descriptors = _descriptors_of_supervisor(mounted)
     with started_clients(mounted.path, seed, refusals) as (clients, stop):
         figures = trouble([pid for pid, _ in clients])
@@ -155,7 +165,7 @@ def kill_again_and_again(mounted: Mount, kills: int, chance: random.Random) -> F
     """Kill the server at random instants; now and then the next one while it starts."""
     figures = Figures()
     while figures.kills < kills:
-        for server in children_of(mounted.pid):
+        for server in servers_of(mounted.pid):
             os.kill(server, signal.SIGKILL)
             figures.kills += 1
         killed_at = time.monotonic()
@@ -219,9 +229,10 @@ def _compare_pages(path: Path, size: int, pages: dict[int, int], zeros: Counter[
     zeros["pages lost"] += len(pages.keys() - mapped)
     zeros["pages too many"] += len(mapped - pages.keys())
     common = sorted(mapped & pages.keys())
+    attach = windows.kind_for(path)
 
     def wrong() -> int:
-        with opened(path) as fd, mmap.mmap(fd, size) as window:
+        with opened(path) as fd, attach(fd, size) as window:
             return sum(
                 window[page * PAGE : (page + 1) * PAGE] != bytes([pages[page]]) * PAGE
                 for page in common
@@ -253,11 +264,15 @@ def _empty(mounted: Mount, zeros: Counter[str]) -> None:
     os.statvfs(mounted.path)
     (mounted.path / "new").mkdir()
     (mounted.path / "new").rmdir()
-    # And who drops pages is spoken to from the first that are dropped on.
-    with raw.region(mounted.path / "new", raw.HUGE) as fd:
+    _drop_pages(mounted.path)
+    zeros["descriptors leaked"] += max(0, held - _descriptors(mounted.server_pid))
+
+
+def _drop_pages(root: Path) -> None:
+    """Who drops pages is spoken to from the first that are dropped on, and started with the first of all."""
+    with raw.region(root / "new", raw.HUGE) as fd:
         raw.create_mapping(fd, 0, PAGE)
         raw.unmap(fd, 0, PAGE)
-    zeros["descriptors leaked"] += max(0, held - _descriptors(mounted.server_pid))
 
 
 def _segments(mounted: Mount) -> list[str]:

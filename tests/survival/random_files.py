@@ -7,7 +7,6 @@ is killed while a step is done.
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
 import random
 import signal
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.helpers import raw
+from tests.helpers import raw, windows
 from tests.helpers.mount import Mount
 from tests.helpers.raw import PAGE, opened
 from tests.helpers.waiting import eventually
@@ -50,6 +49,7 @@ class Client:
         files = {name: self._random.randbytes(self._length()) for name in FILES}
         for name, data in files.items():
             (directory / name).write_bytes(data)
+        self._kind = windows.kind_for(mounted.path)
         self._model = FileModel(list(REGIONS), files)
         self._open = {name: self._attach(name, os.O_CREAT | os.O_EXCL) for name in REGIONS}
 
@@ -76,7 +76,7 @@ class Client:
             fd, window = self._open[name]
             assert raw.mapped_ranges(fd) == shared.ranges(), name
             for page, cell in shared.cells.items():
-                found = window[page * PAGE : (page + 1) * PAGE]
+                found = window.view[page * PAGE : (page + 1) * PAGE]
                 assert found == cell.data, f"page {page} of region {name}"
             files = [each["file"] for each in raw.layout(fd)["mappings"] if "file" in each]
             assert not any(file.get("error") for file in files), name
@@ -131,7 +131,7 @@ class Client:
         for page in self._random.sample(pages, min(len(pages), self._random.randint(1, 6))):
             at, text = self._random.randrange(PAGE - 64), self._random.randbytes(64)
             self._note(f"store to page {page} of {region}")
-            window = self._open[region][1]
+            window = self._open[region][1].view
             window[page * PAGE + at : page * PAGE + at + len(text)] = text
             self._model.store(region, page, at, text)
 
@@ -191,11 +191,11 @@ class Client:
         window.close()
         os.close(fd)
 
-    def _attach(self, region: str, flags: int = 0) -> tuple[int, mmap.mmap]:
+    def _attach(self, region: str, flags: int = 0) -> tuple[int, windows.Window]:
         fd = os.open(self._mounted.path / region, os.O_RDWR | flags)
         if flags:
             os.ftruncate(fd, PAGES * PAGE)
-        return fd, mmap.mmap(fd, PAGES * PAGE)
+        return fd, self._kind(fd, PAGES * PAGE)
 
     def _fd(self, region: str) -> int:
         return self._open[region][0]

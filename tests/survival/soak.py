@@ -6,7 +6,8 @@ sixteen clients that know what the mount must be; `make soak ARGS="--twins 3600"
 with eight that do the same on tmpfs, which is what the mount must be; `make soak ARGS="--hostile 600"`
 with the sixteen while all goes wrong at once; `make soak ARGS="--run 3600"` has programs that know
 nothing of mshare make random calls plainly and under mshare run, and compares every answer;
-`make soak ARGS="--files 3600"` does random steps with regions and files under kills.
+`make soak ARGS="--files 3600"` does random steps with regions and files under kills. With `--data direct` clients attach
+by the library, which gets them the memory itself.
 """
 
 from __future__ import annotations

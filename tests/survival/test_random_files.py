@@ -16,7 +16,7 @@ from tests.survival import random_files
 
 pytestmark = pytest.mark.mount
 
-PLANES = mount.planes()
+PLANES = (*mount.planes(), "direct")
 MOUNT_OPTIONS = random_files.OPTIONS
 SEED = int(os.environ.get("MSHAREFS_SURVIVAL_SEED", time.time_ns() % 10**6))
 STEPS = 150

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.mount, pytest.mark.slow]
 SEED = int(os.environ.get("MSHAREFS_SURVIVAL_SEED", time.time_ns() % 10**6))
 
 
-@pytest.mark.parametrize(("plane", "kills"), [("passthrough", 50), ("paged", 20)])
+@pytest.mark.parametrize(("plane", "kills"), [("passthrough", 50), ("paged", 20), ("direct", 10)])
 def test_nothing_is_lost_or_done_twice(make_mount: MakeMount, plane: str, kills: int) -> None:
     """After the kills names, layouts, contents, handles and memory are those of the models."""
     mounted = make_mount(f"{load.OPTIONS},data={plane}")

@@ -65,11 +65,13 @@ class Rights:
     """Whether it gets the owner and the group that it had; else it is the caller's."""
 
 
-def load(fd: int, name: str, path: str, rights: Rights, advance: Advance) -> None:
-    """Make a region at `path` of the dump that `fd` gives, whose `name` is for messages.
+def load(fd: int, name: str, path: str, rights: Rights, advance: Advance) -> Header:
+    """Make a region at `path` of the dump that `fd` gives, whose `name` is for messages. Returns what
+    the dump says of it.
 
     It appears when all of it is there. Memory for it is needed as it is read, and for us no more
-    than the header takes. Raises OSError and DamagedError.
+    than the header takes. Bytes of files come back as memory: the files that the dump names may be
+    others by now, or of somebody else's choice, and none is looked for. Raises OSError and DamagedError.
     """
     reader = Reader(fd, name)
     try:
@@ -96,6 +98,7 @@ def load(fd: int, name: str, path: str, rights: Rights, advance: Advance) -> Non
             error.filename = path
             error.filename2 = None
         raise
+    return header
 
 
 class _Target:

@@ -2,6 +2,8 @@
 
     {"saved": ..., "name": ..., "size": ..., "mode": ..., "uid": ..., "gid": ..., "layout": [MAPPING, MAPPING]}
 
+A mapping of a file has "file", which is what the layout said of it: for people, nothing is opened by it.
+
 Owns what such a header may say. A dump may come from anybody: the layout, which may be long, is
 taken apart one mapping after the other and never held as objects all at once, and whatever no
 dump writes is a HeaderError.
@@ -16,13 +18,16 @@ from typing import Any, Self
 
 from msharefs import notation
 from msharefs.abi import MAX_FILE_SIZE, PAGE_SIZE
-from msharefs.client.layout import Mapping
+from msharefs.client.layout import MappedFile, Mapping
 
 LARGEST = 64 << 20
-"""Bytes of a header: some 600,000 mappings."""
+"""Bytes of a header: some 600,000 mappings of memory, 200,000 of files."""
 _LARGEST_FACTS = 64 << 10
-_LARGEST_MAPPING = 256
+_LARGEST_MAPPING = 4 << 10
+"""Of a file with 200 characters in its name that take twelve bytes each: that is how long the layout has them."""
 _LARGEST_ID = (1 << 32) - 2
+_LARGEST_WORD = (1 << 64) - 1
+_WRITE_BACK = (None, "on", "failed", "lost")
 _LAYOUT = b'"layout": ['
 _END = b"]}"
 
@@ -47,8 +52,11 @@ class Header:
 
     @classmethod
     def of(cls, mappings: Sequence[Mapping], **facts: Any) -> Self:
-        """The header of a region with these mappings. HeaderError if they are too many."""
-        layout = b", ".join(json.dumps(_saved(mapping)).encode() for mapping in mappings)
+        """The header of a region with these mappings. HeaderError if they are too many, or say too much."""
+        parts = [json.dumps(_saved(mapping)).encode() for mapping in mappings]
+        if max(map(len, parts), default=0) > _LARGEST_MAPPING:
+            raise HeaderError("the name of a mapped file is too long for a dump")
+        layout = b", ".join(parts)
         if len(layout) > LARGEST - _LARGEST_FACTS:
             raise HeaderError(f"{len(mappings)} mappings are too many for a dump")
         return cls(layout=layout, **facts)
@@ -94,11 +102,15 @@ class Header:
                 if self.layout[position : position + 2] != b", ":
                     raise ValueError("no list of mappings")
                 position += 2
-            end = self.layout.find(b"}", position, position + _LARGEST_MAPPING) + 1
-            if not end or self.layout[position : position + 1] != b"{":
-                raise ValueError("no mapping")
-            yield _mapping(_loads(self.layout[position:end]))
-            position = end
+            facts, length = _begin_with(self.layout[position : position + _LARGEST_MAPPING])
+            yield _mapping(facts)
+            position += length
+
+    def of_files(self) -> Iterator[tuple[Mapping, MappedFile]]:
+        """Those of files, with them."""
+        for mapping in self.mappings():
+            if mapping.file is not None:
+                yield mapping, mapping.file
 
     def _check_layout(self) -> None:
         """Whether the mappings lie in the region, in order."""
@@ -112,9 +124,9 @@ class Header:
 
 
 def _saved(mapping: Mapping) -> dict[str, Any]:
-    """What comes back: bytes of a file are memory like all others then."""
     facts = asdict(mapping)
-    del facts["file"]
+    if mapping.file is None:
+        del facts["file"]
     return facts
 
 
@@ -132,6 +144,25 @@ def _mapping(facts: dict[str, Any]) -> Mapping:
         prot=prot,
         reserve=bool(flags[0]),
         huge=bool(flags[1]),
+        file=None if facts.get("file") is None else _file(facts["file"]),
+    )
+
+
+def _file(facts: object) -> MappedFile:
+    if not isinstance(facts, dict) or facts.get("write_back") not in _WRITE_BACK:
+        raise ValueError("no file")
+    path, error = facts.get("path"), facts.get("error")
+    if not isinstance(path, str) or not isinstance(error, str | None):
+        raise ValueError("no words")
+    return MappedFile(
+        path=path,
+        device=_number(facts, "device", 0, _LARGEST_WORD),
+        inode=_number(facts, "inode", 0, _LARGEST_WORD),
+        offset=_number(facts, "offset", 0, MAX_FILE_SIZE),
+        uid=_number(facts, "uid", 0, _LARGEST_ID),
+        write_back=facts["write_back"],
+        unwritten=_number(facts, "unwritten", 0, MAX_FILE_SIZE),
+        error=error,
     )
 
 
@@ -148,6 +179,20 @@ def _loads(text: bytes) -> dict[str, Any]:
         facts = json.loads(text.decode("utf-8"))
     except RecursionError:
         facts = None
+    return _object(facts)
+
+
+def _begin_with(text: bytes) -> tuple[dict[str, Any], int]:
+    """The object that a text begins with, and how long it is. Names of files may have any brackets, so that JSON alone
+    tells where it ends; whatever is not ASCII is escaped in what a dump writes."""
+    try:
+        facts, length = json.JSONDecoder().raw_decode(text.decode("ascii"))
+    except RecursionError:
+        raise ValueError("no mapping") from None
+    return _object(facts), length
+
+
+def _object(facts: object) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise ValueError("no object")
     return facts

@@ -80,6 +80,12 @@ def layout(path: Path) -> tuple[Mapping, ...]:
         return region.layout().mappings
 
 
+def map_file(region: Path, offset: int, file: Path, prot: str) -> None:
+    """Two pages of it."""
+    with Region.open(region) as opened, file.open("r+b" if "w" in prot else "rb") as mapped:
+        opened.map_file(offset, mapped, 8192, file_offset=4096, prot=prot)
+
+
 @pytest.fixture
 def target(region: Path) -> Path:
     """Where a test loads to; it goes with the region."""
@@ -106,6 +112,73 @@ def test_a_loaded_region_is_the_one_that_was_dumped(
     assert facts.st_nlink == 1
     for path in (source, target):
         path.unlink()
+
+
+def test_mappings_of_files_come_back_as_memory(region: Path, target: Path, tmp_path: Path) -> None:
+    """The dump names the files, load says which they were, and never looks for them: they are gone,
+    and what was changed goes nowhere."""
+    table, index, dump = tmp_path / "ta}ble", tmp_path / "index", tmp_path / "dump"
+    for file in (table, index):
+        file.write_bytes(random.Random(3).randbytes(4 * 4096))
+    with Region.create(region, 64 * MIB) as made:
+        made.map(0, MIB)
+    map_file(region, 2 * MIB, table, "rw")
+    map_file(region, 4 * MIB, index, "r")
+    facts = {table: table.stat(), index: index.stat()}
+    mshare("dump", region, dump).ok()
+    bytes_there = contents(region)
+    for file in (table, index):
+        file.unlink()
+    said = mshare("load", dump, target).ok()
+    assert said.out == (
+        "2 mappings were of files and are memory now, which goes back to none: "
+        f"{table} at 2 MiB, {index} at 4 MiB\n"
+    )
+    assert contents(target) == bytes_there
+    assert [mapping.file for mapping in layout(target)] == [None] * 3
+    assert sorted(os.listdir(tmp_path)) == ["dump"]
+    target.unlink()
+    document = mshare("load", dump, target, "--json").json
+    assert (document["path"], document["size"]) == (str(target), 64 * MIB)
+    assert [(each["offset"], each["size"]) for each in document["files"]] == [
+        (2 * MIB, 8192),
+        (4 * MIB, 8192),
+    ]
+    for each, (path, stat), goes_back in zip(
+        document["files"], facts.items(), ("on", None), strict=True
+    ):
+        wanted = {
+            "path": str(path),
+            "device": stat.st_dev,
+            "inode": stat.st_ino,
+            "offset": 4096,
+            "uid": os.getuid(),
+            "write_back": goes_back,
+            "unwritten": 0,
+            "error": None,
+        }
+        assert each["file"] == wanted
+
+
+def test_a_region_of_many_files_takes_one_sentence(
+    region: Path, target: Path, tmp_path: Path
+) -> None:
+    """Eight are named, and how many more there are; of a region without files nothing is said."""
+    (tmp_path / "file").write_bytes(bytes(3 * 4096))
+    with Region.create(region, 64 * MIB):
+        pass
+    for number in range(10):
+        map_file(region, number * MIB, tmp_path / "file", "r")
+    mshare("dump", region, tmp_path / "dump").ok()
+    said = mshare("load", tmp_path / "dump", target).ok().out
+    assert said.count(str(tmp_path / "file")) == 8
+    assert said.startswith("10 mappings were")
+    assert said.endswith(" at 7 MiB, 2 more, which --json has\n")
+    mshare("dump", target, tmp_path / "dump").ok()
+    target.unlink()
+    assert mshare("load", tmp_path / "dump", target).ok().out == ""
+    target.unlink()
+    assert mshare("load", tmp_path / "dump", target, "--json").json["files"] == []
 
 
 def test_a_dump_is_sparse_and_touches_nothing(region: Path, tmp_path: Path) -> None:
@@ -246,6 +319,8 @@ def hostile_dumps() -> dict[str, bytes]:
         "around": made([((1 << 64) - 50, b"x" * 100)]),
         "backwards": made([(2048, b"x" * 100), (0, b"x")]),
         "two": made() * 2,
+        "file": made(layout=mapping(file="/etc/shadow")),
+        "file's name": made(layout=mapping(file={"path": "\x1b[31m"})),
         "noise": random.Random(1).randbytes(5000),
     }
 

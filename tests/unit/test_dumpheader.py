@@ -26,6 +26,16 @@ FACTS: dict[str, Any] = {
 }
 FIRST = Mapping(0, PAGE, "rw-", reserve=True, huge=False)
 SECOND = Mapping(4 * PAGE, 2 * PAGE, "---", reserve=False, huge=True)
+FILE: dict[str, Any] = {
+    "path": "/srv/table",
+    "device": 2049,
+    "inode": 77,
+    "offset": 8 * PAGE,
+    "uid": 1001,
+    "write_back": "failed",
+    "unwritten": PAGE,
+    "error": "No space left on device",
+}
 
 
 def text(layout: object = None, **facts: Any) -> bytes:
@@ -50,10 +60,36 @@ def test_what_was_written_is_read(name: str, mappings: list[Mapping]) -> None:
     assert list(read.mappings()) == mappings
 
 
-def test_a_mapped_file_is_not_saved() -> None:
-    """Its bytes come back as memory, and whose path it was is nobody's business."""
-    file = MappedFile("/home/alice/secret", 1, 2, 0, 1001)
-    assert Header.of([replace(FIRST, file=file)], **FACTS) == Header.of([FIRST], **FACTS)
+@pytest.mark.parametrize(
+    "path",
+    ["/srv/table", "/a } and {", '"]}', '/"layout": [{}]}, {', "/\udcff\n", "\U0001f600" * 200],
+)
+def test_the_files_of_mappings_are_named(path: str) -> None:
+    """As the layout had them, whatever a name looks like, the longest too; the others are memory."""
+    file = MappedFile(**FILE | {"path": path})
+    for_reading = MappedFile("/lib", 1, (1 << 64) - 1, 0, 0)
+    mappings = [
+        replace(FIRST, file=file),
+        SECOND,
+        replace(FIRST, offset=9 * PAGE, file=for_reading),
+    ]
+    written = Header.of(mappings, **FACTS)
+    read = Header.parse(written.encode())
+    assert list(read.mappings()) == mappings
+    assert [found for _, found in read.of_files()] == [file, for_reading]
+
+
+def test_a_name_that_no_load_would_take_is_not_written() -> None:
+    """A mount of another version may have longer ones."""
+    file = MappedFile("x" * 4096, 1, 2, 0, 0)
+    with pytest.raises(HeaderError, match="too long for a dump"):
+        Header.of([replace(FIRST, file=file)], **FACTS)
+
+
+def test_a_dump_of_before_there_were_files() -> None:
+    """Says nothing of them."""
+    assert list(Header.parse(text()).mappings()) == [FIRST]
+    assert list(Header.parse(text(mapping(file=None))).of_files()) == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +134,27 @@ def test_a_mapped_file_is_not_saved() -> None:
         text(mapping(prot="rw")),
         text(mapping(huge=1)),
         text(mapping(reserve=None)),
-        text(mapping(more="x" * 300)),
+        text(mapping(more="x" * 5000)),
+        text(mapping(more=1)).replace(b"1}", b"[" * 2000 + b"}"),
+        text(mapping(file="/srv/table")),
+        text(mapping(file=[FILE])),
+        text(mapping(file={})),
+        text(mapping(file=FILE | {"path": None})),
+        text(mapping(file=FILE | {"path": "x" * 5000})),
+        text(mapping(file=FILE | {"path": "\xe4"})).replace(b"\\u00e4", "\xe4".encode()),
+        text(mapping(file=FILE | {"path": "\x1b"})).replace(b"\\u001b", b"\x1b"),
+        text(mapping(file=FILE | {"device": -1})),
+        text(mapping(file=FILE | {"inode": 1 << 64})),
+        text(mapping(file=FILE | {"inode": True})),
+        text(mapping(file=FILE | {"offset": 1 << 63})),
+        text(mapping(file=FILE | {"offset": 1.0})),
+        text(mapping(file=FILE | {"uid": -1})),
+        text(mapping(file=FILE | {"write_back": "yes"})),
+        text(mapping(file=FILE | {"write_back": ["on"]})),
+        text(mapping(file=FILE | {"unwritten": -1})),
+        text(mapping(file=FILE | {"error": 5})),
+        text(mapping(file=FILE)).replace(b"}]}", b"]}"),
+        text(mapping(file=FILE)).replace(b"}}", b"}, }"),
         text(mapping() * 2),
         text(mapping(offset=PAGE) + mapping()),
         text([{}]),

@@ -170,6 +170,10 @@ CLAIM = _ior(3, Attach.FORMAT.size)
 LAYOUT_ATTRIBUTE = b"user.msharefs.layout"
 """Extended attribute of a region: its size, mappings, creator and counters as JSON."""
 
+CHANGED_ATTRIBUTE = b"user.msharefs.changed"
+"""Extended attribute of a region, counted when it is read: bytes of pages that were changed and are not in
+their files yet, in decimal. With an offset behind it, `.4096`, of the mapping there alone."""
+
 ADVICE_ATTRIBUTE = b"user.msharefs.advice"
 """Extended attribute of a region, where it helps: the number of the madvise(2) advice with which
 first touches of a large attachment read far ahead, in decimal."""

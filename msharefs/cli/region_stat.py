@@ -27,6 +27,7 @@ _COLUMNS = (
 )
 _MOST_ROWS = 64
 """A terminal gets no longer table, unless asked for."""
+_COUNTING = "counting what was changed"
 
 
 @click.command(short_help="Show what is mapped in a region.")
@@ -34,13 +35,16 @@ _MOST_ROWS = 64
 @json_option
 @click.option("--all", "everything", is_flag=True, help="Show all mappings, however many.")
 def stat(path: str, *, as_json: bool, everything: bool) -> None:
-    """Show a region: its memory, the cost of its page tables, and what is mapped where."""
+    """Show a region: its memory, the cost of its page tables, and what is mapped where. Of files
+    that are written back it is counted what was changed in the region and is not written yet."""
     mount, facts = regions.look_at(path)
     status = mounts.status_or_nothing(mount)
     scan = regions.scan_for(facts, mounts.devices_of(mount, status), mounts.supervisor_of(status))
     pids = scan.attached.get(facts.file.st_ino, [])
     if as_json:
-        print(json.dumps(regions.full_document(facts, mount, pids), indent=2))
+        with terminal.working(_COUNTING):
+            document = regions.full_document(facts, mount, pids)
+        print(json.dumps(document, indent=2))
         return
     layout = regions.needs_layout(facts)
     obstacle = regions.obstacle_to_huge_pages(status)
@@ -48,7 +52,9 @@ def stat(path: str, *, as_json: bool, everything: bool) -> None:
     if layout.size:
         terminal.show("", *picture(layout), "")
         limit = None if everything or not sys.stdout.isatty() else _MOST_ROWS
-        terminal.show(*_mapping_table(layout, limit))
+        with terminal.working(_COUNTING):
+            changed = regions.changed_bytes(facts, layout.mappings[:limit])
+        terminal.show(*_mapping_table(layout, changed, limit))
     blind = listing.blind_spot(scan)
     if blind:
         terminal.note(blind)
@@ -117,15 +123,17 @@ def _tables(layout: Layout) -> str:
     return f"{cost} that touches all of it, {notation.size(small)} with 4 KiB pages"
 
 
-def _mapping_table(layout: Layout, limit: int | None) -> Iterator[RenderableType]:
-    rows = list(_rows(layout))
+def _mapping_table(
+    layout: Layout, changed: dict[int, int | None], limit: int | None
+) -> Iterator[RenderableType]:
+    rows = list(_rows(layout, changed))
     yield terminal.table(_COLUMNS, rows[:limit])
     if limit is not None and len(rows) > limit:
         left = formatting.count(len(rows) - limit, "line")
         yield terminal.text(f"{left} more; --all shows them", "dim")
 
 
-def _rows(layout: Layout) -> Iterator[list[str | Text]]:
+def _rows(layout: Layout, changed: dict[int, int | None]) -> Iterator[list[str | Text]]:
     """Mappings and the holes between them, in order."""
     position = 0
     for mapping in layout.mappings:
@@ -136,19 +144,20 @@ def _rows(layout: Layout) -> Iterator[list[str | Text]]:
             notation.exact_size(mapping.offset),
             notation.exact_size(mapping.size),
             formatting.prot(mapping.prot),
-            terminal.text(_what(mapping), kind.style),
+            terminal.text(_what(mapping, changed.get(mapping.offset)), kind.style),
         ]
         position = mapping.end
     if position < layout.size:
         yield _hole(position, layout.size)
 
 
-def _what(mapping: Mapping) -> str:
+def _what(mapping: Mapping, changed: int | None) -> str:
     words = drawing.kind_of(mapping).label
     if mapping.file is not None:
         begin = mapping.file.offset
         where = f" from {notation.exact_size(begin)}" if begin else ""
-        return f"{words}: {formatting.name(mapping.file.path)}{where}{_write_back(mapping.file)}"
+        told = f"{words}: {formatting.name(mapping.file.path)}{where}{_write_back(mapping.file)}"
+        return f"{told}, changed: {notation.size(changed)} not written" if changed else told
     return f"{words}, 2 MiB pages" if mapping.huge and not mapping.reserve else words
 
 

@@ -241,6 +241,10 @@ class WrittenFile(Protocol):
         belong into the file at `offset`. Returns what a Done has. Raises OSError where it is not
         known how much was written: ETIMEDOUT, EIO."""
 
+    async def count(self, segment: int, start: int, offset: int, size: int) -> int:
+        """How much of the same would be compared with the file because it was changed: bytes, in whole pages. Nothing
+        is written. Raises OSError."""
+
     async def sync(self) -> None:
         """Have what was written stored where it outlives the machine. Raises OSError."""
 
@@ -258,6 +262,10 @@ class Files(Protocol):
     def open(self, record: int, uid: int) -> AbstractAsyncContextManager[WrittenFile]:
         """The file of a record, which that user has mapped, for a while. Raises OSError: ENOENT
         where no such record is kept, ETIMEDOUT where nobody answers."""
+
+    def look_into(self, record: int, uid: int) -> AbstractAsyncContextManager[WrittenFile]:
+        """The same to count alone, for a user who need not be that one. It waits for no other file, so that whoever
+        calls bounds how many a user has."""
 
     def forget(self, records: Sequence[int]) -> None:
         """Nobody needs these records any more."""

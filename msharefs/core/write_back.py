@@ -35,6 +35,11 @@ class WriteBack:
             return []
         return [m for m in region.layout.clipped(start, end) if m.file and m.file.goes_back]
 
+    def due_at(self, region: Region, place: int) -> list[Mapping]:
+        """The mapping that has the byte `place`, whole, if it goes back to a file."""
+        found = region.layout.overlapping(place, place + 1)
+        return [m for m in found if m.file and m.file.goes_back]
+
     def settle(self, region: Region, part: Mapping, done: Done) -> None:
         """A part of a region has been written, or could not be. A failure is in the layout from now on;
         success of a whole mapping ends that."""

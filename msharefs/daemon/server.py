@@ -173,7 +173,12 @@ class Server:
                 **self._write_back.handlers(),
                 **DirectoryHandlers(self._manager).handlers(),
                 **AttributeHandlers(
-                    self._manager, changes, self._status, self._live, plane.attach_advice
+                    self._manager,
+                    changes,
+                    self._write_back,
+                    self._status,
+                    self._live,
+                    plane.attach_advice,
                 ).handlers(),
                 **Control(self._manager, changes, self._files, self._write_back, tokens).handlers(),
             },

@@ -159,7 +159,13 @@ class CallersFiles:
     @asynccontextmanager
     async def open(self, record: int, uid: int) -> AsyncIterator[KeptFile]:
         """See core's port. Raises OSError."""
-        async with self._to_write.turn(uid), self._kept.had(record) as descriptors:
+        async with self._to_write.turn(uid), self.look_into(record, uid) as file:
+            yield file
+
+    @asynccontextmanager
+    async def look_into(self, record: int, uid: int) -> AsyncIterator[KeptFile]:
+        """See core's port. Raises OSError."""
+        async with self._kept.had(record) as descriptors:
             conversation = await self._order(uid, writes=True)
             try:
                 yield KeptFile(conversation, descriptors)

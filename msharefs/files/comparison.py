@@ -110,6 +110,15 @@ class Window:
         return self._copy[:whole]
 
 
+def counted(
+    segment: int, record: Record, start: int, offset: int, size: int, length: Callable[[], int]
+) -> Iterator[int]:
+    """How much of a long part of a segment was changed, batch by batch: bytes, in whole pages. Raises OSError."""
+    for window in windows(segment, record, start, offset, size):
+        for found in window.changes(length):
+            yield len(found.changed) * PAGE
+
+
 def windows(segment: int, record: Record, start: int, offset: int, size: int) -> Iterator[Window]:
     """A long part of a segment, in windows."""
     for done in range(0, size, WINDOW):

@@ -82,10 +82,21 @@ class KeptFile:
         """See core's port. Raises OSError."""
         order = {"write": [start, offset, size]}
         await self._conversation.send(order, [*self._descriptors, segment])
+        written, both, unwritten, error = await self._end()
+        return written, both, unwritten, error
+
+    async def count(self, segment: int, start: int, offset: int, size: int) -> int:
+        """See core's port. Raises OSError."""
+        order = {"count": [start, offset, size]}
+        await self._conversation.send(order, [*self._descriptors, segment])
+        changed: int = await self._end()
+        return changed
+
+    async def _end(self) -> Any:
+        """What was done, after words that it goes on."""
         while "done" not in (answer := await self._conversation.answer()):
             pass
-        written, both, unwritten, error = answer["done"]
-        return written, both, unwritten, error
+        return answer["done"]
 
     async def sync(self) -> None:
         """See core's port. Raises OSError."""

@@ -15,7 +15,9 @@ other code is installed, and helpers are forks of the broker.
     server to helper    {"record": true}                                       {"done": true} and the file and its record
     server to helper    {"close": true}                                        and then perhaps "have" again
     server to writer    {"write": [START, FILE_OFFSET, SIZE]}                  and the file, its record, the segment
-    writer to server    {"wrote": BYTES}, again and again, then {"done": [WRITTEN, BOTH, UNWRITTEN, ERRNO]}
+    writer to server    {"busy": true}, again and again, then {"done": [WRITTEN, BOTH, UNWRITTEN, ERRNO]}
+    server to writer    {"count": [START, FILE_OFFSET, SIZE]}                  and the file, its record, the segment
+    writer to server    {"busy": true}, again and again, then {"done": CHANGED}
     server to writer    {"sync": true}                                         and the file and its record
     writer to server    {"synced": true}
     server to keeper    {"keep": NUMBER}                                       and the file and its record

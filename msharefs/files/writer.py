@@ -1,4 +1,4 @@
-"""What a helper does that writes back: pages of a region into a file, as far as they were changed.
+"""What a helper does that writes back: pages of a region into a file, as far as they were changed. It counts them, too.
 
 Owns the order in which that loses nothing, whenever it ends: a page is looked at, copied to where nobody
 changes it, compared with the file, stored in the file, and only then noted as in step. Which
@@ -18,10 +18,11 @@ import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from msharefs.files import wire
-from msharefs.files.comparison import BATCH, windows
+from msharefs.files.comparison import BATCH, counted, windows
 from msharefs.files.record import DIGEST, PAGE, Record, judge, runs
 from msharefs.linux import rights, syscalls
 
@@ -30,6 +31,8 @@ SIGN_OF_LIFE = 0.5
 _DAMAGED = OSError(errno.EIO, "its record is damaged")
 TRIES = 20
 """To store a page, in a file that others make shorter after each look at its length, and longer before the next."""
+
+Step = TypeVar("Step")
 
 
 def be_writer(conversation: socket.socket) -> None:
@@ -81,22 +84,37 @@ def _work(
     if "sync" in message:
         os.fdatasync(file)
         return {"synced": True}
+    if "count" in message:
+        start, offset, size = message["count"]
+        steps = counted(segment[0], record, start, offset, size, partial(_size_of, file))
+        return {"done": sum(_while_wanted(conversation, steps))}
     writer = Writer(file, record, segment[0])
+    for _ in _while_wanted(conversation, writer.write(*message["write"])):
+        pass
+    tally = writer.tally
+    return {"done": [tally.written, tally.both, tally.unwritten, tally.error]}
+
+
+def _while_wanted(conversation: socket.socket, steps: Iterator[Step]) -> Iterator[Step]:
+    """The same steps, as long as the server is there; it hears now and again that they go on. Raises OSError."""
     told = time.monotonic()
-    for _ in writer.write(*message["write"]):
+    for step in steps:
         if _is_gone(conversation):
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if time.monotonic() - told > SIGN_OF_LIFE:
             told = time.monotonic()
-            wire.send(conversation, {"wrote": writer.tally.written})
-    tally = writer.tally
-    return {"done": [tally.written, tally.both, tally.unwritten, tally.error]}
+            wire.send(conversation, {"busy": True})
+        yield step
 
 
 def _is_gone(conversation: socket.socket) -> bool:
     poll = select.poll()
     poll.register(conversation, 0)
     return bool(poll.poll(0))
+
+
+def _size_of(file: int) -> int:
+    return os.fstat(file).st_size
 
 
 class Tally:
@@ -218,7 +236,7 @@ class Writer:
                 raise
 
     def _size(self) -> int:
-        return os.fstat(self._file).st_size
+        return _size_of(self._file)
 
 
 class _Target:

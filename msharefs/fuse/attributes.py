@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 from msharefs.abi import (
     ADVICE_ATTRIBUTE,
     AUTOMAP_ATTRIBUTE,
+    CHANGED_ATTRIBUTE,
     LAYOUT_ATTRIBUTE,
     OPTIONS_ATTRIBUTE,
     PAGE_SIZE,
@@ -49,6 +50,7 @@ from msharefs.fuse.kernel import (
 )
 from msharefs.fuse.messages import Attributes, Header, SetattrIn
 from msharefs.fuse.payload import request_of
+from msharefs.fuse.write_back import WriteBack
 
 FOR_EVER = 10**9
 """Seconds. Every change goes through this mount, so the kernel may cache without limit."""
@@ -58,6 +60,9 @@ LAYOUT_GROWTH, STATUS_GROWTH = 1 << 10, 16 << 10
 """Bytes that a value may grow between the question for its size and its reading. A layout's numbers
 become longer, and it gives as many mappings as there is room for; the status gets the counters
 of kinds of requests that it had not seen."""
+NUMBER_SIZE = 20
+"""Bytes of the answer that is a number, whatever it is: it takes long to count, so that nobody has it counted to learn how
+long the number is."""
 
 
 class Options(Protocol):
@@ -79,12 +84,14 @@ class AttributeHandlers:
         self,
         manager: RegionManager,
         changes: Changes,
+        write_back: WriteBack,
         status: Callable[[], dict[str, Any]],
         options: Options,
         advice: int = 0,
     ) -> None:
         self._manager = manager
         self._changes = changes
+        self._write_back = write_back
         self._status = status
         self._options = options
         self._advice = advice
@@ -116,9 +123,15 @@ class AttributeHandlers:
         inode = self._manager.setattr(request_of(header), header.nodeid, change)
         return attr_answer(inode)
 
-    def getxattr(self, header: Header, body: memoryview) -> bytes:
-        """GETXATTR: the layout of a region, the status of the mount."""
+    def getxattr(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
+        """GETXATTR: the layout of a region, the status of the mount; what was changed in a region is counted
+        and answered later."""
         room, name = messages.decode_getxattr(body)
+        if name.startswith(CHANGED_ATTRIBUTE):
+            region = self._manager.getattr(header.nodeid)
+            found, place = _place_behind(CHANGED_ATTRIBUTE, name)
+            if found and isinstance(region, Region):
+                return self._changed(header.uid, region, place, room)
         if room == 0:
             size = len(self._value(header.nodeid, name, LARGEST_VALUE))
             return messages.encode_xattr_size(_announced(size, name))
@@ -129,6 +142,21 @@ class AttributeHandlers:
             return value
         # Who asked for the size before wants that many bytes, as rsync(1) does.
         return value.ljust(room) if room < LARGEST_VALUE else value
+
+    def _changed(
+        self, uid: int, region: Region, place: int | None, room: int
+    ) -> bytes | Awaitable[bytes]:
+        """Nothing is counted for who asks how much room it takes, or has too little."""
+        if room == 0:
+            return messages.encode_xattr_size(NUMBER_SIZE)
+        if room < NUMBER_SIZE:
+            raise RangeTooSmall(f"{CHANGED_ATTRIBUTE!r} has {NUMBER_SIZE} bytes")
+        if not self._write_back.may_concern(region):
+            return _number(0)
+        return self._count(uid, region, place)
+
+    async def _count(self, uid: int, region: Region, place: int | None) -> bytes:
+        return _number(await self._write_back.changed(uid, region, place))
 
     def setxattr(self, header: Header, body: memoryview) -> bytes | Awaitable[bytes]:
         """SETXATTR: the mount's options, and automap of a region or directory. Answered here because
@@ -159,10 +187,10 @@ class AttributeHandlers:
         if name == AUTOMAP_ATTRIBUTE and isinstance(found, Region | Directory):
             return self._manager.sizing.automap(found).encode()
         if isinstance(found, Region):
-            start = _layout_start(name)
-            if start is not None:
+            is_layout, start = _place_behind(LAYOUT_ATTRIBUTE, name)
+            if is_layout:
                 collapsed = self._manager.tables.collapsing.size_of(found.ino)
-                return reports.layout_json(found, start, room, collapsed=collapsed)
+                return reports.layout_json(found, start or 0, room, collapsed=collapsed)
             if self._advice and name == ADVICE_ATTRIBUTE:
                 return b"%d\n" % self._advice
         elif ino == ROOT_INO and name == STATUS_ATTRIBUTE:
@@ -253,9 +281,16 @@ def _announced(size: int, name: bytes) -> int:
     return min(size + growth, LARGEST_VALUE - 1)
 
 
-def _layout_start(name: bytes) -> int | None:
-    """From which byte on `user.msharefs.layout` or `user.msharefs.layout.N` tells."""
-    if name == LAYOUT_ATTRIBUTE:
-        return 0
+def _number(value: int) -> bytes:
+    return (b"%d" % value).ljust(NUMBER_SIZE)
+
+
+def _place_behind(attribute: bytes, name: bytes) -> tuple[bool, int | None]:
+    """Whether a name is that of an attribute, and the byte of the region that it names, if it is
+    `ATTRIBUTE.N`."""
+    if name == attribute:
+        return True, None
     head, _, offset = name.rpartition(b".")
-    return int(offset) if head == LAYOUT_ATTRIBUTE and offset.isdigit() else None
+    if head == attribute and offset.isdigit():
+        return True, int(offset)
+    return False, None

@@ -1,4 +1,4 @@
-"""Regions and files brought in step: FSYNC, and all else that has what was changed written to files.
+"""Regions and files brought in step: FSYNC, and all else that has what was changed written to files, or counts it.
 
 Owns when that is done, in the turn of a region, and who learns of a failure: fsync and whoever
 takes a mapping away; where nobody waits for it any more, the log. What goes back is core's knowledge, how it is written
@@ -26,6 +26,12 @@ from msharefs.fuse.changes import Changes
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.messages import Header
 from msharefs.fuse.planes.plane import DataPlane
+from msharefs.user_bounds import UserBounds
+
+COUNTS = 4
+COUNTS_OF_A_USER = 1
+"""Regions whose changes are counted at a time. Who only looks has no part in the bounds of those who write, nor theirs in
+his, and has a region's turn for no longer than the count takes."""
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +51,7 @@ class WriteBack:
         self._changes = changes
         self._plane = plane
         self._files = files
+        self._counts = UserBounds(COUNTS, COUNTS_OF_A_USER)
         # Regions whose last handle is closed, and the turn of each.
         self._to_write, self._closed = trio.open_memory_channel[tuple[int, Turn]](sys.maxsize)
 
@@ -63,6 +70,20 @@ class WriteBack:
     def may_concern(self, region: Region) -> bool:
         """Whether anything of a region goes back to a file by the time its turn comes."""
         return region.goes_back or self._changes.is_changing(region.ino)
+
+    async def changed(self, uid: int, region: Region, place: int | None) -> int:
+        """How much was changed and is not in a file yet, in bytes of whole pages: of all of a region, or of the mapping that
+        has the byte `place`. It is counted for that user by another process, in the region's turn: whatever is written or taken away meanwhile
+        would be counted as well. In the paged plane what the kernel keeps has not been seen. Raises FileFailed."""
+        async with self._counts.turn(uid), self._changes.turn(region.ino):
+            if place is None:
+                parts = self._owed.due(region, 0, region.size)
+            else:
+                parts = self._owed.due_at(region, place)
+            try:
+                return sum([await self._count(uid, region, part) for part in parts])
+            except OSError as cause:
+                raise FileFailed(cause) from cause
 
     @asynccontextmanager
     async def taking_away(self, region: Region, span: Range) -> AsyncIterator[None]:
@@ -167,6 +188,13 @@ class WriteBack:
             segment = region.segment.open()
             done = await file.write(segment.fileno(), part.start, part.file.offset, part.size)
             return Done(*done)
+
+    async def _count(self, uid: int, region: Region, part: Mapped) -> int:
+        assert region.segment is not None
+        assert part.file is not None
+        async with self._files.look_into(part.file.record, uid) as file:
+            segment = region.segment.open()
+            return await file.count(segment.fileno(), part.start, part.file.offset, part.size)
 
 
 def _record(part: Mapped) -> tuple[int, int]:

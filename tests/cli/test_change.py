@@ -12,6 +12,7 @@ from msharefs import Mapping, Region
 from tests.cli.tool import drawn, mshare, mshare_as
 from tests.helpers.mount import Mount
 from tests.helpers.poke import Poke, faults
+from tests.helpers.raw import hand_over
 from tests.helpers.users import ALICE
 
 pytestmark = pytest.mark.mount
@@ -139,6 +140,7 @@ def test_mapping_a_file(region: Path, tmp_path: Path) -> None:
         assert bytes(attachment.buf[:13]) == b"from the file"
         (mapping,) = opened.layout().mappings
     assert (mapping.prot, mapping.file and mapping.file.path) == ("r--", str(file))
+    assert "changed" not in mshare("stat", region, "--json").json["layout"][0]["file"]
     assert f"bytes of a file: {file} from 4 KiB" in mshare("stat", region).ok().out
 
 
@@ -161,7 +163,14 @@ def test_a_file_mapped_for_writing(region: Path, tmp_path: Path) -> None:
     assert f"bytes of a file: {file}, goes back" in mshare("stat", region).ok().out
     with Region.open(region) as opened, opened.attach(0, 4096) as attachment:
         attachment.buf[:5] = b"fresh"
-    mshare("sync", region).ok()
+        hand_over(opened.fileno())
+        said = mshare("stat", region).ok().out
+        assert f"bytes of a file: {file}, goes back, changed: 4 KiB not written\n" in said
+        (mapping,) = mshare("stat", region, "--json").json["layout"]
+        assert mapping["file"]["changed"] == 4096
+        assert file.read_bytes() == b"bytes"
+        mshare("sync", region).ok()
+        assert "changed:" not in mshare("stat", region).ok().out
     assert file.read_bytes() == b"fresh"
 
 

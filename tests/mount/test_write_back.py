@@ -321,6 +321,73 @@ def test_only_what_was_asked_for_writing(mounted: mount.Mount, place: Path, tmp_
     assert path.read_bytes() == bytes(PAGE)
 
 
+# How many
+
+
+def counted(region: int, behind: str = "") -> int:
+    """What the mount counts now, of all or of the mapping at an offset."""
+    raw.hand_over(region)
+    return int(os.getxattr(region, f"user.msharefs.changed{behind}"))
+
+
+def test_what_was_changed_and_is_not_written_is_counted(pair: Pair) -> None:
+    """R13: pages, as far as the file reaches; not what others change in it. The file hears nothing of it."""
+    assert counted(pair.region) == 0
+    before = pair.path.read_bytes()
+    for page in (0, 4, 9):
+        pair.change(page, b"new")
+    pair.change(11, b"behind the end")
+    assert counted(pair.region) == 3 * PAGE
+    assert pair.path.read_bytes() == before
+    pair.change_file(1, b"by others")
+    assert counted(pair.region) == 3 * PAGE
+    raw.create_mapping(pair.region, AT + 2 * PAGE, 2 * PAGE)
+    parts = [counted(pair.region, f".{AT + page * PAGE}") for page in (1, 2, 4, 10)]
+    assert parts == [PAGE, 0, 2 * PAGE, 2 * PAGE]
+    os.fsync(pair.region)
+    assert counted(pair.region) == 0
+
+
+def test_counted_by_name_for_who_may_read(mounted: mount.Mount, pair: Pair) -> None:
+    """R13: by the kernel's rules for attributes; nobody needs to have the region open, nor rights to the file."""
+    path = f"/proc/self/fd/{pair.region}"
+    name = "user.msharefs.changed"
+    pair.change(3, b"new")
+    raw.hand_over(pair.region)
+    assert int(os.getxattr(path, name)) == PAGE
+    if mount.PRIVILEGED:
+        os.chmod(pair.path, 0o600)
+        os.fchmod(pair.region, 0o644)
+        place = os.readlink(path)
+        assert as_user(ALICE, lambda: int(os.getxattr(place, name))) == PAGE
+        os.fchmod(pair.region, 0o600)
+        with refused(errno.EACCES):
+            as_user(ALICE, lambda: os.getxattr(place, name))
+    with refused(errno.EPERM):
+        os.setxattr(path, name, b"0")
+
+
+def test_many_count_and_write_at_once(pair: Pair) -> None:
+    """R13: each is served in the region's turn, and each number is one that there was."""
+    numbers: list[int] = []
+
+    def count() -> None:
+        found = [os.getxattr(pair.region, "user.msharefs.changed") for _ in range(5)]
+        numbers.extend(map(int, found))
+
+    threads = [threading.Thread(target=count) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(5):
+        pair.change(number, b"new")
+        os.fsync(pair.region)
+    for thread in threads:
+        thread.join()
+    assert len(numbers) == 15
+    assert set(numbers) <= {0, PAGE}
+    assert pair.is_in_step()
+
+
 # The length of the file
 
 

@@ -18,7 +18,9 @@ from msharefs.fuse.attributes import AttributeHandlers, Options
 from msharefs.fuse.changes import Changes
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.metrics import Metrics
+from msharefs.fuse.write_back import WriteBack
 from tests.unit.support.fakes import FakeOptions
+from tests.unit.support.files import FakeFiles
 from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import ALICE, ALIGN, PAGE, World, make_world, refused
 
@@ -40,11 +42,18 @@ def handlers(world: World) -> AttributeHandlers:
 
 
 def make_handlers(
-    world: World, status: Callable[[], dict[str, Any]], options: Options | None = None
+    world: World,
+    status: Callable[[], dict[str, Any]],
+    options: Options | None = None,
+    advice: int = 0,
 ) -> AttributeHandlers:
     """Handlers over a world's manager."""
-    changes = Changes(world.manager, FakePlane())
-    return AttributeHandlers(world.manager, changes, status, options or FakeOptions())
+    plane, files = FakePlane(), FakeFiles(world.memory)
+    changes = Changes(world.manager, plane)
+    write_back = WriteBack(world.manager, changes, plane, files)
+    return AttributeHandlers(
+        world.manager, changes, write_back, status, options or FakeOptions(), advice
+    )
 
 
 def decoded(payload: bytes | Awaitable[bytes]) -> dict[str, Any]:
@@ -198,8 +207,10 @@ def test_mshare_info_takes_no_change(handlers: AttributeHandlers) -> None:
 
 
 def ask(handlers: AttributeHandlers, ino: int, name: bytes, room: int = 65536) -> bytes:
-    """GETXATTR."""
-    return handlers.getxattr(header(Opcode.GETXATTR, ino), getxattr_body(name, room))
+    """GETXATTR, of what is answered at once."""
+    answer = handlers.getxattr(header(Opcode.GETXATTR, ino), getxattr_body(name, room))
+    assert isinstance(answer, bytes)
+    return answer
 
 
 def test_the_layout_of_a_region(world: World, handlers: AttributeHandlers) -> None:
@@ -241,6 +252,10 @@ def test_the_status_of_the_mount(world: World, handlers: AttributeHandlers) -> N
         b"user.msharefs.layout. 1",
         b"user.msharefs.layout.\xd9\xa1",
         b"user.msharefs.layouts",
+        b"user.msharefs.changed.",
+        b"user.msharefs.changed.x",
+        b"user.msharefs.changed.1.2",
+        b"user.msharefs.changed1",
         b"user.msharefs.status",
         b"user.msharefs.",
         b"user.msharefs.advice",
@@ -268,8 +283,7 @@ def test_what_no_inode_can_have(world: World, handlers: AttributeHandlers, name:
 
 def test_a_region_tells_what_large_attachments_are_advised_with(world: World) -> None:
     """Where the data plane has an advice; ENODATA otherwise (above)."""
-    changes = Changes(world.manager, FakePlane())
-    handlers = AttributeHandlers(world.manager, changes, dict, FakeOptions(), 14)
+    handlers = make_handlers(world, dict, advice=14)
     region = world.region(b"a")
     assert int(ask(handlers, region.ino, b"user.msharefs.advice")) == 14
     with refused(errno.ENODATA):
@@ -280,11 +294,22 @@ def test_directories_and_mshare_info_have_none(world: World, handlers: Attribute
     """But the root directory its status."""
     directory = world.manager.mkdir(None, ROOT_INO, b"d", 0o700, ALICE)
     for ino in (directory.ino, INFO_INO):
-        for name in (b"user.msharefs.status", b"user.msharefs.layout"):
+        for name in (b"user.msharefs.status", b"user.msharefs.layout", b"user.msharefs.changed"):
             with refused(errno.ENODATA):
                 ask(handlers, ino, name)
     with refused(errno.ENODATA):
         ask(handlers, ROOT_INO, b"user.msharefs.layout")
+
+
+def test_nothing_was_changed_where_nothing_goes_back(
+    world: World, handlers: AttributeHandlers
+) -> None:
+    """It is known at once."""
+    region = world.region(b"a")
+    world.map(region, 0, PAGE)
+    for name in (b"user.msharefs.changed", b"user.msharefs.changed.0"):
+        assert ask(handlers, region.ino, name) == b"0".ljust(20)
+        assert announced(handlers, region.ino, name) == 20
 
 
 def announced(handlers: AttributeHandlers, ino: int, name: bytes) -> int:

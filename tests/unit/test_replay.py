@@ -48,7 +48,7 @@ class Server:
         self._handlers: Mapping[int, Callable[[Header, memoryview], object]] = {
             **NameHandlers(manager).handlers(),
             **HandleHandlers(manager, plane, write_back).handlers(),
-            **AttributeHandlers(manager, changes, dict, FakeOptions()).handlers(),
+            **AttributeHandlers(manager, changes, write_back, dict, FakeOptions()).handlers(),
             **Control(manager, changes, files, write_back).handlers(),
         }
 

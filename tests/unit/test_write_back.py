@@ -17,11 +17,13 @@ import trio.testing
 from msharefs import abi
 from msharefs.core.errors import NoRoom
 from msharefs.core.layout import LOST, MappedFile
+from msharefs.fuse.attributes import AttributeHandlers
 from msharefs.fuse.changes import Changes
 from msharefs.fuse.control import Control
 from msharefs.fuse.handles import HandleHandlers
 from msharefs.fuse.kernel import Opcode
 from msharefs.fuse.write_back import WriteBack
+from tests.unit.support.fakes import FakeOptions
 from tests.unit.support.files import FakeFile, FakeFiles
 from tests.unit.support.planes import FakePlane, header
 from tests.unit.support.worlds import MIB, PAGE, World, make_world, refused, segment_of
@@ -59,6 +61,7 @@ class Desk:
         self.write_back = WriteBack(manager, changes, self.plane, self.files)
         self.control = Control(manager, changes, self.files, self.write_back)
         self.handles = HandleHandlers(manager, self.plane, self.write_back)
+        self.attributes = AttributeHandlers(manager, changes, self.write_back, dict, FakeOptions())
         self.region = self.world.region(size=SIZE)
 
     async def ioctl(self, command: int, payload: bytes) -> bytes:
@@ -81,6 +84,12 @@ class Desk:
         return await answered(
             self.write_back.fsync(header(Opcode.FSYNC, self.region.ino), memoryview(b""))
         )
+
+    async def changed(self, behind: bytes = b"", *, room: int = 65536, uid: int = 1002) -> int:
+        """What the attribute says, with that behind its name, to a user."""
+        body = struct.pack("<II", room, 0) + b"user.msharefs.changed" + behind + b"\0"
+        caller = header(Opcode.GETXATTR, self.region.ino)._replace(uid=uid)
+        return int(await answered(self.attributes.getxattr(caller, memoryview(body))))
 
     def change(self, page: int, text: bytes) -> None:
         """As a process does that has it attached."""
@@ -435,3 +444,106 @@ async def test_records_that_are_not_kept_any_more(
     await desk.fsync()
     await desk.unmap(0, 2)
     assert desk.file.contents == CONTENTS
+
+
+# What was changed and is not written
+
+
+async def test_what_was_changed_is_counted(desk: Desk) -> None:
+    """Of all of the region or of a mapping, for whoever asks; nothing is written by that."""
+    await desk.map(0, 3)
+    await desk.map(8, 6)
+    assert await desk.changed() == 0
+    for page in (1, 9, 12):
+        desk.change(page, b"new")
+    assert await desk.changed() == 3 * PAGE
+    assert [await desk.changed(b".%d" % (page * PAGE)) for page in (0, 2, 5, 8, 13)] == [
+        PAGE,
+        PAGE,
+        0,
+        2 * PAGE,
+        2 * PAGE,
+    ]
+    assert desk.file.contents == CONTENTS
+    assert set(desk.files.looked) == {1002}
+    await desk.fsync()
+    assert await desk.changed() == 0
+
+
+async def test_nothing_is_counted_to_say_how_long_the_number_is(desk: Desk) -> None:
+    """Who asks for the size first, and who has too little room, would have it counted twice."""
+    await desk.map(0, 3)
+    caller = header(Opcode.GETXATTR, desk.region.ino)
+    name = b"user.msharefs.changed\0"
+    size = desk.attributes.getxattr(caller, memoryview(struct.pack("<II", 0, 0) + name))
+    assert size == struct.pack("<II", 20, 0)
+    with refused(errno.ERANGE):
+        desk.attributes.getxattr(caller, memoryview(struct.pack("<II", 19, 0) + name))
+    assert desk.files.looked == []
+    assert await desk.changed(room=20) == 0
+    assert desk.files.looked == [1002]
+
+
+async def test_a_mapping_that_does_not_go_back_any_more(desk: Desk) -> None:
+    """Is memory: nothing of it waits for a file."""
+    await desk.map(0, 3)
+    desk.change(1, b"new")
+    desk.world.manager.write_back.lose([])
+    assert await desk.changed() == 0
+
+
+async def test_what_cannot_be_counted(desk: Desk) -> None:
+    """Is an error of whoever asks, and of nobody else."""
+    await desk.map(0, 3)
+    kept, desk.files.kept = desk.files.kept, {}
+    with refused(errno.ENOENT):
+        await desk.changed()
+    desk.files.kept = kept
+    assert await desk.changed() == 0
+
+
+async def test_a_user_counts_one_region_at_a_time(desk: Desk) -> None:
+    """In the region's turn, which nobody has who waits for his own other count: so others change the region meanwhile."""
+    await desk.map(0, 3)
+    first, other = desk.region, desk.world.region(b"other", size=SIZE)
+    desk.region = other
+    await desk.map(0, 3)
+    counting, go_on = trio.Event(), trio.Event()
+
+    async def wait() -> None:
+        counting.set()
+        await go_on.wait()
+
+    desk.file.meanwhile = wait
+    numbers: list[int] = []
+
+    async def count(uid: int) -> None:
+        numbers.append(await desk.changed(uid=uid))
+
+    async with trio.open_nursery() as nursery:
+        desk.region = first
+        nursery.start_soon(count, 1002)
+        await counting.wait()
+        desk.region = other
+        nursery.start_soon(count, 1002)
+        await trio.testing.wait_all_tasks_blocked()
+        assert desk.files.looked == [1002]
+        await desk.map(8, 1, flags=ANONYMOUS)
+        nursery.start_soon(count, 1003)
+        await trio.testing.wait_all_tasks_blocked()
+        assert desk.files.looked == [1002, 1003]
+        go_on.set()
+    assert numbers == [0, 0, 0]
+
+
+async def test_who_gives_up_while_it_is_counted(desk: Desk) -> None:
+    """Hands the turn on."""
+    await desk.map(0, 3)
+    desk.file.meanwhile = trio.sleep_forever
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(desk.changed)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    desk.file.meanwhile = trio.lowlevel.checkpoint
+    assert await desk.changed() == 0

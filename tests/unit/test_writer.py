@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from msharefs.files import comparison
-from msharefs.files.comparison import BATCH
+from msharefs.files.comparison import BATCH, counted
 from msharefs.files.record import PAGE, Owner, Record
 from msharefs.files.writer import Writer
 from msharefs.linux import syscalls
@@ -48,6 +48,14 @@ class Desk:
         tally = work.tally
         return tally.written, tally.both, tally.unwritten, tally.error
 
+    def count(self) -> int:
+        """What was changed of all."""
+
+        def length() -> int:
+            return os.fstat(self.file).st_size
+
+        return sum(counted(self.segment, self.record, PAGE, 0, SIZE, length))
+
     def change(self, page: int, text: bytes, at: int = 0) -> None:
         """In the region; the file is to have it, as far as it goes."""
         place = page * PAGE + at
@@ -81,6 +89,22 @@ def test_pages_that_were_changed(desk: Desk) -> None:
     assert desk.write() == (len(pages) * PAGE, 0, 0, 0)
     assert desk.path.read_bytes() == desk.data
     assert desk.write() == (0, 0, 0, 0)
+
+
+def test_what_was_changed_is_counted(desk: Desk) -> None:
+    """As it would be written, without it: not what others have changed in the file, nor what is behind its end."""
+    os.pwrite(desk.file, b"others", 5 * PAGE)
+    assert desk.count() == 0
+    for page in (0, BATCH // PAGE, PAGES - 2, PAGES - 1):
+        desk.change(page, b"changed", 10)
+    before = desk.path.read_bytes()
+    assert desk.count() == 3 * PAGE
+    assert desk.path.read_bytes() == before
+    assert desk.write() == (3 * PAGE, 0, 0, 0)
+    assert desk.count() == 0
+    os.truncate(desk.path, 0)
+    desk.change(1, b"changed")
+    assert desk.count() == 0
 
 
 def test_what_is_behind_the_end(desk: Desk) -> None:

@@ -78,6 +78,16 @@ class FakeFile:
             self.noted[offset + place] = ours
         return written, both, unwritten, errno.ENOSPC if unwritten else 0
 
+    async def count(self, segment: int, start: int, offset: int, size: int) -> int:
+        """Pages that are not as they were noted."""
+        await self.meanwhile()
+        assert self.memory is not None
+        ours = self.memory.segments[segment - FIRST_DESCRIPTOR]
+        places = range(0, min(size, len(self.contents) - offset), PAGE_SIZE)
+        return PAGE_SIZE * sum(
+            ours.peek(start + place, PAGE_SIZE) != self.noted[offset + place] for place in places
+        )
+
     async def sync(self) -> None:
         """Counted."""
         self.synced += 1
@@ -131,6 +141,8 @@ class FakeFiles:
     """Called before a file is had."""
     asked: list[tuple[int, int, int]] = field(default_factory=list)
     """Thread, user and group of each caller whose file was wanted."""
+    looked: list[int] = field(default_factory=list)
+    """Who had what was changed in a file counted."""
     kept: dict[int, FakeFile] = field(default_factory=dict)
     """Files that are written back, by the numbers of their records."""
 
@@ -140,6 +152,13 @@ class FakeFiles:
         if record not in self.kept:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         yield self.kept[record]
+
+    @asynccontextmanager
+    async def look_into(self, record: int, uid: int) -> AsyncIterator[FakeFile]:
+        """The same; who asked is noted."""
+        self.looked.append(uid)
+        async with self.open(record, uid) as file:
+            yield file
 
     def forget(self, records: Sequence[int]) -> None:
         """They are not there any more."""

@@ -129,7 +129,7 @@ async def fuzzed(plane: DataPlane) -> AsyncIterator[Fuzzed]:
         **HandleHandlers(manager, plane, write_back).handlers(),
         **write_back.handlers(),
         **DirectoryHandlers(manager).handlers(),
-        **AttributeHandlers(manager, changes, metrics.report, FakeOptions()).handlers(),
+        **AttributeHandlers(manager, changes, write_back, metrics.report, FakeOptions()).handlers(),
         **Control(manager, changes, files, write_back).handlers(),
     }
     with complaints_of("msharefs") as complaints:

@@ -342,6 +342,12 @@ class RandomClient:
             self.windows.pop(self.chance.choice(list(self.windows))).close()
         self.windows[file] = Held(self.home / name, size, self.attach)
 
+    def op_detach(self) -> None:
+        """Let go of one, after a last store, so that whoever maps it by its file next has to see that."""
+        if self.windows:
+            self.op_write()
+            self.windows.pop(self.chance.choice(list(self.windows))).close()
+
     def op_read_file(self) -> None:
         """read(2) is refused, or gives what is there, where mounts give the memory itself and nobody has it."""
         chosen = self._mapped()
@@ -367,13 +373,13 @@ class RandomClient:
         start, byte = page * PAGE, self.chance.randrange(256)
         with opened(self.home / name) as fd:
             try:
-                window = windows.Window(fd, (page + 1) * PAGE)
+                window = windows.Window(fd, (file.size or 0) * PAGE)
             except OSError as error:
                 if error.errno != errno.ENODEV or not self.gives_memory:
                     raise
                 return
             with window as view:
-                assert view[start] == file.pages[page]
+                assert {each: view[each * PAGE] for each in file.pages} == file.pages
                 view[start : start + PAGE] = bytes([byte]) * PAGE
                 file.pages[page] = byte
 

@@ -23,7 +23,8 @@ _COLUMNS = (
     terminal.Column("OFFSET", right=True),
     terminal.Column("SIZE", right=True),
     terminal.Column("PROT"),
-    terminal.Column("WHAT"),
+    # A file and how far it is written are the answer: never cut.
+    terminal.Column("WHAT", folds=True),
 )
 _MOST_ROWS = 64
 """A terminal gets no longer table, unless asked for."""

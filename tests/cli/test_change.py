@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,8 @@ def test_a_file_mapped_for_writing(region: Path, tmp_path: Path) -> None:
         hand_over(opened.fileno())
         said = mshare("stat", region).ok().out
         assert f"bytes of a file: {file}, goes back, changed: 4 KiB not written\n" in said
+        narrow = drawn("stat", region, columns=60)
+        assert "changed:4KiBnotwritten" in re.sub(r"\s|\x1b\[[0-9;]*m", "", narrow)
         (mapping,) = mshare("stat", region, "--json").json["layout"]
         assert mapping["file"]["changed"] == 4096
         assert file.read_bytes() == b"bytes"
